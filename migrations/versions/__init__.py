@@ -1,0 +1,1 @@
+"""One file a revision. They import Alembic and SQLAlchemy only: our code moves on, they do not."""

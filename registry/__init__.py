@@ -1,0 +1,1 @@
+"""What exists: metadata, versions, aliases, lineage, artifacts, jobs. Knows no tensors, broker or tracker."""

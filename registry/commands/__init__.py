@@ -1,0 +1,1 @@
+"""The `zoo` commands for looking at and managing what the registry holds."""

@@ -1,0 +1,64 @@
+"""`zoo bases`: look at base models, remove and restore them."""
+
+from dataclasses import asdict
+
+import click
+
+from registry import listing
+from registry.commands.managing import add_removal, here, include_removed_option, limit_option, opened
+from registry.presentation import Output, output_options
+
+_COLUMNS = ("reference", "architecture", "parameter_count", "layer_count", "dtype", "licence", "size_bytes")
+
+
+@click.group(name="bases")
+def command() -> None:
+    """Base models."""
+
+
+@command.command()
+@include_removed_option
+@limit_option
+@output_options
+def ls(include_removed: bool, limit: int | None, output: Output) -> None:
+    """List base models.
+
+    Example: zoo bases ls --json
+    """
+    output.emit(
+        listing.bases(here(), include_deleted=include_removed, limit=limit),
+        key="reference",
+        columns=(*_COLUMNS, *(("state",) if include_removed else ()), "created_at"),
+        empty="no base models; register one with: zoo register base --help",
+    )
+
+
+@command.command()
+@click.argument("reference")
+@output_options
+def show(reference: str, output: Output) -> None:
+    """Show one base model: facts, digests, files, the adapters made for it.
+
+    Example: zoo bases show smollm2
+    """
+    with opened() as registry:
+        base = registry.base(reference, include_deleted=True)
+        adapters = (
+            [adapter.reference for adapter in registry.adapters(base=base.name)]
+            if base.state == "active"
+            else []
+        )
+    details = {**asdict(base), "adapters": adapters}
+    if not output.is_human:
+        output.emit_record(details, key="name")
+        return
+    output.emit_record(
+        {
+            **{name: value for name, value in details.items() if name not in ("files", "modules")},
+            "modules": len(base.modules),
+        }
+    )
+    output.section("files", details["files"])
+
+
+add_removal(command, kind="base")

@@ -1,0 +1,88 @@
+"""`zoo compositions`: look at X-LoRA models and their reports, remove them, point aliases to them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import click
+
+from registry import listing
+from registry.commands.managing import (
+    add_aliases,
+    add_removal,
+    here,
+    include_removed_option,
+    limit_option,
+    opened,
+)
+from registry.presentation import Output, output_options
+
+_COLUMNS = ("reference", "base", "method", "experts", "aliases", "job_id", "created_at")
+_PARTS = ("experts", "report", "files", "head_config")
+
+
+@click.group(name="compositions")
+def command() -> None:
+    """X-LoRA models and their reports."""
+
+
+@command.command()
+@click.option("--base", help="Only those of this base model.")
+@include_removed_option
+@limit_option
+@output_options
+def ls(base: str | None, include_removed: bool, limit: int | None, output: Output) -> None:
+    """List composition versions.
+
+    Example: zoo compositions ls --base smollm2
+    """
+    output.emit(
+        listing.compositions(here(), base=base, include_deleted=include_removed, limit=limit),
+        key="reference",
+        columns=(*_COLUMNS, *(("state",) if include_removed else ())),
+        empty="no compositions; make one with: zoo compose --help",
+    )
+
+
+@command.command()
+@click.argument("reference")
+@output_options
+def show(reference: str, output: Output) -> None:
+    """Show one composition version: experts, scaling head, and its report.
+
+    Example: zoo compositions show science
+    """
+    with opened() as registry:
+        composition = registry.composition(reference, include_deleted=True)
+        aliases = registry.aliases("composition", composition.name)
+    details = {
+        "reference": composition.reference,
+        **asdict(composition),
+        "aliases": [alias.alias for alias in aliases if alias.version == composition.version],
+    }
+    if not output.is_human:
+        output.emit_record(details, key="reference")
+        return
+    output.emit_record({name: value for name, value in details.items() if name not in _PARTS})
+    output.section("experts", details["experts"], columns=("position", "name", "adapter_reference"))
+    output.section(
+        "scaling head", [{"field": name, "value": value} for name, value in composition.head_config.items()]
+    )
+    output.section("loss / exact match on held-out data", _scores(composition.report))
+    for finding in composition.report.get("verdict", ()):
+        click.echo(f"{'ok  ' if finding['kept'] else 'WARN'}  {finding['sentence']}")
+    output.section("files", details["files"])
+
+
+add_removal(command, kind="composition")
+add_aliases(command, kind="composition")
+
+
+def _scores(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    return [
+        {
+            "subject": subject,
+            **{task: f"{score['loss']:.3f} / {score['exact_match']:.0%}" for task, score in by_task.items()},
+        }
+        for subject, by_task in report.get("scores", {}).items()
+    ]

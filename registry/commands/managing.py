@@ -1,0 +1,98 @@
+"""What every kind of record can do: be removed, be restored, be pointed to by an alias."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.presentation import Output, output_options
+from registry.settings import Settings
+
+if TYPE_CHECKING:  # importing it takes longer than `ls` may take
+    from registry.service import Registry
+
+include_removed_option = click.option("--all", "include_removed", is_flag=True, help="Removed ones too.")
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="Show at most so many.")
+
+
+def here() -> Settings:
+    """The settings of this process's environment."""
+    return Settings.from_env(os.environ)
+
+
+@contextmanager
+def opened() -> "Iterator[Registry]":
+    """The registry, open while the block runs."""
+    from registry.service import Registry
+
+    with Registry.open(here()) as registry:
+        yield registry
+
+
+def add_removal(group: click.Group, *, kind: str) -> None:
+    """Give a group `rm` and `restore` for its kind of record."""
+
+    @group.command()
+    @click.argument("references", nargs=-1, required=True)
+    @output_options
+    def rm(references: tuple[str, ...], output: Output) -> None:
+        """Remove REFERENCES; refused while something needs them, and `restore` brings them back."""
+        with opened() as registry:
+            for reference in references:
+                removed = registry.remove(reference, kind=kind).reference
+                output.emit_made(removed, {"removed": removed})
+                output.hint(f"bring it back with: zoo {kind}s restore {removed}")
+
+    @group.command()
+    @click.argument("references", nargs=-1, required=True)
+    @output_options
+    def restore(references: tuple[str, ...], output: Output) -> None:
+        """Bring back REFERENCES that `rm` removed."""
+        with opened() as registry:
+            for reference in references:
+                restored = registry.restore(reference, kind=kind).reference
+                output.emit_made(restored, {"restored": restored})
+
+
+def add_aliases(group: click.Group, *, kind: str) -> None:
+    """Give a group `alias` and `aliases` for its kind of record."""
+
+    @group.command()
+    @click.argument("name")
+    @click.argument("alias")
+    @click.argument("version", type=click.IntRange(min=1), required=False)
+    @click.option("--remove", is_flag=True, help="Take the alias away instead of pointing it to VERSION.")
+    @click.option(
+        "--expect", type=click.IntRange(min=0), help="Refuse unless it points there now; 0: nowhere."
+    )
+    @click.option("--reason", help="Why; kept in the alias's history.")
+    @output_options
+    def alias(
+        name: str,
+        alias: str,
+        version: int | None,
+        remove: bool,
+        expect: int | None,
+        reason: str | None,
+        output: Output,
+    ) -> None:
+        """Point ALIAS of NAME to VERSION, so that NAME@ALIAS means it."""
+        if remove == (version is not None):
+            raise click.UsageError("give VERSION to point the alias there, or --remove to take it away")
+        with opened() as registry:
+            moved = registry.set_alias(name, alias, version, kind=kind, expected=expect, reason=reason)
+        output.emit_made(
+            f"{moved.name}@{moved.alias}",
+            {"alias": f"{moved.name}@{moved.alias}", "version": moved.version, "previous": moved.previous},
+        )
+
+    @group.command()
+    @click.argument("name")
+    @output_options
+    def aliases(name: str, output: Output) -> None:
+        """List every move of NAME's aliases, the oldest first."""
+        with opened() as registry:
+            moves = registry.alias_history(kind, name)
+        output.emit([vars(move) for move in moves], key="alias", empty=f"{name} has no aliases")

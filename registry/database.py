@@ -1,0 +1,126 @@
+"""One database, SQLite or PostgreSQL: how it is opened, and the two kinds of transaction. Knows no tables."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from registry.errors import DatabaseUnreachable, DiskFull, RegistryError
+from registry.json_text import canonical
+from registry.settings import Settings
+
+#: How long a write waits for another's lock, on both databases.
+LOCK_TIMEOUT_MS = 10_000
+
+#: A client that was frozen inside a transaction must not hold its locks for ever.
+_POSTGRESQL_OPTIONS = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c idle_in_transaction_session_timeout=10000"
+_POSTGRESQL_CONNECT = {
+    "options": _POSTGRESQL_OPTIONS,
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "application_name": "adapter-zoo",
+}
+
+#: In this order: waiting for a lock must be set before WAL, which needs one.
+_SQLITE_PRAGMAS = (
+    f"busy_timeout={LOCK_TIMEOUT_MS}",
+    "journal_mode=WAL",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+)
+
+_BEGIN = "sqlite_begin"
+
+
+class Database:
+    """The engine and its two kinds of transaction; the caller owns what happens inside them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = settings.database_url
+        self.engine = _engine(self.url)
+        # SQLite would fail a read transaction that turns to writing, so writers ask for the lock at once.
+        self._writer = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that sees one state of the database and is rolled back at the end."""
+        with _translated(), Session(self.engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that is committed at the end, or rolled back if the block raises."""
+        with _translated(), Session(self._writer) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def writing_connection(self) -> Iterator[Connection]:
+        """The same as `write` for work below the object mapper, such as migrations."""
+        with _translated(), self._writer.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() == "sqlite":
+        return _sqlite_engine(url)
+    return create_engine(url, connect_args=_POSTGRESQL_CONNECT, pool_pre_ping=True, json_serializer=canonical)
+
+
+def _sqlite_engine(url: str) -> Engine:
+    engine = create_engine(url, json_serializer=canonical)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    # The driver's own idea of when to begin is switched off; `_begin_sqlite` begins.
+    connection.isolation_level = None
+    for pragma in _SQLITE_PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        raise _as_registry_error(error) from error
+
+
+def _as_registry_error(error: DBAPIError) -> RegistryError:
+    # Only the driver's own words: the statement's parameters may be long or private.
+    said = str(error.orig).strip().partition("\n")[0]
+    if "disk is full" in said or "No space left" in said:
+        return DiskFull(f"the database cannot grow: {said}; make room, then repeat the command")
+    if "locked" in said:
+        return DatabaseUnreachable(
+            f"another process has held the database for {LOCK_TIMEOUT_MS / 1000:g} s ({said});"
+            " end it or let it finish, then repeat the command"
+        )
+    return DatabaseUnreachable(
+        f"the database does not answer: {said}; check ZOO_DATABASE_URL and that the server runs"
+    )

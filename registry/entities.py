@@ -1,0 +1,256 @@
+"""What the registry hands out: frozen records. They know nothing of rows, sessions or files on disk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """One stored file: its path inside the record's folder and the digest of its bytes."""
+
+    path: str
+    digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseModel:
+    """A base model; `digest`, not the name, is its identity."""
+
+    id: int
+    name: str
+    digest: str
+    weights_digest: str
+    config_digest: str
+    tokenizer_digest: str
+    chat_template_digest: str | None
+    architecture: str
+    hidden_size: int
+    layer_count: int
+    vocabulary_size: int
+    dtype: str
+    parameter_count: int
+    size_bytes: int
+    licence: str | None
+    source: str
+    revision: str | None
+    #: Module path -> (d_out, d_in) of every linear layer an adapter could touch.
+    modules: Mapping[str, tuple[int, int]]
+    files: tuple[FileRecord, ...]
+    state: str = "active"
+    created_at: datetime
+
+    @property
+    def reference(self) -> str:
+        """Base models have no versions: the name."""
+        return self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterVersion:
+    """One immutable version of an adapter."""
+
+    id: int
+    name: str
+    version: int
+    base_name: str
+    base_digest: str
+    rank: int
+    alpha: float
+    use_rslora: bool
+    rank_pattern: Mapping[str, int]
+    alpha_pattern: Mapping[str, float]
+    #: As the adapter's configuration states them.
+    target_modules: tuple[str, ...]
+    #: Module paths that the tensors really touch.
+    modules: tuple[str, ...]
+    parameter_count: int
+    size_bytes: int
+    dtype: str
+    domains: tuple[str, ...]
+    tags: tuple[str, ...]
+    licence: str | None
+    description: str
+    #: `file:…`, `hub:<repository>@<revision>` or `job:<id>`.
+    origin: str
+    job_id: int | None
+    #: Training settings and lineage, e.g. {"train_dataset": "bio@1", "epochs": 3}.
+    parameters: Mapping[str, Any]
+    #: Over tensor names, shapes and bytes; file metadata does not enter.
+    weights_digest: str
+    files: tuple[FileRecord, ...]
+    effect_score: float | None
+    #: What the compatibility check warned of when the version was registered.
+    warnings: tuple[str, ...] = ()
+    #: "active" or "deleted".
+    state: str
+    created_at: datetime
+
+    @property
+    def reference(self) -> str:
+        """`bio@3`."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetVersion:
+    """One immutable version of a dataset."""
+
+    id: int
+    name: str
+    version: int
+    digest: str
+    rows: int
+    domain: str | None
+    #: "train", "eval" or None.
+    split: str | None
+    #: "chat": one JSON object a line, see the README.
+    format: str
+    licence: str | None
+    origin: str
+    size_bytes: int
+    files: tuple[FileRecord, ...]
+    #: What was found odd when the version was registered, such as repeated rows.
+    warnings: tuple[str, ...] = ()
+    state: str = "active"
+    created_at: datetime
+
+    @property
+    def reference(self) -> str:
+        """`bio.train@1`."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewEvaluation:
+    """A measured value that is not recorded yet."""
+
+    #: `adapter:bio@3`, `base:smollm2` or `composition:science@1`.
+    subject: str
+    task: str
+    metric: str
+    value: float
+    standard_error: float | None = None
+    #: Rows, or answers, that the value is over.
+    n: int
+    dataset_digest: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    job_id: int | None = None
+    run_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(NewEvaluation):
+    """A recorded value; subject, task, metric, dataset and settings together are unique."""
+
+    id: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertRecord:
+    """One expert of a composition: which adapter version, and the bytes it had."""
+
+    position: int
+    name: str
+    adapter_reference: str
+    weights_digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompositionVersion:
+    """One immutable version of a composition."""
+
+    id: int
+    name: str
+    version: int
+    #: "xlora".
+    method: str
+    base_name: str
+    base_digest: str
+    experts: tuple[ExpertRecord, ...]
+    head_config: Mapping[str, Any]
+    head_digest: str
+    #: The evaluation report: losses, intervals, routing.
+    report: Mapping[str, Any]
+    files: tuple[FileRecord, ...]
+    job_id: int | None
+    state: str = "active"
+    created_at: datetime
+
+    @property
+    def reference(self) -> str:
+        """`science@1`."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alias:
+    """A movable name for a version: one row of its history, the newest of which is where it points."""
+
+    #: "adapter", "dataset" or "composition".
+    kind: str
+    name: str
+    alias: str
+    #: None: the alias was taken away.
+    version: int | None
+    previous: int | None
+    moved_by: str
+    moved_at: datetime
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A unit of work; the database owns it, whoever holds its fence runs it."""
+
+    id: int
+    #: "train", "eval" or "compose".
+    kind: str
+    #: "queued", "running", "succeeded", "failed" or "cancelled".
+    state: str
+    #: Machine-readable cause of a terminal state, e.g. "ok", "cuda_oom"; None before.
+    reason: str | None
+    message: str | None
+    spec: Mapping[str, Any]
+    spec_digest: str
+    queue: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    #: Raised by every claim; what an older fence writes is refused.
+    fence: int
+    owner: str | None
+    cancel_requested: bool
+    #: {"step", "total", "phase", "loss", "eta_s"}, whichever are known.
+    progress: Mapping[str, Any]
+    outcome: Mapping[str, Any]
+    log_path: str | None
+    run_id: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    lease_until: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEvent:
+    """One line of a job's journal; `sequence` counts from 1 within the job."""
+
+    job_id: int
+    sequence: int
+    at: datetime
+    #: The attempt that wrote it; 0 before the first claim.
+    fence: int
+    kind: str
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BeatAnswer:
+    """What a beat learns: whether the lease still holds, and whether somebody asked the job to end."""
+
+    alive: bool
+    cancel_requested: bool

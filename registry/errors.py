@@ -1,0 +1,326 @@
+"""Everything `registry` raises on purpose.
+
+RegistryError                   ZOO-E200  exit 1
+├── NotFound                    ZOO-E210  exit 3  no record answers to the reference
+│   ├── BaseNotFound            ZOO-E211
+│   ├── AdapterNotFound         ZOO-E212
+│   ├── DatasetNotFound         ZOO-E213
+│   ├── CompositionNotFound     ZOO-E214
+│   ├── JobNotFound             ZOO-E215
+│   └── AliasNotFound           ZOO-E216
+├── Conflict                    ZOO-E220  exit 5  somebody or something else stands in the way
+│   ├── AliasMoved              ZOO-E221  the alias is not where the caller believed
+│   ├── InUse                   ZOO-E222  a composition or a record still needs it
+│   ├── NameTaken               ZOO-E223  the name already stands for something else
+│   ├── LeaseLost               ZOO-E224  the job's fence is no longer the caller's
+│   └── KeyReused               ZOO-E225  an idempotency key came back with another request
+├── InvalidInput                ZOO-E230  exit 1  what was given cannot be taken
+│   ├── InvalidName             ZOO-E231  exit 2
+│   ├── InvalidReference        ZOO-E232  exit 2
+│   ├── InvalidSetting          ZOO-E233  exit 2
+│   ├── InvalidField            ZOO-E234  exit 2
+│   ├── InvalidAdapter          ZOO-E240
+│   │   ├── AdapterConfigInvalid ZOO-E241
+│   │   ├── WeightsInvalid      ZOO-E242
+│   │   ├── PickleRefused       ZOO-E243
+│   │   ├── NotALora            ZOO-E244
+│   │   └── ChangesNothing      ZOO-E245
+│   ├── InvalidBase             ZOO-E250
+│   ├── InvalidDataset          ZOO-E260  carries the line number
+│   └── InvalidComposition      ZOO-E265
+├── Incompatible                ZOO-E270  exit 4  an adapter no base model, or not this one, can carry
+├── ArtifactError               ZOO-E280  exit 1  stored files
+│   ├── DigestMismatch          ZOO-E281
+│   ├── ArtifactMissing         ZOO-E282
+│   └── DiskFull                ZOO-E283
+├── SchemaMismatch              ZOO-E285  exit 1  the database is of another release
+└── ServiceUnreachable          ZOO-E290  exit 6
+    └── DatabaseUnreachable     ZOO-E291
+"""
+
+from collections.abc import Sequence
+
+
+class RegistryError(Exception):
+    """Root of what this package raises; `code` is stable, `exit_code` is what a command ends with."""
+
+    code = "ZOO-E200"
+    exit_code = 1
+
+
+class NotFound(RegistryError):
+    """No record answers to the reference; `nearest` holds names that are spelt alike."""
+
+    code = "ZOO-E210"
+    exit_code = 3
+    kind = "record"
+    command = "zoo --help"
+
+    def __init__(
+        self, reference: object, *, nearest: Sequence[str] = (), detail: str = "", command: str = ""
+    ) -> None:
+        hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
+        reason = f": {detail}" if detail else ""
+        look = command or self.command
+        super().__init__(f"no {self.kind} {str(reference)!r}{reason}{hint}; list them with: {look}")
+        self.reference = str(reference)
+        self.nearest = tuple(nearest)
+
+
+class BaseNotFound(NotFound):
+    """No base model of this name or digest."""
+
+    code = "ZOO-E211"
+    kind = "base model"
+    command = "zoo bases ls"
+
+
+class AdapterNotFound(NotFound):
+    """No adapter, or no such version of it."""
+
+    code = "ZOO-E212"
+    kind = "adapter"
+    command = "zoo adapters ls"
+
+
+class DatasetNotFound(NotFound):
+    """No dataset, or no such version of it."""
+
+    code = "ZOO-E213"
+    kind = "dataset"
+    command = "zoo datasets ls"
+
+
+class CompositionNotFound(NotFound):
+    """No composition, or no such version of it."""
+
+    code = "ZOO-E214"
+    kind = "composition"
+    command = "zoo compositions ls"
+
+
+class JobNotFound(NotFound):
+    """No job of this number."""
+
+    code = "ZOO-E215"
+    kind = "job"
+    command = "zoo jobs ls"
+
+
+class AliasNotFound(NotFound):
+    """The name exists, the alias does not."""
+
+    code = "ZOO-E216"
+    kind = "alias"
+
+
+class Conflict(RegistryError):
+    """The request is sound, but the state of the registry does not allow it now."""
+
+    code = "ZOO-E220"
+    exit_code = 5
+
+
+class AliasMoved(Conflict):
+    """An alias points elsewhere than the caller expected; nothing was changed."""
+
+    code = "ZOO-E221"
+
+    def __init__(self, target: str, *, expected: int | None, actual: int | None) -> None:
+        super().__init__(
+            f"{target} points to {_version(actual)}, expected {_version(expected)}; nothing was changed:"
+            " look again, then repeat with the version that it points to now"
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class InUse(Conflict):
+    """Removing the record would break others, which are named in `users`."""
+
+    code = "ZOO-E222"
+
+    def __init__(self, reference: str, *, users: Sequence[str], remedy: str) -> None:
+        super().__init__(f"{reference} is used by {', '.join(users)}; {remedy}")
+        self.users = tuple(users)
+
+
+class NameTaken(Conflict):
+    """The name already stands for something else."""
+
+    code = "ZOO-E223"
+
+
+class LeaseLost(Conflict):
+    """The job is no longer held under this fence: what the caller did is discarded."""
+
+    code = "ZOO-E224"
+
+    def __init__(self, job_id: int, *, fence: int | None) -> None:
+        super().__init__(
+            f"job {job_id} is no longer running under fence {fence}: another attempt holds it, or it has"
+            f" ended; nothing was recorded; see: zoo jobs show {job_id}"
+        )
+        self.job_id = job_id
+        self.fence = fence
+
+
+class KeyReused(Conflict):
+    """An idempotency key that was given before came back with another request."""
+
+    code = "ZOO-E225"
+
+
+class InvalidInput(RegistryError):
+    """What was given cannot be taken; the message names the field or file and the value."""
+
+    code = "ZOO-E230"
+
+
+class InvalidName(InvalidInput):
+    """A name outside the rule [A-Za-z0-9][A-Za-z0-9._-]{0,127}."""
+
+    code = "ZOO-E231"
+    exit_code = 2
+
+
+class InvalidReference(InvalidInput):
+    """Text that is none of `bio`, `bio@3`, `bio@champion`, `bio@sha256:ab12`, or is ambiguous."""
+
+    code = "ZOO-E232"
+    exit_code = 2
+
+
+class InvalidSetting(InvalidInput):
+    """An environment variable with a value that cannot be used."""
+
+    code = "ZOO-E233"
+    exit_code = 2
+
+
+class InvalidField(InvalidInput):
+    """An argument outside its allowed values."""
+
+    code = "ZOO-E234"
+    exit_code = 2
+
+    def __init__(self, field: str, *, allowed: str, value: object) -> None:
+        super().__init__(f"{field} must be {allowed}, got {value!r}")
+        self.field = field
+        self.value = value
+
+
+class InvalidAdapter(InvalidInput):
+    """The folder is not an adapter that can be registered."""
+
+    code = "ZOO-E240"
+
+
+class AdapterConfigInvalid(InvalidAdapter):
+    """adapter_config.json holds a field of a wrong type, range or name."""
+
+    code = "ZOO-E241"
+
+
+class WeightsInvalid(InvalidAdapter):
+    """The safetensors file is damaged, or its tensors are not pairs of LoRA factors."""
+
+    code = "ZOO-E242"
+
+
+class PickleRefused(InvalidAdapter):
+    """A file whose loading could run code."""
+
+    code = "ZOO-E243"
+
+
+class NotALora(InvalidAdapter):
+    """A PEFT adapter of another type than LoRA."""
+
+    code = "ZOO-E244"
+
+
+class ChangesNothing(InvalidAdapter):
+    """An adapter whose every update is zero: with or without it, a model says the same."""
+
+    code = "ZOO-E245"
+
+
+class InvalidBase(InvalidInput):
+    """The folder is not a base model that can be registered."""
+
+    code = "ZOO-E250"
+
+
+class InvalidDataset(InvalidInput):
+    """A row that is not a chat; `line` counts from 1, None where the whole file is meant."""
+
+    code = "ZOO-E260"
+
+    def __init__(self, message: str, *, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+class InvalidComposition(InvalidInput):
+    """The folder is not a saved composition of the experts it was registered with."""
+
+    code = "ZOO-E265"
+
+
+class Incompatible(RegistryError):
+    """The adapter cannot be carried by the base model; `reasons` holds one sentence each."""
+
+    code = "ZOO-E270"
+    exit_code = 4
+
+    def __init__(self, message: str, *, reasons: Sequence[str] = ()) -> None:
+        super().__init__("\n  ".join([message, *reasons]))
+        self.reasons = tuple(reasons)
+
+
+class ArtifactError(RegistryError):
+    """A stored file cannot be written or read."""
+
+    code = "ZOO-E280"
+
+
+class DigestMismatch(ArtifactError):
+    """A stored file's bytes are not those that were stored."""
+
+    code = "ZOO-E281"
+
+
+class ArtifactMissing(ArtifactError):
+    """A stored file is gone."""
+
+    code = "ZOO-E282"
+
+
+class DiskFull(ArtifactError):
+    """No room for the file; nothing of it was kept."""
+
+    code = "ZOO-E283"
+
+
+class SchemaMismatch(RegistryError):
+    """The database was written by a newer release, or needs an upgrade that this reader may not make."""
+
+    code = "ZOO-E285"
+
+
+class ServiceUnreachable(RegistryError):
+    """Something the registry depends on does not answer."""
+
+    code = "ZOO-E290"
+    exit_code = 6
+
+
+class DatabaseUnreachable(ServiceUnreachable):
+    """The database does not answer, or refuses the account."""
+
+    code = "ZOO-E291"
+
+
+def _version(number: int | None) -> str:
+    return f"version {number}" if number else "nothing"

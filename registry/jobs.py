@@ -1,0 +1,285 @@
+"""Jobs: who may run one, and what they may still write. Runs nothing, and knows no broker.
+
+A claim raises the job's fence and counts the attempt before any code runs. Every later write names its fence
+and changes nothing once another claim has raised it. So a job may be started more than once, but has its
+effect once. Leases are measured by the database's clock.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Select, and_, or_, select, update
+
+from registry import job_rows, job_rules
+from registry.database import Database
+from registry.entities import BeatAnswer, Job, JobEvent
+from registry.errors import Conflict, KeyReused
+from registry.job_models import JobEventRow, JobRow
+from registry.json_text import digest_of, storable_text
+from registry.times import database_now
+
+
+class JobStore:
+    """Every change of a job's state, each in a transaction of its own."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def submit(
+        self,
+        kind: str,
+        spec: Mapping[str, Any],
+        *,
+        queue: str = "cpu",
+        priority: int = 0,
+        max_attempts: int = 3,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Queue a job; the same idempotency key with the same request gives the job of the first time.
+
+        Raises:
+            KeyReused: the key came with another kind or spec before.
+        """
+        columns = {
+            "kind": job_rules.checked_kind(kind),
+            "spec": dict(spec),
+            "spec_digest": digest_of(dict(spec)),
+            "queue": queue,
+            "priority": priority,
+            "max_attempts": job_rules.checked_attempts(max_attempts),
+            "idempotency_key": idempotency_key,
+        }
+        with self._database.write() as session:
+            row = job_rows.insert(session, columns)
+            if row is not None:
+                return job_rows.as_job(row)
+            known = session.scalars(select(JobRow).where(JobRow.idempotency_key == idempotency_key)).one()
+            if (known.kind, known.spec_digest) == (columns["kind"], columns["spec_digest"]):
+                return job_rows.as_job(known)
+            raise KeyReused(
+                f"idempotency key {idempotency_key!r} was given to job {known.id}, which asks for something"
+                f" else; take another key, or look at: zoo jobs show {known.id}"
+            )
+
+    def claim(self, job_id: int, *, owner: str, lease_s: float) -> Job | None:
+        """Take the job; None if somebody else holds it, it has ended, or no attempt is left."""
+        with self._database.write() as session:
+            row = job_rows.claim(session, job_id, owner=owner, lease_s=lease_s)
+            return None if row is None else job_rows.as_job(row)
+
+    def claim_next(self, *, owner: str, lease_s: float, queues: Sequence[str] = ("cpu",)) -> Job | None:
+        """Take the free job of highest priority, oldest first; None if there is none."""
+        waiting = (
+            select(JobRow.id)
+            .where(job_rules.claimable(), JobRow.queue.in_(queues))
+            .order_by(JobRow.priority.desc(), JobRow.id)
+            .limit(1)
+        )
+        # Asking before locking keeps idle workers off SQLite's one write lock.
+        with self._database.read() as session:
+            if session.scalar(waiting) is None:
+                return None
+        with self._database.write() as session:
+            job_id = session.scalar(waiting.with_for_update(skip_locked=True))
+            if job_id is None:
+                return None
+            row = job_rows.claim(session, job_id, owner=owner, lease_s=lease_s)
+            return None if row is None else job_rows.as_job(row)
+
+    def beat(
+        self, job_id: int, *, fence: int, lease_s: float, progress: Mapping[str, Any] | None = None
+    ) -> BeatAnswer:
+        """Renew the lease and say how far the work is; `alive` is False once the fence is no longer ours."""
+        values: dict[str, Any] = {"lease_until": database_now(lease_s)}
+        if progress is not None:
+            values["progress"] = dict(progress)
+        with self._database.write() as session:
+            row = job_rows.change(session, job_rules.held(job_id, fence), values)
+            return BeatAnswer(
+                alive=row is not None, cancel_requested=row is not None and row.cancel_requested
+            )
+
+    def finish(
+        self,
+        job_id: int,
+        *,
+        fence: int,
+        state: str,
+        reason: str,
+        message: str | None = None,
+        outcome: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """End the job for good; False, and nothing changed, if the fence is no longer ours."""
+        values = {
+            **job_rules.ended(job_rules.checked_terminal(state), reason=reason),
+            "message": _storable(message),
+            "outcome": dict(outcome or {}),
+        }
+        with self._database.write() as session:
+            row = job_rows.transition(
+                session, job_rules.held(job_id, fence), values, event=state, payload={"reason": reason}
+            )
+            return row is not None
+
+    def requeue(
+        self,
+        job_id: int,
+        *,
+        fence: int,
+        reason: str,
+        message: str | None = None,
+        delay_s: float = 0.0,
+        refund: bool = False,
+    ) -> str | None:
+        """Give the job back for another attempt; gives the new state, None if the fence is no longer ours.
+
+        The new state is "failed" if no attempt is left, "cancelled" if somebody asked for that. `refund`
+        gives the attempt back, for an end that was not the job's fault, such as a worker that shuts down.
+        `delay_s` keeps the job from being claimed for a while.
+        """
+        held = job_rules.held(job_id, fence)
+        with self._database.write() as session:
+            row = session.scalar(select(JobRow).where(held).with_for_update())
+            if row is None:
+                return None
+            values = job_rules.given_back(
+                attempt=row.attempt,
+                max_attempts=row.max_attempts,
+                cancel_requested=row.cancel_requested,
+                refund=refund,
+                reason=reason,
+                delay_s=delay_s,
+            )
+            values["message"] = _storable(message)
+            state = str(values["state"])
+            job_rows.transition(session, held, values, event=state, payload={"reason": reason})
+            return state
+
+    def request_cancel(self, job_id: int) -> Job:
+        """End a job nobody runs at once; ask whoever runs it otherwise. An ended job stays as it is.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        free = and_(JobRow.id == job_id, or_(JobRow.state == "queued", job_rules.lapsed()))
+        running = and_(JobRow.id == job_id, JobRow.state == "running")
+        asked = {"cancel_requested": True}
+        ended = job_rules.ended("cancelled", reason="cancelled")
+        with self._database.write() as session:
+            if job_rows.transition(session, free, {**asked, **ended}, event="cancelled") is None:
+                job_rows.transition(session, running, asked, event="cancel_requested")
+            return job_rows.as_job(job_rows.find(session, job_id))
+
+    def retry(self, job_id: int, *, max_attempts: int | None = None) -> Job:
+        """Queue a failed or cancelled job again, with all its attempts.
+
+        Raises:
+            JobNotFound: there is no such job.
+            Conflict: it has not failed and was not cancelled.
+        """
+        with self._database.write() as session:
+            row = job_rows.find(session, job_id, lock=True)
+            if row.state not in ("failed", "cancelled"):
+                raise Conflict(
+                    f"job {job_id} is {row.state}; only a failed or cancelled job can be tried again;"
+                    f" see: zoo jobs show {job_id}"
+                )
+            attempts = row.max_attempts if max_attempts is None else job_rules.checked_attempts(max_attempts)
+            values = job_rules.started_over(max_attempts=attempts)
+            job_rows.transition(session, JobRow.id == job_id, values, event="retried")
+            return job_rows.as_job(row)
+
+    def expire(self, job_id: int, *, fence: int) -> bool:
+        """End the lease of an owner that is known to be dead, so that the job need not wait for it."""
+        values = {"lease_until": database_now(-1.0)}
+        with self._database.write() as session:
+            row = job_rows.transition(session, job_rules.held(job_id, fence), values, event="expired")
+            return row is not None
+
+    def sweep(self) -> tuple[int, ...]:
+        """End the jobs whose lease ran out and that may not be claimed again; gives their numbers."""
+        lost = select(JobRow).where(job_rules.lapsed(), job_rules.spent())
+        with self._database.read() as session:
+            if session.scalar(lost.limit(1)) is None:
+                return ()
+        with self._database.write() as session:
+            rows = session.scalars(lost.with_for_update(skip_locked=True)).all()
+            for row in rows:
+                values = job_rules.abandoned(attempt=row.attempt, cancel_requested=row.cancel_requested)
+                job_rows.transition(session, JobRow.id == row.id, values, event=values["state"])
+            return tuple(row.id for row in rows)
+
+    def add_event(
+        self, job_id: int, kind: str, payload: Mapping[str, Any] | None = None, *, fence: int | None = None
+    ) -> bool:
+        """Add a line to the journal; False if a fence is given that another claim has raised since.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        with self._database.write() as session:
+            row = job_rows.find(session, job_id, lock=True)
+            if fence is not None and row.fence != fence:
+                return False
+            job_rows.append_event(session, row, kind=kind, payload=payload or {})
+            return True
+
+    def set_run(self, job_id: int, run_id: str, fence: int) -> bool:
+        """Note the tracking run; False if the fence is no longer ours."""
+        return self._note(job_id, {"run_id": run_id}, fence=fence)
+
+    def set_log(self, job_id: int, log_path: str, fence: int) -> bool:
+        """Note where the log is; False if the fence is no longer ours."""
+        return self._note(job_id, {"log_path": log_path}, fence=fence)
+
+    def unhinted(self, *, again_after_s: float, limit: int = 100) -> tuple[Job, ...]:
+        """Claimable jobs of which a broker was not told within the last `again_after_s` seconds."""
+        stale = or_(JobRow.hinted_at.is_(None), JobRow.hinted_at < database_now(-again_after_s))
+        wanted = select(JobRow).where(job_rules.claimable(), stale)
+        return self._jobs(wanted.order_by(JobRow.priority.desc(), JobRow.id).limit(limit))
+
+    def mark_hinted(self, job_ids: Sequence[int]) -> None:
+        """Note that a broker was told of the jobs just now."""
+        with self._database.write() as session:
+            session.execute(
+                update(JobRow).where(JobRow.id.in_(job_ids)).values(hinted_at=database_now()),
+                execution_options={"synchronize_session": False},
+            )
+
+    def get(self, job_id: int) -> Job:
+        """The job.
+
+        Raises:
+            JobNotFound: there is none of this number.
+        """
+        with self._database.read() as session:
+            return job_rows.as_job(job_rows.find(session, job_id))
+
+    def events(self, job_id: int, *, after: int = 0) -> tuple[JobEvent, ...]:
+        """The journal in order, from the line after number `after`.
+
+        Raises:
+            JobNotFound: there is no such job.
+        """
+        wanted = select(JobEventRow).where(JobEventRow.job_id == job_id, JobEventRow.sequence > after)
+        with self._database.read() as session:
+            job_rows.find(session, job_id)
+            rows = session.scalars(wanted.order_by(JobEventRow.sequence))
+            return tuple(job_rows.as_event(row) for row in rows)
+
+    def list(self, states: Sequence[str] | None = None, *, limit: int | None = 100) -> tuple[Job, ...]:
+        """The newest jobs first, of the given states or of all."""
+        wanted = select(JobRow).order_by(JobRow.id.desc()).limit(limit)
+        return self._jobs(wanted if states is None else wanted.where(JobRow.state.in_(states)))
+
+    def _jobs(self, wanted: Select[JobRow]) -> tuple[Job, ...]:
+        with self._database.read() as session:
+            return tuple(job_rows.as_job(row) for row in session.scalars(wanted))
+
+    def _note(self, job_id: int, values: Mapping[str, Any], *, fence: int) -> bool:
+        with self._database.write() as session:
+            return job_rows.change(session, job_rules.held(job_id, fence), values) is not None
+
+
+def _storable(message: str | None) -> str | None:
+    return None if message is None else storable_text(message)

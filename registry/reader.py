@@ -1,0 +1,150 @@
+"""Plain rows straight over the database driver, for commands that must answer at once.
+
+SQLAlchemy takes longer to import than such a command may take to run; nothing here imports it. Reads only.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+from migrations import HEAD, REVISIONS
+from registry.errors import DatabaseUnreachable, SchemaMismatch
+from registry.settings import Settings
+
+Row = dict[str, object]
+
+#: Columns SQLite keeps in a plainer form than PostgreSQL does.
+_JSON_COLUMNS = {"domains", "tags", "warnings", "progress", "spec", "outcome"}
+_SWITCH_COLUMNS = {"cancel_requested", "use_rslora"}
+_TIME_ENDINGS = ("_at", "_until")
+
+
+class Reader(Protocol):
+    """Runs SQL with `?` for each value, and gives rows as dictionaries."""
+
+    def elements(self, column: str) -> str:
+        """SQL of a table `element` with one column `value`: the elements of a column's JSON array."""
+
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        """All rows of a query."""
+
+
+class SqliteReader:
+    """Over the standard library's driver."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def elements(self, column: str) -> str:
+        """SQLite's words for the elements of a JSON array."""
+        return f"json_each({column}) AS element"
+
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        """All rows, JSON, switches and times as PostgreSQL would give them."""
+        cursor = self._connection.execute(sql, tuple(values))
+        names = [column[0] for column in cursor.description]
+        return [{name: _plain(name, value) for name, value in zip(names, row, strict=True)} for row in cursor]
+
+
+class PostgresReader:
+    """Over psycopg."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def elements(self, column: str) -> str:
+        """PostgreSQL's words for the elements of a JSON array."""
+        return f"json_array_elements_text({column}) AS element(value)"
+
+    def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
+        """All rows, times in UTC."""
+        cursor = self._connection.execute(sql.replace("?", "%s"), tuple(values))
+        names = [column.name for column in cursor.description]
+        return [{name: _in_utc(value) for name, value in zip(names, row, strict=True)} for row in cursor]
+
+
+@contextmanager
+def open_reader(settings: Settings) -> Iterator[Reader | None]:
+    """A reader of the current schema; None if there is nothing to read yet.
+
+    Raises:
+        DatabaseUnreachable: the database does not answer.
+        SchemaMismatch: its schema is that of an older or newer release.
+    """
+    path = settings.sqlite_path
+    if path is None:
+        with _postgres(settings.database_url) as server_reader:
+            yield server_reader
+    elif path.exists():
+        with _sqlite(path) as file_reader:
+            yield file_reader
+    else:
+        yield None
+
+
+@contextmanager
+def _sqlite(path: Path) -> Iterator[Reader | None]:
+    try:
+        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10)) as connection:
+            reader = SqliteReader(connection)
+            tables = reader.rows("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
+            yield _checked(reader) if tables else None
+    except sqlite3.Error as error:
+        raise DatabaseUnreachable(
+            f"the database {path} cannot be read: {error}; check ZOO_DATABASE_URL"
+        ) from error
+
+
+@contextmanager
+def _postgres(url: str) -> Iterator[Reader | None]:
+    import psycopg
+
+    try:
+        conninfo = url.replace("postgresql+psycopg://", "postgresql://", 1)
+        with psycopg.connect(conninfo, connect_timeout=5, autocommit=True) as connection:
+            reader = PostgresReader(connection)
+            tables = reader.rows("SELECT to_regclass('alembic_version') IS NOT NULL AS found")
+            yield _checked(reader) if tables[0]["found"] else None
+    except psycopg.Error as error:
+        said = str(error).strip().partition("\n")[0]
+        raise DatabaseUnreachable(
+            f"the database does not answer: {said}; check ZOO_DATABASE_URL and that the server runs"
+        ) from error
+
+
+def _checked(reader: Reader) -> Reader | None:
+    stored = [row["version_num"] for row in reader.rows("SELECT version_num FROM alembic_version")]
+    if stored == [HEAD]:
+        return reader
+    if not stored:
+        return None
+    if stored[0] in REVISIONS:
+        raise SchemaMismatch(
+            f"the database is at revision {stored[0]!r}, this release needs {HEAD!r};"
+            " any command that opens it brings it up to date, such as: zoo bases show NAME"
+        )
+    raise SchemaMismatch(
+        f"the database is at revision {stored[0]!r}, this release knows them up to {HEAD!r};"
+        " use the newer release that wrote it: pip install --upgrade adapter-zoo"
+    )
+
+
+def _plain(name: str, value: Any) -> object:
+    if value is None:
+        return None
+    if name in _JSON_COLUMNS:
+        return json.loads(value)
+    if name in _SWITCH_COLUMNS:
+        return bool(value)
+    if name.endswith(_TIME_ENDINGS):
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    return value
+
+
+def _in_utc(value: object) -> object:
+    return value.astimezone(UTC) if isinstance(value, datetime) else value

@@ -1,0 +1,84 @@
+"""Where the zoo keeps things: five settings, read once from the environment. Opens and creates nothing."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from registry.errors import InvalidSetting
+
+#: URL prefixes that mean PostgreSQL, as users and hosting providers write them.
+_POSTGRESQL_PREFIXES = ("postgresql+psycopg://", "postgresql://", "postgres://")
+_SQLITE_PREFIX = "sqlite:///"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Every place the zoo reads from or writes to; URLs stay out of `repr` because they hold passwords."""
+
+    #: Folder of everything that has no place of its own.
+    home: Path
+    #: `sqlite:///<absolute path>` or `postgresql+psycopg://…`.
+    database_url: str = field(repr=False)
+    #: Folder or fsspec URL under which artifacts are stored by digest.
+    artifact_root: str
+    #: Celery broker; None means that jobs run without one.
+    broker_url: str | None = field(default=None, repr=False)
+    #: What MLflow is told.
+    mlflow_tracking_uri: str = field(repr=False)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read ZOO_HOME, ZOO_DATABASE_URL, ZOO_ARTIFACT_ROOT, ZOO_BROKER_URL and MLFLOW_TRACKING_URI.
+
+        A variable that is unset or empty takes its default, which lies in ZOO_HOME.
+
+        Raises:
+            InvalidSetting: the database URL is of another kind than SQLite and PostgreSQL.
+        """
+        home = _home(environ.get("ZOO_HOME", ""))
+        return cls(
+            home=home,
+            database_url=_database_url(environ.get("ZOO_DATABASE_URL", ""), home=home),
+            artifact_root=environ.get("ZOO_ARTIFACT_ROOT", "") or str(home / "artifacts"),
+            broker_url=environ.get("ZOO_BROKER_URL", "") or None,
+            mlflow_tracking_uri=environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{home / 'mlflow.db'}",
+        )
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The database file, or None where the database is a server."""
+        if not self.database_url.startswith(_SQLITE_PREFIX):
+            return None
+        return Path(self.database_url.removeprefix(_SQLITE_PREFIX))
+
+
+def _home(text: str) -> Path:
+    if text:
+        return Path(text).expanduser().absolute()
+    from platformdirs import user_data_path
+
+    return user_data_path("adapter-zoo").absolute()
+
+
+def _database_url(text: str, *, home: Path) -> str:
+    if not text:
+        return f"{_SQLITE_PREFIX}{home / 'zoo.db'}"
+    for prefix in _POSTGRESQL_PREFIXES:
+        if text.startswith(prefix):
+            return _POSTGRESQL_PREFIXES[0] + text.removeprefix(prefix)
+    if text.startswith(_SQLITE_PREFIX):
+        return _sqlite_url(text.removeprefix(_SQLITE_PREFIX))
+    # The value is not repeated: a mistyped URL may hold a password.
+    raise InvalidSetting(
+        "ZOO_DATABASE_URL must start with sqlite:/// or postgresql://,"
+        f" got one that starts with {text.partition(':')[0]!r}; unset it to use {home / 'zoo.db'}"
+    )
+
+
+def _sqlite_url(path: str) -> str:
+    if not path or path.startswith(":memory:") or "?" in path:
+        raise InvalidSetting(
+            f"ZOO_DATABASE_URL must name a database file, got {path!r}:"
+            " several processes share it, so it cannot live in memory nor carry options"
+        )
+    return f"{_SQLITE_PREFIX}{Path(path).expanduser().absolute()}"

@@ -1,0 +1,17 @@
+"""For every test: an environment without the developer's settings, and torch on one thread."""
+
+import os
+
+import pytest
+
+#: Settings of the zoo and of the libraries beneath it that would change what a test sees.
+_SCRUBBED_PREFIXES = ("ZOO_", "MLFLOW_", "HF_", "TRANSFORMERS_", "CUDA_")
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(_SCRUBBED_PREFIXES):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")

@@ -1,0 +1,33 @@
+"""Real databases for every test of the registry, and a registry on each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry.entities import AdapterVersion, BaseModel
+from registry.service import Registry
+from registry.settings import Settings
+from tests.registry.folders import write_adapter, write_base
+from tests.services import database, database_url, empty_database_url, migrated_sqlite, settings
+
+__all__ = ["database", "database_url", "empty_database_url", "migrated_sqlite", "settings"]
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Iterator[Registry]:
+    """An open registry with nothing in it."""
+    with Registry.open(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def pico(registry: Registry, tmp_path: Path) -> BaseModel:
+    """A registered base model."""
+    return registry.register_base(write_base(tmp_path / "pico"), name="pico", source="hub:zoo/pico@abc")
+
+
+@pytest.fixture
+def bio(registry: Registry, pico: BaseModel, tmp_path: Path) -> AdapterVersion:
+    """A registered adapter."""
+    return registry.register_adapter(write_adapter(tmp_path / "bio"), name="bio", domains=["biology"])

@@ -1,0 +1,81 @@
+"""Settings: five variables, their defaults, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from registry.errors import InvalidSetting
+from registry.settings import Settings
+
+
+def test_with_nothing_set_everything_lies_in_the_users_data_folder() -> None:
+    settings = Settings.from_env({})
+    assert settings.home.is_absolute()
+    assert settings.home.name == "adapter-zoo"
+    assert settings.database_url == f"sqlite:///{settings.home / 'zoo.db'}"
+    assert settings.artifact_root == str(settings.home / "artifacts")
+    assert settings.mlflow_tracking_uri == f"sqlite:///{settings.home / 'mlflow.db'}"
+    assert settings.broker_url is None
+
+
+def test_each_variable_is_read(tmp_path: Path) -> None:
+    settings = Settings.from_env(
+        {
+            "ZOO_HOME": str(tmp_path),
+            "ZOO_DATABASE_URL": "postgresql+psycopg://zoo@db/zoo",
+            "ZOO_ARTIFACT_ROOT": "s3://bucket/zoo",
+            "ZOO_BROKER_URL": "redis://localhost/0",
+            "MLFLOW_TRACKING_URI": "http://mlflow:5000",
+        }
+    )
+    assert settings.home == tmp_path
+    assert settings.database_url == "postgresql+psycopg://zoo@db/zoo"
+    assert settings.artifact_root == "s3://bucket/zoo"
+    assert settings.broker_url == "redis://localhost/0"
+    assert settings.mlflow_tracking_uri == "http://mlflow:5000"
+    assert settings.sqlite_path is None
+
+
+def test_an_empty_variable_is_one_that_is_not_set(tmp_path: Path) -> None:
+    empty = dict.fromkeys(["ZOO_DATABASE_URL", "ZOO_ARTIFACT_ROOT", "ZOO_BROKER_URL"], "")
+    home = {"ZOO_HOME": str(tmp_path)}
+    assert Settings.from_env({**home, **empty}) == Settings.from_env(home)
+
+
+@pytest.mark.parametrize("prefix", ["postgres://", "postgresql://", "postgresql+psycopg://"])
+def test_every_way_to_write_postgresql_means_the_same_driver(prefix: str) -> None:
+    settings = Settings.from_env({"ZOO_DATABASE_URL": f"{prefix}zoo@db/zoo"})
+    assert settings.database_url == "postgresql+psycopg://zoo@db/zoo"
+
+
+def test_paths_are_made_absolute_and_a_tilde_is_the_users_folder() -> None:
+    settings = Settings.from_env({"ZOO_HOME": "~/zoo", "ZOO_DATABASE_URL": "sqlite:///zoo.db"})
+    assert settings.home == Path.home() / "zoo"
+    assert settings.sqlite_path == Path.cwd() / "zoo.db"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://root:secret@db/zoo",
+        "zoo.db",
+        "sqlite:///:memory:",
+        "sqlite:///",
+        "sqlite:///zoo.db?mode=memory",
+    ],
+)
+def test_a_database_that_cannot_be_shared_is_refused(url: str) -> None:
+    with pytest.raises(InvalidSetting, match="ZOO_DATABASE_URL") as refusal:
+        Settings.from_env({"ZOO_DATABASE_URL": url})
+    assert "secret" not in str(refusal.value)
+
+
+def test_passwords_do_not_show() -> None:
+    settings = Settings.from_env(
+        {
+            "ZOO_DATABASE_URL": "postgresql://zoo:secret@db/zoo",
+            "ZOO_BROKER_URL": "redis://:secret@broker/0",
+            "MLFLOW_TRACKING_URI": "https://user:secret@mlflow",
+        }
+    )
+    assert "secret" not in repr(settings)
