@@ -1,0 +1,141 @@
+"""Base models on disk: loading, conversion from GGUF, the dtype to compute in."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+
+from xlora_engine.errors import BaseUnreadable
+
+#: Names by which `torch.cpu.get_capabilities` tells that a CPU multiplies bfloat16 itself (x86, then ARM).
+_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+
+#: What `transformers` raises for files it cannot make a model of.
+_UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
+
+
+def default_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it, else float32.
+
+    On a CPU without such instructions bfloat16 is emulated: a training step was measured to take
+    seventeen times as long.
+    """
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return cpu_dtype(torch.cpu.get_capabilities())
+
+
+def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Load a base model folder: safetensors alone, nothing fetched, no code of its own, frozen.
+
+    Raises:
+        BaseUnreadable: the folder holds no whole causal language model that can be read so.
+    """
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except _UNREADABLE as error:
+        raise BaseUnreadable(f"cannot load a causal language model from {folder}: {error}") from error
+    model, report = loaded
+    if report["missing_keys"]:
+        # transformers would leave such a weight as drawn at random, and merely warn.
+        raise BaseUnreadable(
+            f"{folder} lacks {len(report['missing_keys'])} of the model's weights, "
+            f"{min(report['missing_keys'])!r} for one; fetch the folder again"
+        )
+    model.requires_grad_(False)
+    model.eval()
+    return cast("PreTrainedModel", torch.nn.Module.to(model, device))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer beside a base model.
+
+    Raises:
+        BaseUnreadable: there is none, or it has no chat template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises this class itself
+        raise BaseUnreadable(f"cannot load a tokenizer from {folder}: {error}") from error
+    if tokenizer.chat_template is None:
+        raise BaseUnreadable(f"the tokenizer in {folder} has no chat template; add chat_template.jinja")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Convert a GGUF file to a new folder of bfloat16 safetensors and tokenizer, whole or not at all.
+
+    Raises:
+        BaseUnreadable: `transformers` cannot read the file, or the folder exists already.
+    """
+    if folder.exists():
+        raise BaseUnreadable(f"{folder} exists already; remove it or convert to another folder")
+    if not _is_gguf(gguf):
+        raise BaseUnreadable(f"{gguf} is no GGUF file: it does not begin with the bytes GGUF")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
+        # A folder within, because a temporary one is closed to other users.
+        converted = Path(staging) / folder.name
+        _convert(gguf, converted)
+        converted.rename(folder)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            dtype=torch.bfloat16,
+            # Without it the weights stay packed, and a packed model cannot be saved.
+            quantization_config=GgufConfig(dequantize=True),
+            **source,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    except Exception as error:  # the tokenizers library raises this class itself
+        raise BaseUnreadable(f"cannot read {gguf}: {error}") from error
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _forget_origin(folder / "config.json")
+    _forget_origin(folder / "tokenizer_config.json")
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def cpu_dtype(capabilities: Mapping[str, Any]) -> torch.dtype:
+    """bfloat16 if a CPU of these capabilities multiplies it by itself."""
+    native = any(capabilities.get(name, False) for name in _BFLOAT16_INSTRUCTIONS)
+    return torch.bfloat16 if native else torch.float32
+
+
+def _forget_origin(config_file: Path) -> None:
+    """Drop what only described the conversion: a path or name of the source, how it was packed."""
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    origin = ("_name_or_path", "_model_name_or_path", "name_or_path", "quantization_config")
+    for field in (*origin, "is_local", "local_files_only"):
+        config.pop(field, None)
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

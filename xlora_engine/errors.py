@@ -1,0 +1,145 @@
+"""Everything `xlora_engine` raises on purpose.
+
+EngineError                     ZOO-E300
+├── ConfigInvalid               ZOO-E301  a field of a configuration is out of range
+├── ExpertInvalid               ZOO-E310  an adapter folder cannot serve as an expert
+│   ├── ExpertUnreadable        ZOO-E311
+│   ├── ExpertUnsupported       ZOO-E312  DoRA, bias, modules_to_save and the like
+│   └── ExpertMismatch          ZOO-E313  does not fit the base model
+├── CheckpointInvalid           ZOO-E320  a saved composition is damaged or of another kind
+│   ├── CheckpointUnreadable    ZOO-E321
+│   ├── ExpertChanged           ZOO-E322  an expert's bytes differ from those saved
+│   └── ProbeMismatch           ZOO-E323  the reloaded model does not answer as the saved one did
+├── CacheUnsupported            ZOO-E330  a key-value cache that cannot hold both passes
+├── BaseUnsupported             ZOO-E340  the base model offers no decoder to run the scaling pass on
+│   └── BaseUnreadable          ZOO-E341
+├── ChatInvalid                 ZOO-E350  a chat row the tokenizer's template cannot encode
+│   └── AnswerTooLong           ZOO-E351
+├── NoEffect                    ZOO-E360  an adapter that changes nothing
+├── TrainingDiverged            ZOO-E370  a loss that is not a number
+└── TrainingStopped             ZOO-E371  asked to stop; a checkpoint was kept
+"""
+
+
+class EngineError(Exception):
+    """Root of what this package raises; `code` is stable, `exit_code` is what a command ends with."""
+
+    code = "ZOO-E300"
+    exit_code = 1
+
+
+class ConfigInvalid(EngineError):
+    """A configuration field is outside its range.
+
+    The message names the field, what is allowed and the value found.
+    """
+
+    code = "ZOO-E301"
+    exit_code = 2
+
+    def __init__(self, field: str, allowed: str, value: object) -> None:
+        super().__init__(f"{field} must be {allowed}, got {value!r}")
+        self.field = field
+        self.value = value
+
+
+class ExpertInvalid(EngineError):
+    """An adapter folder cannot serve as an expert."""
+
+    code = "ZOO-E310"
+    exit_code = 4
+
+
+class ExpertUnreadable(ExpertInvalid):
+    """The adapter's files are missing or are not what their names say."""
+
+    code = "ZOO-E311"
+
+
+class ExpertUnsupported(ExpertInvalid):
+    """The adapter uses a feature that a mixture cannot honour."""
+
+    code = "ZOO-E312"
+
+
+class ExpertMismatch(ExpertInvalid):
+    """The adapter's modules or shapes are not those of the base model."""
+
+    code = "ZOO-E313"
+
+
+class CheckpointInvalid(EngineError):
+    """A saved composition cannot be used."""
+
+    code = "ZOO-E320"
+
+
+class CheckpointUnreadable(CheckpointInvalid):
+    """A file of the saved composition is missing, damaged or of an unknown format."""
+
+    code = "ZOO-E321"
+
+
+class ExpertChanged(CheckpointInvalid):
+    """An expert's bytes are not those the composition was saved with."""
+
+    code = "ZOO-E322"
+
+
+class ProbeMismatch(CheckpointInvalid):
+    """The reloaded model answers the stored probe differently: another base model, most often."""
+
+    code = "ZOO-E323"
+    exit_code = 4
+
+
+class CacheUnsupported(EngineError):
+    """A key-value cache that cannot hold the keys and values of both passes."""
+
+    code = "ZOO-E330"
+    exit_code = 2
+
+
+class BaseUnsupported(EngineError):
+    """The base model offers no decoder whose hidden states could feed the scaling head."""
+
+    code = "ZOO-E340"
+    exit_code = 4
+
+
+class BaseUnreadable(BaseUnsupported):
+    """The base model's files cannot be read."""
+
+    code = "ZOO-E341"
+
+
+class ChatInvalid(EngineError):
+    """A chat row that the tokenizer's template cannot encode."""
+
+    code = "ZOO-E350"
+
+
+class AnswerTooLong(ChatInvalid):
+    """A row longer than the context it must fit in."""
+
+    code = "ZOO-E351"
+
+
+class NoEffect(EngineError):
+    """An adapter whose logits are those of the base model."""
+
+    code = "ZOO-E360"
+    exit_code = 4
+
+
+class TrainingDiverged(EngineError):
+    """A training loss became NaN or infinite."""
+
+    code = "ZOO-E370"
+
+
+class TrainingStopped(EngineError):
+    """Training was asked to stop and kept a checkpoint."""
+
+    code = "ZOO-E371"
+    exit_code = 130

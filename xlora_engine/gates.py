@@ -1,0 +1,42 @@
+"""From the scaling head's logits to scalings: temperature, softmax, top-k. Pure tensor functions."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from xlora_engine.config import XLoraConfig
+
+
+def gate(
+    logits: Float[Tensor, "batch seq layer expert"], config: XLoraConfig
+) -> Float[Tensor, "batch seq layer expert"]:
+    """Scalings of every expert, for each token and layer, as the configuration asks (arXiv:2402.07148).
+
+    Each token is gated by itself, over `expert` alone, so that scalings stay causal. Computed in
+    float32 at least, because they are few and everything hangs on them.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if config.enable_softmax_topk and config.top_k_lora is not None:
+        return softmax_over_top_k(logits / config.softmax_temperature, config.top_k_lora)
+    scalings = (logits / config.softmax_temperature).softmax(-1) if config.enable_softmax else logits
+    return scalings if config.top_k_lora is None else keep_top_k(scalings, config.top_k_lora)
+
+
+def keep_top_k(
+    scalings: Float[Tensor, "batch seq layer expert"], k: int
+) -> Float[Tensor, "batch seq layer expert"]:
+    """Each token's k largest scalings; the others become 0 and their share is lost, as in the paper."""
+    kept = scalings.topk(k, dim=-1)
+    return torch.zeros_like(scalings).scatter(-1, kept.indices, kept.values)
+
+
+def softmax_over_top_k(
+    logits: Float[Tensor, "batch seq layer expert"], k: int
+) -> Float[Tensor, "batch seq layer expert"]:
+    """Softmax over each token's k largest logits; the other experts get 0.
+
+    The original implementation normalised over batch, tokens and experts at once, which let later
+    tokens change earlier ones (huggingface/peft#2786).
+    """
+    kept = logits.topk(k, dim=-1)
+    return torch.zeros_like(logits).scatter(-1, kept.indices, kept.values.softmax(-1))

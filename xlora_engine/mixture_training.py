@@ -1,0 +1,143 @@
+"""Second stage of training a scaling head: the language-model loss, through the mixture pass alone."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from xlora_engine.chat import EncodedRow, collate
+from xlora_engine.errors import ConfigInvalid, TrainingStopped
+from xlora_engine.model import XLoraModel
+from xlora_engine.warm_start import BestState, RoutedRows, StageResult, StageStep, require_finite
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureTraining:
+    """Budget of the second stage."""
+
+    #: The most optimiser steps; 0 leaves this stage out.
+    steps: int = 6
+    #: Rows for each step, drawn from all domains in turn.
+    rows_per_step: int = 12
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.0
+    #: Gradients are scaled down to this norm at most.
+    gradient_norm: float = 1.0
+    #: Held-out loss is looked at this often, in steps.
+    evaluate_every: int = 6
+    #: Looks without a better held-out loss before training stops.
+    patience: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field, least in (("steps", 0), ("rows_per_step", 1), ("evaluate_every", 1), ("patience", 1)):
+            if getattr(self, field) < least:
+                raise ConfigInvalid(field, f"at least {least}", getattr(self, field))
+        for field in ("learning_rate", "gradient_norm"):
+            if not getattr(self, field) > 0:
+                raise ConfigInvalid(field, "above 0", getattr(self, field))
+
+
+def train_mixture(
+    model: XLoraModel,
+    encoded: Sequence[EncodedRow],
+    rows: RoutedRows,
+    settings: MixtureTraining,
+    *,
+    pad_id: int,
+    on_step: Callable[[StageStep], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> StageResult:
+    """Train the head (and the experts, where configured) on the loss of the answers' tokens.
+
+    Hidden states come from `rows`, so each step is one forward and backward through the mixture
+    pass. Stops early on held-out loss and restores
+    the best state.
+
+    Raises:
+        TrainingDiverged: a loss is not finite.
+        TrainingStopped: `stop` answered true.
+    """
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    optimiser = torch.optim.AdamW(
+        trained.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    draws = _draws(rows, settings)
+
+    def held_out_loss() -> float:
+        model.eval()  # the head's dropout would blur what is compared
+        with torch.no_grad():
+            batches = [rows.held_out[i : i + 16] for i in range(0, len(rows.held_out), 16)]
+            losses = [float(mixture_loss(model, encoded, rows, batch, pad_id=pad_id)) for batch in batches]
+        model.train()
+        total = sum(loss * len(batch) for loss, batch in zip(losses, batches, strict=True))
+        return total / len(rows.held_out)
+
+    if settings.steps == 0:
+        only = held_out_loss()
+        model.eval()
+        return StageResult(steps=0, first_held_out_loss=only, best_held_out_loss=only, best_step=0)
+    best = BestState(trained, held_out_loss())
+    step = 0
+    while step < settings.steps and best.age < settings.patience:
+        if stop():
+            raise TrainingStopped(f"mixture training was stopped after {step} steps")
+        step += 1
+        loss = mixture_loss(model, encoded, rows, next(draws), pad_id=pad_id)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), settings.gradient_norm)
+        optimiser.step()
+        looked = None
+        if step % settings.evaluate_every == 0 or step == settings.steps:
+            looked = held_out_loss()
+            best.offer(looked, step)
+        on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
+    model.eval()
+    return best.restore(step)
+
+
+def mixture_loss(
+    model: XLoraModel,
+    encoded: Sequence[EncodedRow],
+    rows: RoutedRows,
+    indices: Sequence[int],
+    *,
+    pad_id: int,
+) -> Float[Tensor, ""]:
+    """Mean loss (nats a token) of the answers of some rows, from their cached hidden states."""
+    batch = collate([encoded[index] for index in indices], pad_id=pad_id).to(model.device)
+    scalings = model.head(rows.hidden.left_padded(indices).to(model.device))
+    out = model.mixture_pass(
+        scalings,
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        labels=batch.labels[:, -batch.keep :],
+        logits_to_keep=batch.keep,
+        use_cache=False,
+    )
+    return cast("Tensor", out.loss)
+
+
+def _draws(rows: RoutedRows, settings: MixtureTraining) -> Iterator[list[int]]:
+    """Batches that hold every expert's rows in turn, each expert's rows shuffled anew when used up."""
+    generator = random.Random(settings.seed)  # noqa: S311 - a data order, not a secret
+    by_expert: dict[int, list[int]] = {}
+    for index in rows.train:
+        by_expert.setdefault(int(rows.experts[index]), []).append(index)
+    queues: dict[int, list[int]] = {expert: [] for expert in by_expert}
+    turn = 0
+    while True:
+        batch = []
+        for _ in range(settings.rows_per_step):
+            expert = sorted(by_expert)[turn % len(by_expert)]
+            turn += 1
+            if not queues[expert]:
+                queues[expert] = generator.sample(by_expert[expert], len(by_expert[expert]))
+            batch.append(queues[expert].pop())
+        yield batch

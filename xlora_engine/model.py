@@ -1,0 +1,346 @@
+"""The X-LoRA model: a base model, its experts and the scaling head, run in two passes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from xlora_engine.adapter_weights import Expert, LowRank, check_fits, read_expert
+from xlora_engine.cache import XLoraCache, require_xlora_cache
+from xlora_engine.config import XLoraConfig
+from xlora_engine.decoding import Decoder
+from xlora_engine.errors import BaseUnsupported, ConfigInvalid, EngineError
+from xlora_engine.head import ScalingHead
+from xlora_engine.layer import MixtureEmbedding, MixtureLayer, ScalingContext
+from xlora_engine.recomputation import Recomputation
+
+
+@dataclass
+class XLoraOutput(CausalLMOutputWithPast):
+    """A causal language model's output, and the scalings it was made with."""
+
+    #: `[batch seq layer expert]`; the layer axis has length 1 unless scalings are layerwise.
+    scalings: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Fixed:
+    """Scalings that stand in for the head's; None silences the experts."""
+
+    scalings: Tensor | None
+
+
+class XLoraModel(nn.Module):
+    """A mixture of LoRA experts, gated token by token and layer by layer (arXiv:2402.07148).
+
+    The *scaling pass* runs the base model, experts at a constant scaling (0: silent), and hands its
+    last hidden state, after the final norm, to the scaling head. The *mixture pass* runs it again
+    with the scalings the head gave. No gradient flows through the scaling pass.
+
+    The base model's target layers are replaced by `MixtureLayer`s that hold them untouched;
+    `unload()` puts them back.
+    """
+
+    def __init__(
+        self, base: PreTrainedModel, experts: Sequence[Expert], config: XLoraConfig, *, seed: int = 0
+    ) -> None:
+        """Wrap `base` in place; most callers want `from_adapters` or `from_pretrained`.
+
+        Raises:
+            ExpertMismatch: an expert does not fit the base model, which is then left as it was.
+            ConfigInvalid: the configuration contradicts the base model or the experts.
+            BaseUnsupported: the base model has no decoder below its language-model head.
+        """
+        super().__init__()
+        self.config = _resolve(config, base, experts)
+        self.experts = tuple(experts)
+        for expert in experts:
+            check_fits(expert, base)
+        self.context = ScalingContext()
+        self.base = base
+        base.requires_grad_(False)
+        base.eval()
+        self.layers = _wrap(base, self.experts, self.config, self.context)
+        self.head = ScalingHead(self.config, layer_count=len(self.layers), seed=seed).to(base.device)
+        self._fixed: _Fixed | None = None
+        self._recomputation: Recomputation | None = None
+        self._train_experts(self.config.use_trainable_adapters)
+        self.eval()
+
+    @classmethod
+    def from_adapters(
+        cls,
+        base_model: PreTrainedModel,
+        adapters: Mapping[str, str | Path],
+        config: XLoraConfig | None = None,
+        *,
+        seed: int = 0,
+    ) -> Self:
+        """A new scaling head over adapter folders, named in the order of the head's outputs."""
+        experts = [read_expert(Path(folder), name) for name, folder in adapters.items()]
+        return cls(base_model, experts, config or XLoraConfig(), seed=seed)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, base_model: PreTrainedModel, *, verify: bool = True) -> Self:
+        """The model `save_pretrained` wrote, on the same base model; `verify` asks it the stored probe."""
+        from xlora_engine.checkpoint import load_checkpoint
+
+        saved = load_checkpoint(Path(path))
+        model = cls(base_model, saved.experts, saved.config)
+        try:
+            saved.restore(model, verify=verify)
+        except EngineError:
+            model.unload()
+            raise
+        return model
+
+    def save_pretrained(self, path: str | Path) -> None:
+        """Write a self-contained folder: configuration, scaling head, experts, probe."""
+        from xlora_engine.checkpoint import save_checkpoint
+
+        save_checkpoint(self, Path(path))
+
+    # ------------------------------------------------------------------ the two passes
+
+    def scaling_pass(
+        self,
+        input_ids: Int[Tensor, "batch seq"] | None = None,
+        *,
+        inputs_embeds: Float[Tensor, "batch seq hidden"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "batch seq"] | None = None,
+        cache: Cache | None = None,
+    ) -> Float[Tensor, "batch seq hidden"]:
+        """Hidden states for the scaling head: the base model's last, experts at `scaling_pass_value`.
+
+        Never runs the language-model head, and keeps no gradient.
+        """
+        value = self.config.scaling_pass_value
+        constant = self.constant_scalings([value] * len(self.experts)) if value else None
+        with torch.no_grad(), self.context.using(constant):
+            out = self.base.get_decoder()(
+                input_ids=input_ids,
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                cache=cache,
+                use_cache=cache is not None,
+            )
+        hidden: Tensor = out.last_hidden_state
+        return hidden
+
+    def mixture_pass(
+        self, scalings: Float[Tensor, "#batch #seq layer expert"], **inputs: Any
+    ) -> CausalLMOutputWithPast:
+        """The base model's forward with the experts weighed by these scalings.
+
+        `inputs` are the base model's own. Scalings of shape `[1 1 1 expert]` weigh all tokens alike.
+        """
+        self._require_counted_logits(inputs.get("logits_to_keep"))
+        with self.context.using(scalings), self._recomputing(inputs):
+            out: CausalLMOutputWithPast = self.base(**inputs)
+        return out
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch seq"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "batch seq"] | None = None,
+        past_key_values: XLoraCache | None = None,
+        inputs_embeds: Float[Tensor, "batch seq hidden"] | None = None,
+        labels: Int[Tensor, "batch kept"] | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        cache: XLoraCache | None = None,
+        **kwargs: Any,
+    ) -> XLoraOutput:
+        """Both passes, as a causal language model of `transformers` is called.
+
+        `past_key_values` and `cache` are two names of one argument, as in `transformers`.
+
+        Raises:
+            CacheUnsupported: the cache cannot hold both passes.
+        """
+        given = cache if cache is not None else past_key_values
+        where = {"attention_mask": attention_mask, "position_ids": position_ids}
+        tokens = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        inputs = {**tokens, **where, "labels": labels, "logits_to_keep": logits_to_keep, **kwargs}
+        if self._fixed is not None:
+            return self._forward_fixed(self._fixed, **inputs, cache=given, use_cache=use_cache)
+        held = require_xlora_cache(given)
+        if held is None and use_cache:
+            held = self.new_cache()
+        scalings = self.head(self.scaling_pass(**tokens, **where, cache=held and held.scaling))
+        out = self.mixture_pass(scalings, **inputs, cache=held and held.mixture, use_cache=held is not None)
+        return XLoraOutput(
+            loss=out.loss,
+            logits=out.logits,
+            cache=held,
+            hidden_states=out.hidden_states,
+            attentions=out.attentions,
+            scalings=scalings,
+        )
+
+    # ------------------------------------------------------------------ use
+
+    def generate(self, inputs: Int[Tensor, "batch seq"] | None = None, **kwargs: Any) -> Any:
+        """Generate as any model of `transformers` does, with its cache; every argument works.
+
+        With fixed scalings there is one pass, and any cache of the base model's.
+        """
+        if self._fixed is not None:
+            with self.context.using(self._fixed.scalings):
+                return cast("GenerationMixin", self.base).generate(inputs, **kwargs)
+        if isinstance(kwargs.get("assistant_model"), XLoraModel):
+            kwargs["assistant_model"] = Decoder(kwargs["assistant_model"])
+        return Decoder(self).generate(inputs, **kwargs)
+
+    def new_cache(self) -> XLoraCache:
+        """An empty key-value cache for both passes."""
+        return XLoraCache.for_base(self.base.config)
+
+    def constant_scalings(self, values: Sequence[float]) -> Float[Tensor, "1 1 1 expert"]:
+        """The same scalings for every token and layer: one-hot is one adapter alone, 1/n the uniform mixture.
+
+        Raises:
+            ConfigInvalid: not one value for each expert.
+        """
+        if len(values) != len(self.experts):
+            raise ConfigInvalid("scalings", f"{len(self.experts)} values, one for each expert", list(values))
+        return torch.tensor(values, dtype=torch.float32, device=self.base.device).view(1, 1, 1, -1)
+
+    @contextmanager
+    def fixed_scalings(self, scalings: Float[Tensor, "#batch #seq layer expert"] | None) -> Iterator[None]:
+        """Inside, these scalings weigh the experts and the head is not asked; None silences the experts."""
+        before, self._fixed = self._fixed, _Fixed(scalings)
+        try:
+            yield
+        finally:
+            self._fixed = before
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """Inside, the model is exactly its base model."""
+        return self.fixed_scalings(None)
+
+    def train(self, mode: bool = True) -> Self:
+        """Only the scaling head trains; a dropout of the frozen base would blur its hidden states."""
+        super().train(mode)
+        self.base.eval()
+        return self
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
+        """Trade time for memory in training: blocks are computed again in the backward pass, exactly.
+
+        Raises:
+            ConfigInvalid: reentrant checkpointing was asked for.
+            BaseUnsupported: the base model has no blocks that can be recomputed.
+        """
+        self._recomputation = Recomputation(self.base, self.context, gradient_checkpointing_kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep activations again."""
+        self._recomputation = None
+
+    def unload(self) -> PreTrainedModel:
+        """Put the base model's own layers back and return it; this model is of no use afterwards."""
+        for path, layer in self.layers.items():
+            _replace(self.base, path, layer.base)
+        return self.base
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs must be."""
+        return self.base.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The base model's dtype, hence of experts and logits; the head is always float32."""
+        return self.base.dtype
+
+    def updates_of(self, expert: Expert) -> dict[str, LowRank]:
+        """An expert's updates as they are now: as read from disk, or as trained since."""
+        if not self.config.use_trainable_adapters:
+            return dict(expert.updates)
+        position = self.experts.index(expert)
+        updates = {}
+        for path, update in expert.updates.items():
+            A, B = self.layers[path].update_of(position)
+            updates[path] = replace(update, A=A.detach(), B=B.detach())
+        return updates
+
+    def _forward_fixed(self, fixed: "_Fixed", **inputs: Any) -> XLoraOutput:
+        with self.context.using(fixed.scalings):
+            out = self.base(**inputs)
+        return XLoraOutput(**out, scalings=fixed.scalings)
+
+    def _recomputing(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
+        filling = inputs.get("cache") is not None or inputs.get("use_cache")
+        if self._recomputation is None or not self.training or not torch.is_grad_enabled() or filling:
+            return nullcontext()  # a block that fills a cache would fill it twice
+        return self._recomputation.recomputing()
+
+    def _require_counted_logits(self, kept: int | Tensor | None) -> None:
+        if isinstance(kept, Tensor) and isinstance(self.base.get_output_embeddings(), MixtureLayer):
+            raise ConfigInvalid("logits_to_keep", "a number where an expert changes the output layer", kept)
+
+    def _train_experts(self, trains: bool) -> None:
+        for layer in self.layers.values():
+            layer.down.requires_grad_(trains)
+            layer.up.requires_grad_(trains)
+
+
+def _resolve(config: XLoraConfig, base: PreTrainedModel, experts: Sequence[Expert]) -> XLoraConfig:
+    """The configuration with what the base model and the experts decide filled in."""
+    if base.get_decoder() is base:
+        raise BaseUnsupported(
+            f"{type(base).__name__} has no decoder below a head; load it as a causal language model"
+        )
+    width = base.config.get_text_config(decoder=True).hidden_size
+    if config.hidden_size not in (0, width):
+        raise ConfigInvalid("hidden_size", f"{width}, the base model's", config.hidden_size)
+    names = tuple(expert.name for expert in experts)
+    if not names:
+        raise ConfigInvalid("adapters", "at least one expert", names)
+    if config.adapters not in ((), names):
+        raise ConfigInvalid("adapters", f"{names}, the experts given", config.adapters)
+    return replace(config, hidden_size=width, adapters=names)
+
+
+def _wrap(
+    base: PreTrainedModel, experts: Sequence[Expert], config: XLoraConfig, context: ScalingContext
+) -> dict[str, MixtureLayer]:
+    """Replace every layer that an expert touches; keys in module order, which numbers the layers."""
+    touched = [path for path, _ in base.named_modules() if any(path in e.updates for e in experts)]
+    layers: dict[str, MixtureLayer] = {}
+    for number, path in enumerate(touched):
+        updates = {i: e.updates[path] for i, e in enumerate(experts) if path in e.updates}
+        target = base.get_submodule(path)
+        kind = MixtureEmbedding if next(iter(updates.values())).is_embedding else MixtureLayer
+        layers[path] = kind(
+            target,
+            updates,
+            layer=number,
+            experts=len(experts),
+            context=context,
+            global_weight=config.global_scaling_weight,
+            dtype=base.dtype,
+            device=next(target.parameters(), torch.empty(0, device=base.device)).device,
+        )
+    for path, layer in layers.items():
+        _replace(base, path, layer)
+    return layers
+
+
+def _replace(base: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(base.get_submodule(parent), name, module)

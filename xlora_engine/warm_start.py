@@ -1,0 +1,190 @@
+"""First stage of training a scaling head: which domain does a token come from? No language-model pass.
+
+The paper trains the head on the language-model loss alone, from a random start. Which expert a token
+wants is mostly a matter of its domain, and that can be learnt from cached hidden states in seconds;
+mixture training then has little left to do.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
+from xlora_engine.head import ScalingHead
+from xlora_engine.hidden_states import HiddenStates
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """Budget of the first stage."""
+
+    #: The most optimiser steps; 0 leaves this stage out.
+    steps: int = 800
+    #: Tokens drawn for each step, from all rows alike.
+    tokens_per_step: int = 2048
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    #: Held-out loss is looked at this often, in steps.
+    evaluate_every: int = 40
+    #: Looks without a better held-out loss before training stops.
+    #: Many, because the right expert's scaling goes on rising after cross-entropy has stopped to fall.
+    patience: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field, least in (("steps", 0), ("tokens_per_step", 1), ("evaluate_every", 1), ("patience", 1)):
+            if getattr(self, field) < least:
+                raise ConfigInvalid(field, f"at least {least}", getattr(self, field))
+        if not self.learning_rate > 0:
+            raise ConfigInvalid("learning_rate", "above 0", self.learning_rate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStep:
+    """One step of a stage, for whoever records it."""
+
+    step: int
+    loss: float
+    #: Loss on held-out rows, where this step looked at it.
+    held_out_loss: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """How a stage ended; what was trained is left at its least held-out loss."""
+
+    steps: int
+    first_held_out_loss: float
+    best_held_out_loss: float
+    best_step: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RoutedRows:
+    """Rows with the expert each belongs to, the last of them held out."""
+
+    hidden: HiddenStates
+    #: Position of each row's expert.
+    experts: Int[Tensor, " row"]
+    train: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+
+def warm_start(
+    head: ScalingHead,
+    rows: RoutedRows,
+    settings: WarmStart,
+    *,
+    on_step: Callable[[StageStep], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> StageResult:
+    """Train the head to name each token's domain: cross-entropy of its logits against the row's expert.
+
+    The target is the same for every layer, so one layer's gate is learnt and repeated for all: as many
+    times cheaper as there are layers. Stops early on held-out loss and restores the best state.
+
+    Raises:
+        TrainingDiverged: a loss is not finite.
+        TrainingStopped: `stop` answered true.
+    """
+    device = next(head.parameters()).device
+    single = head.single(seed=settings.seed)
+    hidden, targets = _tokens(rows, rows.train)
+    held_hidden, held_targets = _tokens(rows, rows.held_out)
+    draw = torch.Generator().manual_seed(settings.seed)
+    optimiser = torch.optim.AdamW(
+        single.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+
+    def held_out_loss() -> float:
+        single.eval()
+        with torch.no_grad():
+            loss = float(routing_loss(single, held_hidden.to(device), held_targets.to(device)))
+        single.train()
+        return loss
+
+    best = BestState(dict(single.named_parameters()), held_out_loss())
+    step = 0
+    while step < settings.steps and best.age < settings.patience:
+        if stop():
+            raise TrainingStopped(f"the routing warm start was stopped after {step} steps")
+        step += 1
+        picked = torch.randint(len(targets), (settings.tokens_per_step,), generator=draw)
+        loss = routing_loss(single, hidden[picked].to(device), targets[picked].to(device))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        looked = None
+        if step % settings.evaluate_every == 0 or step == settings.steps:
+            looked = held_out_loss()
+            best.offer(looked, step)
+        on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
+    result = best.restore(step)
+    head.repeat(single)
+    return result
+
+
+def routing_loss(
+    head: ScalingHead, hidden: Float[Tensor, "token hidden"], experts: Int[Tensor, " token"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy (nats) of the head's logits against each token's expert, mean over tokens and layers."""
+    logits = head.logits(hidden.float()[None])[0]
+    return F.cross_entropy(logits.flatten(0, 1), experts.repeat_interleave(logits.shape[1]))
+
+
+class BestState:
+    """Keeps a copy of what is trained as it was at its least held-out loss."""
+
+    def __init__(self, trained: Mapping[str, Tensor], loss: float) -> None:
+        self.trained = trained
+        self.first = self.loss = loss
+        self.step = 0
+        #: Looks since the last improvement.
+        self.age = 0
+        self._state = self._copy()
+
+    def offer(self, loss: float, step: int) -> None:
+        """Keep the present state if its loss is the least yet."""
+        self.age += 1
+        if loss < self.loss:
+            self.loss, self.step, self.age = loss, step, 0
+            self._state = self._copy()
+
+    def restore(self, steps: int) -> StageResult:
+        """Put the best state back and tell how the stage went."""
+        with torch.no_grad():
+            for name, value in self._state.items():
+                self.trained[name].copy_(value)
+        return StageResult(
+            steps=steps,
+            first_held_out_loss=self.first,
+            best_held_out_loss=self.loss,
+            best_step=self.step,
+        )
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.trained.items()}
+
+
+def require_finite(loss: Tensor, step: int) -> float:
+    """The loss as a number.
+
+    Raises:
+        TrainingDiverged: it is NaN or infinite.
+    """
+    value = float(loss.detach())
+    if value != value or value in (float("inf"), float("-inf")):
+        raise TrainingDiverged(f"the loss of step {step} is {value}; lower the learning rate")
+    return value
+
+
+def _tokens(
+    rows: RoutedRows, indices: Sequence[int]
+) -> tuple[Float[Tensor, "token hidden"], Int[Tensor, " token"]]:
+    states = [rows.hidden.row(index) for index in indices]
+    lengths = torch.tensor([len(state) for state in states])
+    return torch.cat(states), rows.experts[list(indices)].repeat_interleave(lengths)
