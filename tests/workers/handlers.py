@@ -1,0 +1,90 @@
+"""What stands in for training in the tests of the job machinery: each function is a job's whole work."""
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from workers.context import JobContext
+from workers.errors import SpecInvalid
+
+#: where a real disk is always full
+_FULL_DEVICE = Path("/dev/full")
+
+
+def succeed(context: JobContext) -> Mapping[str, Any]:
+    """Measure something and end well."""
+    for step in (1, 2):
+        context.report("training", step, 2, loss=1.0 / step)
+        context.run.metrics({"train/loss": 1.0 / step}, step=step)
+    return {"adapter": "bio@1", "fence": context.fence}
+
+
+def wait_to_be_stopped(context: JobContext) -> Mapping[str, Any]:
+    """Say its process id, then go on until asked to end; what it has is saved first."""
+    (context.folder / "pid").write_text(str(os.getpid()))
+    context.report("waiting", 0, 1, pid=os.getpid())
+    while not context.stop_requested():
+        signal.sigtimedwait([], 0.02)
+    (context.folder / "checkpoint").write_text("saved")
+    context.raise_if_stopped()
+    return {}
+
+
+def outlast_the_lease(context: JobContext) -> Mapping[str, Any]:
+    """Work for longer than the lease that the test gives."""
+    threading.Event().wait(2.5)
+    return {}
+
+
+def ignore_everything(context: JobContext) -> Mapping[str, Any]:
+    """Never end by itself."""
+    (context.folder / "pid").write_text(str(os.getpid()))
+    context.report("ignoring", 0, 1)
+    threading.Event().wait()
+    return {}
+
+
+def die(context: JobContext) -> Mapping[str, Any]:
+    """End without a word."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
+
+
+def fill_the_disk(context: JobContext) -> Mapping[str, Any]:
+    """Write where there is no room."""
+    _FULL_DEVICE.write_bytes(b"x")
+    return {}
+
+
+def fill_the_disk_for_good(context: JobContext) -> Mapping[str, Any]:
+    """Leave no room for the result either."""
+    (context.folder / f"result-{context.fence}.partial").symlink_to(_FULL_DEVICE)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def refuse(context: JobContext) -> Mapping[str, Any]:
+    """Find the request wanting."""
+    raise SpecInvalid("rank", allowed="a whole number in 1..1024", value=0)
+
+
+def fail(context: JobContext) -> Mapping[str, Any]:
+    """Fail as code fails."""
+    raise ZeroDivisionError("division by zero in step 3")
+
+
+def print_and_read(context: JobContext) -> Mapping[str, Any]:
+    """Use standard streams as a careless library does."""
+    sys.stdout.write("printed by a library\n")
+    sys.stdout.flush()
+    os.write(1, b"written to descriptor 1\n")
+    return {"read": sys.stdin.read()}
+
+
+def look_around(context: JobContext) -> Mapping[str, Any]:
+    """Tell what it was started with."""
+    return {"environ": dict(os.environ), "path": sys.path, "arguments": sys.argv}

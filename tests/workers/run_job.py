@@ -1,0 +1,20 @@
+"""A process that runs one job as a command does: HOME, DATABASE, JOB and HANDLER are its arguments."""
+
+import sys
+from pathlib import Path
+
+from registry.service import Registry
+from registry.settings import Settings
+from workers.runner import run_here
+from workers.shipping import NO_TRACKING
+
+home, database, job_id, handler = sys.argv[1:]
+settings = Settings(
+    home=Path(home),
+    database_url=database,
+    artifact_root=f"{home}/artifacts",
+    mlflow_tracking_uri=NO_TRACKING,
+)
+with Registry.open(settings) as registry:
+    ended = run_here(registry, int(job_id), handlers={"train": f"tests.workers.handlers:{handler}"})
+sys.exit({"succeeded": 0, "cancelled": 130}.get(ended.state, 7))

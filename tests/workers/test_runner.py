@@ -1,0 +1,238 @@
+"""Jobs in real child processes: however parent, child or disk end, the row says so and nothing is left."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from registry.entities import Job
+from registry.errors import LeaseLost
+from registry.service import Registry
+from registry.settings import Settings
+from workers.errors import JobNotClaimable
+from workers.owner import is_dead
+from workers.runner import job_folder, run_here, submit
+from workers.specs import EvalSpec, TrainSpec
+from workers.spool import read_lines
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def handler(name: str) -> dict[str, str]:
+    return {"train": f"tests.workers.handlers:{name}"}
+
+
+def is_gone(pid: int) -> bool:
+    """Ended; a zombie waits only for its parent to notice."""
+    stat = Path(f"/proc/{pid}/stat")
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def wait_until_gone(pid: int, *, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_gone(pid):
+        assert time.monotonic() < deadline, f"process {pid} still runs after {timeout_s} s"
+        time.sleep(0.02)
+
+
+def wait_for_file(path: Path) -> str:
+    deadline = time.monotonic() + 30
+    while not (path.exists() and path.read_text()):
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+    return path.read_text()
+
+
+def start_elsewhere(settings: Settings, job: Job, name: str) -> "subprocess.Popen[bytes]":
+    arguments = [str(settings.home), settings.database_url, str(job.id), name]
+    return subprocess.Popen([sys.executable, "-m", "tests.workers.run_job", *arguments], cwd=ROOT)
+
+
+def test_a_job_succeeds_and_its_progress_is_seen(registry: Registry, job: Job) -> None:
+    seen: list[Mapping[str, Any]] = []
+    ended = run_here(registry, job.id, on_progress=seen.append, handlers=handler("succeed"))
+    assert (ended.state, ended.reason, ended.attempt) == ("succeeded", "ok", 1)
+    assert ended.outcome == {"adapter": "bio@1", "fence": 1}
+    assert [(said["phase"], said["step"], said["loss"]) for said in seen] == [
+        ("training", 1, 1.0),
+        ("training", 2, 0.5),
+    ]
+    actions = [line.record["action"] for line in read_lines(job_folder(registry, job.id), offset=0)]
+    assert actions == ["spool", "begin", "metrics", "metrics", "end"]
+
+
+def test_ctrl_c_cancels_the_job_and_keeps_its_checkpoint(
+    registry: Registry, settings: Settings, job: Job
+) -> None:
+    parent = start_elsewhere(settings, job, "wait_to_be_stopped")
+    pid = int(wait_for_file(job_folder(registry, job.id) / "pid"))
+    parent.send_signal(signal.SIGINT)
+    assert parent.wait(timeout=20) == 130
+    ended = registry.jobs.get(job.id)
+    assert (ended.state, ended.reason) == ("cancelled", "cancelled")
+    assert (job_folder(registry, job.id) / "checkpoint").read_text() == "saved"
+    assert is_gone(pid)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_trainer(
+    registry: Registry, settings: Settings, job: Job
+) -> None:
+    parent = start_elsewhere(settings, job, "ignore_everything")
+    pid = int(wait_for_file(job_folder(registry, job.id) / "pid"))
+    parent.send_signal(signal.SIGINT)
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=20) == 130
+    assert registry.jobs.get(job.id).state == "cancelled"
+    assert is_gone(pid)
+
+
+def test_a_killed_parent_leaves_no_trainer_and_its_job_can_be_taken_over_at_once(
+    registry: Registry, settings: Settings, job: Job
+) -> None:
+    parent = start_elsewhere(settings, job, "wait_to_be_stopped")
+    pid = int(wait_for_file(job_folder(registry, job.id) / "pid"))
+    assert not is_dead(registry.jobs.get(job.id).owner)
+    parent.kill()
+    parent.wait()
+    wait_until_gone(pid, timeout_s=2)
+    ended = run_here(registry, job.id, handlers=handler("succeed"))
+    assert (ended.state, ended.attempt, ended.outcome["fence"]) == ("succeeded", 2, 2)
+
+
+def test_a_job_that_kills_its_process_fails_with_a_reason(registry: Registry, job: Job) -> None:
+    ended = run_here(registry, job.id, handlers=handler("die"))
+    assert (ended.state, ended.reason) == ("failed", "error")
+    assert ended.message == "the trainer ended with SIGKILL and left no result"
+    *_, last = read_lines(job_folder(registry, job.id), offset=0)
+    assert (last.record["action"], last.record["status"]) == ("end", "FAILED")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "message"),
+    [
+        ("fill_the_disk", "disk_full", "OSError: [Errno 28] No space left on device"),
+        ("fill_the_disk_for_good", "disk_full", "OSError: [Errno 28] No space left on device"),
+        ("refuse", "bad_input", "[ZOO-E401] rank must be a whole number in 1..1024, got 0"),
+        ("fail", "error", "ZeroDivisionError: division by zero in step 3"),
+        ("nowhere", "error", "AttributeError: module 'tests.workers.handlers' has no attribute 'nowhere'"),
+    ],
+)
+def test_what_a_job_raises_becomes_its_reason(
+    registry: Registry, job: Job, name: str, reason: str, message: str
+) -> None:
+    ended = run_here(registry, job.id, handlers=handler(name))
+    assert (ended.state, ended.reason, ended.message) == ("failed", reason, message)
+    assert ended.log_path is not None
+    assert "Traceback" in Path(ended.log_path).read_text()
+
+
+def test_a_cancel_from_elsewhere_reaches_the_trainer(registry: Registry, job: Job) -> None:
+    def cancel(said: Mapping[str, Any]) -> None:
+        registry.jobs.request_cancel(job.id)
+
+    ended = run_here(registry, job.id, on_progress=cancel, handlers=handler("wait_to_be_stopped"), lease_s=3)
+    assert (ended.state, ended.message) == ("cancelled", "[ZOO-E414] the job was asked to end")
+    assert (job_folder(registry, job.id) / "checkpoint").exists()
+
+
+def test_a_job_past_its_deadline_is_asked_to_end_and_fails(registry: Registry, job: Job) -> None:
+    ended = run_here(registry, job.id, handlers=handler("wait_to_be_stopped"), deadline_s=0.5)
+    assert (ended.state, ended.reason) == ("failed", "deadline")
+
+
+def test_a_lease_taken_by_another_ends_the_trainer_and_changes_nothing(registry: Registry, job: Job) -> None:
+    def steal(said: Mapping[str, Any]) -> None:
+        registry.jobs.expire(job.id, fence=1)
+        registry.jobs.claim(job.id, owner="thief", lease_s=60)
+
+    with pytest.raises(LeaseLost):
+        run_here(registry, job.id, on_progress=steal, handlers=handler("ignore_everything"), lease_s=3)
+    wait_until_gone(int((job_folder(registry, job.id) / "pid").read_text()), timeout_s=2)
+    stolen = registry.jobs.get(job.id)
+    assert (stolen.state, stolen.owner, stolen.fence) == ("running", "thief", 2)
+
+
+def test_a_display_that_blocks_does_not_cost_the_lease(registry: Registry, job: Job) -> None:
+    lease_s = 1.5
+    ended = run_here(
+        registry,
+        job.id,
+        on_progress=lambda _: time.sleep(lease_s * 0.8),
+        handlers=handler("succeed"),
+        lease_s=lease_s,
+    )
+    assert (ended.state, ended.attempt) == ("succeeded", 1)
+
+
+def test_a_job_longer_than_its_lease_keeps_it(registry: Registry, job: Job) -> None:
+    # Shorter than the job, longer than a busy machine leaves a beat waiting.
+    ended = run_here(registry, job.id, handlers=handler("outlast_the_lease"), lease_s=1.5)
+    assert (ended.state, ended.attempt, ended.message) == ("succeeded", 1, None)
+
+
+def test_a_fault_of_the_supervisor_gives_the_job_back_unspent(registry: Registry, job: Job) -> None:
+    def break_down(said: Mapping[str, Any]) -> None:
+        raise BrokenPipeError("the terminal is gone")
+
+    with pytest.raises(BrokenPipeError):
+        run_here(registry, job.id, on_progress=break_down, handlers=handler("ignore_everything"))
+    wait_until_gone(int((job_folder(registry, job.id) / "pid").read_text()), timeout_s=2)
+    given_back = registry.jobs.get(job.id)
+    assert (given_back.state, given_back.attempt) == ("queued", 0)
+
+
+def test_what_a_library_prints_goes_to_the_log_and_it_can_read_nothing(registry: Registry, job: Job) -> None:
+    ended = run_here(registry, job.id, handlers=handler("print_and_read"))
+    assert ended.outcome == {"read": ""}
+    assert ended.log_path is not None
+    log = Path(ended.log_path).read_text()
+    assert "printed by a library" in log
+    assert "written to descriptor 1" in log
+
+
+def test_a_trainer_gets_no_secrets_and_no_network_of_models(
+    registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "ZOO_DATABASE_URL", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("ZOO_THREADS", "3")
+    started_with = run_here(registry, job.id, handlers=handler("look_around")).outcome
+    environ = started_with["environ"]
+    assert "secret" not in environ.values()
+    assert (environ["HF_HUB_OFFLINE"], environ["OMP_NUM_THREADS"]) == ("1", "3")
+    assert "" not in started_with["path"]
+    assert started_with["arguments"][1:] == []
+
+
+def test_a_job_that_runs_or_has_ended_is_not_started_again(registry: Registry, job: Job) -> None:
+    registry.jobs.claim(job.id, owner="somebody/else", lease_s=60)
+    with pytest.raises(JobNotClaimable, match=f"job {job.id} is running"):
+        run_here(registry, job.id)
+    registry.jobs.finish(job.id, fence=1, state="succeeded", reason="ok")
+    with pytest.raises(JobNotClaimable, match=f"job {job.id} is succeeded"):
+        run_here(registry, job.id)
+
+
+def test_an_equal_request_gives_the_job_of_before(registry: Registry) -> None:
+    spec = TrainSpec(name="bio", base="pico", train_dataset="bio.train@1")
+    first = submit(registry, spec)
+    assert submit(registry, spec).id == first.id
+    assert submit(registry, spec, force=True).id != first.id
+    other = EvalSpec(subjects=("base:pico",), datasets={"bio": "bio.eval@1"})
+    assert submit(registry, other).id not in (first.id, first.id + 1)
+
+
+def test_a_cancelled_request_is_queued_again_when_it_is_made_again(registry: Registry) -> None:
+    spec = TrainSpec(name="bio", base="pico", train_dataset="bio.train@1")
+    first = submit(registry, spec)
+    registry.jobs.request_cancel(first.id)
+    again = submit(registry, spec)
+    assert (again.id, again.state) == (first.id, "queued")

@@ -1,0 +1,1 @@
+"""What happens: jobs in child processes, tracking, and the commands that start them."""

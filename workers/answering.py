@@ -1,0 +1,169 @@
+"""Whatever can answer (a base model, an adapter, a composition), loaded from the registry by reference.
+
+Adapters of one base model share it: they are the experts of one X-LoRA model, asked one at a time.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from registry.entities import AdapterVersion, BaseModel, CompositionVersion
+from registry.errors import BaseNotFound, CompositionNotFound
+from registry.service import Registry
+from xlora_engine.answer_scores import AnswerScores, score_answers
+from xlora_engine.base_model import compute_dtype, default_device, load_base, load_tokenizer
+from xlora_engine.chat import ChatTokenizer, EncodedRow
+from xlora_engine.model import XLoraModel
+
+Record = BaseModel | AdapterVersion | CompositionVersion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answerer:
+    """One subject, ready to be asked. `subject` is as evaluations name it, e.g. `adapter:bio@3`."""
+
+    subject: str
+    model: Any
+    tokenizer: ChatTokenizer
+    #: Makes `model` this subject for the calls inside.
+    as_subject: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs must be."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens the base model was made for."""
+        base = self.model.base if isinstance(self.model, XLoraModel) else self.model
+        return int(base.config.get_text_config(decoder=True).max_position_embeddings)
+
+    def score(self, rows: Sequence[EncodedRow], *, tokens_per_batch: int) -> AnswerScores:
+        """Loss and exact match of this subject's answers."""
+        return score_answers(
+            self.logits,
+            self.generate,
+            self.tokenizer,
+            rows,
+            tokens_per_batch=tokens_per_batch,
+            device=self.device,
+        )
+
+    @torch.no_grad()
+    def logits(
+        self,
+        input_ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"],
+        position_ids: Int[Tensor, "batch seq"],
+        logits_to_keep: int,
+    ) -> Float[Tensor, "batch kept vocabulary"]:
+        """Logits of the last positions."""
+        with self.as_subject():
+            logits: Tensor = self.model(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                logits_to_keep=logits_to_keep,
+                use_cache=False,
+            ).logits
+        return logits
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Int[Tensor, "batch seq"],
+        attention_mask: Int[Tensor, "batch seq"],
+        max_new_tokens: int,
+        **options: Any,
+    ) -> Int[Tensor, "batch longer"]:
+        """Prompts with what follows them; greedy unless the options say otherwise."""
+        with self.as_subject():
+            generated: Tensor = self.model.generate(
+                input_ids,
+                attention_mask=attention_mask,
+                max_new_tokens=max_new_tokens,
+                **{"do_sample": False, **options},
+            )
+        return generated
+
+
+def find(registry: Registry, reference: str) -> Record:
+    """What a name stands for: a composition, else an adapter, else a base model.
+
+    `composition:`, `adapter:` or `base:` before the name looks in one place only.
+
+    Raises:
+        NotFound: nothing is called so.
+    """
+    kind, separator, name = reference.partition(":")
+    lookups: dict[str, Callable[[str], Record]] = {
+        "composition": registry.composition,
+        "adapter": registry.adapter,
+        "base": registry.base,
+    }
+    if separator and kind in lookups:
+        return lookups[kind](name)
+    for lookup in (registry.composition, registry.base):
+        try:
+            return lookup(reference)
+        except (CompositionNotFound, BaseNotFound):
+            continue
+    return registry.adapter(reference)
+
+
+def subject_of(record: Record) -> str:
+    """As evaluations name it."""
+    kinds = {CompositionVersion: "composition", AdapterVersion: "adapter", BaseModel: "base"}
+    return f"{kinds[type(record)]}:{record.reference}"
+
+
+def load_answerers(registry: Registry, references: Sequence[str]) -> Iterator[Answerer]:
+    """Load subjects one base model after another, its adapters together."""
+    records = [find(registry, reference) for reference in references]
+    by_base: dict[str, list[Record]] = {}
+    for record in records:
+        digest = record.digest if isinstance(record, BaseModel) else record.base_digest
+        by_base.setdefault(digest, []).append(record)
+    for digest, sharing in by_base.items():
+        yield from _load_on(registry, registry.base(digest), sharing)
+
+
+def _load_on(registry: Registry, base: BaseModel, records: Sequence[Record]) -> Iterator[Answerer]:
+    folder = registry.materialise(base)
+    tokenizer = load_tokenizer(folder)
+    device = default_device()
+    model = load_base(folder, dtype=compute_dtype(device), device=device)
+    if any(isinstance(record, BaseModel) for record in records):
+        yield Answerer(subject=subject_of(base), model=model, tokenizer=tokenizer)
+    adapters = [record for record in records if isinstance(record, AdapterVersion)]
+    if adapters:
+        mixture = XLoraModel.from_adapters(
+            model, {f"{a.name}.{a.version}": registry.materialise(a) for a in adapters}
+        )
+        for place, adapter in enumerate(adapters):
+            one_hot = mixture.constant_scalings([float(i == place) for i in range(len(adapters))])
+            yield Answerer(
+                subject=subject_of(adapter),
+                model=mixture,
+                tokenizer=tokenizer,
+                as_subject=partial(mixture.fixed_scalings, one_hot),
+            )
+        mixture.unload()
+    for record in records:
+        if isinstance(record, CompositionVersion):
+            composed = XLoraModel.from_pretrained(registry.materialise(record), model)
+            yield Answerer(subject=subject_of(record), model=composed, tokenizer=tokenizer)
+            composed.unload()
+
+
+def answerer_of(registry: Registry, reference: str) -> Answerer:
+    """Load one subject."""
+    return next(load_answerers(registry, [reference]))

@@ -1,0 +1,1 @@
+"""The `zoo` commands that make something: register, train, eval, compose, generate."""

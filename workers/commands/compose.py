@@ -1,0 +1,103 @@
+"""`zoo compose`: several adapters into one X-LoRA model, with a report of whether it was worth it."""
+
+import json
+from typing import Any
+
+import click
+
+from registry.presentation import Output, output_options
+from workers.commands.running import detach_option, force_option, run_job
+
+
+@click.command()
+@click.option(
+    "--adapters", required=True, help="Adapters to compose, by commas, in the order of the experts."
+)
+@click.option("--name", required=True, help="Name of the composition; a taken name gets its next version.")
+@click.option("--data", multiple=True, help="domain=DATASET to train on; the adapters' own if left out.")
+@click.option(
+    "--eval-data", multiple=True, help="domain=DATASET to report on; the adapters' own if left out."
+)
+@click.option("--mixed", multiple=True, help="Held-out dataset whose questions join several domains.")
+@click.option("--head", default="{}", help="Scaling head as JSON fields of XLoraConfig.")
+@click.option("--warm-start-steps", type=int, help="Budget of the routing warm start.")
+@click.option("--mixture-steps", type=int, help="Budget of mixture training.")
+@click.option("--samples-per-domain", type=int, help="Training rows drawn from each domain.")
+@click.option("--eval-rows", type=int, help="Rows of each held-out dataset in the report.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides initial values and samples.")
+@click.option("--dry-run", is_flag=True, help="Check and show the plan; train nothing.")
+@detach_option
+@force_option
+@output_options
+def command(
+    adapters: str,
+    name: str,
+    data: tuple[str, ...],
+    eval_data: tuple[str, ...],
+    mixed: tuple[str, ...],
+    head: str,
+    dry_run: bool,
+    detach: bool,
+    force: bool,
+    output: Output,
+    **budget: Any,
+) -> None:
+    """Train a scaling head over ADAPTERS, prove it is worth it, register the composition.
+
+    Example: zoo compose --adapters bio,protein,materials --name science
+    """
+    from workers.commands.opening import open_registry
+    from workers.composition_plan import Request, make_plan, require_compatible
+
+    with open_registry() as registry:
+        request = Request(
+            name=name,
+            adapters=tuple(adapters.split(",")),
+            data=_pairs("--data", data),
+            eval_data=_pairs("--eval-data", eval_data),
+            mixed=mixed,
+            head=_json_object(head),
+            budget={key: value for key, value in budget.items() if value is not None},
+        )
+        plan = make_plan(registry, request)
+        if dry_run or output.is_human:
+            output.table(plan.verdict_rows(), to_stderr=not dry_run)
+        require_compatible(plan)
+        if dry_run:
+            return
+        job = run_job(registry, plan.spec(), output=output, detach=detach, force=force)
+        if job is not None:
+            _show(registry, job, output)
+
+
+def _show(registry: Any, job: Any, output: Output) -> None:
+    from workers.score_table import score_rows, verdict_lines
+
+    composition = registry.composition(job.outcome["composition"])
+    if output.is_human:
+        output.table(score_rows(composition.report))
+        for line in verdict_lines(composition.report):
+            click.echo(line)
+        output.hint(f"pictures: {job.outcome['pictures']}")
+    else:
+        output.emit_made(composition.reference, {**job.outcome, "report": composition.report})
+
+
+def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for pair in given:
+        domain, separator, reference = pair.partition("=")
+        if not separator or not domain or not reference:
+            raise click.BadParameter(f"expected domain=DATASET, got {pair!r}", param_hint=option)
+        pairs[domain] = reference
+    return pairs
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"not JSON: {error}", param_hint="--head") from error
+    if not isinstance(value, dict):
+        raise click.BadParameter("expected a JSON object", param_hint="--head")
+    return value

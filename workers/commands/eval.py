@@ -1,0 +1,68 @@
+"""`zoo eval`: scores of adapters, base models and compositions on datasets."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.presentation import Output, output_options
+from workers.commands.running import detach_option, force_option, run_job
+
+if TYPE_CHECKING:
+    from registry.service import Registry
+
+
+@click.command()
+@click.argument("subjects", nargs=-1, required=True)
+@click.option(
+    "--data", multiple=True, required=True, help="Dataset or JSONL file; task=DATASET names the task."
+)
+@click.option("--limit", type=int, help="Rows of each dataset to use; all if left out.")
+@click.option("--batch-tokens", type=int, default=1024, show_default=True, help="Tokens in one forward.")
+@detach_option
+@force_option
+@output_options
+def command(
+    subjects: tuple[str, ...],
+    data: tuple[str, ...],
+    limit: int | None,
+    batch_tokens: int,
+    detach: bool,
+    force: bool,
+    output: Output,
+) -> None:
+    """Score SUBJECTS on held-out data; the scores land on their records.
+
+    Example: zoo eval bio protein --data bio.eval
+    """
+    from workers.answering import find, subject_of
+    from workers.commands.opening import open_registry
+    from workers.specs import EvalSpec
+
+    with open_registry() as registry:
+        spec = EvalSpec(
+            subjects=tuple(subject_of(find(registry, subject)) for subject in subjects),
+            datasets=_tasks(registry, data),
+            limit=limit,
+            batch_tokens=batch_tokens,
+        )
+        job = run_job(registry, spec, output=output, detach=detach, force=force)
+    if job is not None:
+        output.emit(
+            [
+                {"subject": subject, "task": task, **score}
+                for subject, by_task in job.outcome["scores"].items()
+                for task, score in by_task.items()
+            ],
+            key="subject",
+        )
+
+
+def _tasks(registry: "Registry", data: tuple[str, ...]) -> dict[str, str]:
+    from workers.commands.datasets import dataset_reference
+
+    tasks = {}
+    for given in data:
+        name, separator, reference = given.partition("=")
+        dataset = dataset_reference(registry, reference if separator else given)
+        tasks[name if separator else dataset.domain or dataset.name] = dataset.reference
+    return tasks

@@ -1,0 +1,118 @@
+"""`zoo register`: put a base model, an adapter or a dataset on record."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from registry.presentation import Output, output_options
+
+_FILE = click.Path(exists=True, path_type=Path)
+
+
+@click.group(name="register")
+def command() -> None:
+    """Put a base model, an adapter or a dataset on record; its files are copied and digested."""
+
+
+@command.command()
+@click.argument("path", type=_FILE)
+@click.option("--name", required=True, help="What the base model is called here.")
+@click.option("--source", help="Where it is from: a hub id, say; the path if left out.")
+@click.option("--revision", help="Revision at the source.")
+@click.option("--licence", help="Its licence.")
+@output_options
+def base(
+    path: Path, name: str, source: str | None, revision: str | None, licence: str | None, output: Output
+) -> None:
+    """Register the base model at PATH: a folder of transformers, or a .gguf file, which is converted.
+
+    Example: zoo register base ./SmolLM2-135M-Instruct.gguf --name smollm2
+    """
+    from workers.commands.opening import open_registry
+
+    facts: dict[str, Any] = {
+        "name": name,
+        "source": source or path.name,
+        "revision": revision,
+        "licence": licence,
+    }
+    with open_registry() as registry:
+        if path.suffix == ".gguf":
+            output.hint("converting to safetensors, once; this takes half a minute")
+            record = _register_gguf(registry, path, facts)
+        else:
+            record = registry.register_base(path, **facts)
+        output.emit_made(record.reference, {"base": record.name, "digest": record.digest})
+
+
+@command.command()
+@click.argument("folder", type=_FILE)
+@click.option("--name", required=True, help="Name of the adapter; a taken name gets its next version.")
+@click.option("--base", help="Base model, where the adapter's own configuration does not tell.")
+@click.option("--domain", "domains", multiple=True, help="What the adapter is for.")
+@click.option("--tag", "tags", multiple=True, help="A word to find it by.")
+@click.option("--licence", help="Its licence.")
+@click.option("--description", default="", help="What others should know.")
+@output_options
+def adapter(folder: Path, output: Output, **facts: Any) -> None:
+    """Register the LoRA adapter in FOLDER; base, rank, modules and size are read from its files.
+
+    Example: zoo register adapter ./my-bio-lora --name bio --domain biology
+    """
+    from workers.commands.opening import open_registry
+
+    with open_registry() as registry:
+        record = registry.register_adapter(folder, **facts)
+        for warning in record.warnings:
+            output.hint(f"note: {warning}")
+        output.emit_made(
+            record.reference,
+            {
+                "adapter": record.reference,
+                "base": record.base_name,
+                "rank": record.rank,
+                "alpha": record.alpha,
+                "target_modules": list(record.target_modules),
+                "modules": len(record.modules),
+                "size_bytes": record.size_bytes,
+                "weights_digest": record.weights_digest,
+            },
+        )
+
+
+@command.command()
+@click.argument("file", type=_FILE)
+@click.option("--name", help="Name of the dataset; `bio.train` for bio.train.jsonl if left out.")
+@click.option("--domain", help="What it is about; from the file's name if left out.")
+@click.option("--split", type=click.Choice(["train", "eval"]), help="From the file's name if left out.")
+@click.option("--licence", help="Its licence.")
+@output_options
+def dataset(
+    file: Path, name: str | None, domain: str | None, split: str | None, licence: str | None, output: Output
+) -> None:
+    """Register the chat JSONL in FILE, every row checked.
+
+    Example: zoo register dataset bio.train.jsonl
+    """
+    from workers.commands.opening import open_registry
+
+    with open_registry() as registry:
+        record = registry.register_dataset(file, name=name, domain=domain, split=split, licence=licence)
+        output.emit_made(
+            record.reference, {"dataset": record.reference, "rows": record.rows, "digest": record.digest}
+        )
+
+
+def _register_gguf(registry: Any, gguf: Path, facts: dict[str, Any]) -> Any:
+    from transformers.utils import logging as transformers_logging
+
+    from xlora_engine.base_model import convert_gguf
+
+    transformers_logging.disable_progress_bar()  # they count tensors; the vocabulary takes the time
+
+    with tempfile.TemporaryDirectory(dir=registry.settings.home, prefix=".convert-") as scratch:
+        folder = Path(scratch) / "base"
+        convert_gguf(gguf, folder)
+        return registry.register_base(folder, **facts)

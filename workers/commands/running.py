@@ -1,0 +1,115 @@
+"""Submit a job and, unless it is to wait for a worker, run it here under a progress bar."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import click
+
+from registry.entities import Job
+from registry.presentation import Output
+from registry.service import Registry
+from workers.errors import JobCancelled, JobFailed
+from workers.runner import run_here, submit
+from workers.specs import Spec
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+detach_option = click.option(
+    "--detach", is_flag=True, help="Leave the job queued for a worker instead of running it here."
+)
+force_option = click.option(
+    "--force", is_flag=True, help="Run it again, even where an equal job has succeeded."
+)
+
+
+def run_job(registry: Registry, spec: Spec, *, output: Output, detach: bool, force: bool) -> Job | None:
+    """The job that answers this spec, ended well: an equal one of before, or one run now; None if it waits.
+
+    Raises:
+        JobFailed: it ended without a result.
+        JobCancelled: somebody, Ctrl-C perhaps, asked it to end.
+    """
+    job = submit(registry, spec, force=force)
+    if job.state == "succeeded":
+        output.hint(f"job {job.id} did just this before; --force runs it again")
+        return job
+    if detach:
+        output.emit_id(job.id, human=_queued(job))
+        return None
+
+    def on_event(kind: str, known: Mapping[str, Any]) -> None:
+        output.hint(f"note: {kind.replace('_', ' ')}: {known.get('reason', '')}")
+
+    with _progress_shown(output) as on_progress:
+        ended = run_here(registry, job.id, on_progress=on_progress, on_event=on_event)
+    return require_success(ended)
+
+
+def require_success(job: Job) -> Job:
+    """The job, if it succeeded.
+
+    Raises:
+        JobFailed, JobCancelled: it did not.
+    """
+    if job.state == "cancelled":
+        raise JobCancelled(job.id, message=job.message or "no message")
+    if job.state != "succeeded":
+        raise JobFailed(job.id, reason=job.reason or "unknown", message=job.message or "no message")
+    return job
+
+
+def _queued(job: Job) -> str:
+    return (
+        f"queued as #{job.id} on {job.queue}\n"
+        f"  show    zoo jobs show {job.id}\n"
+        f"  logs    zoo jobs logs {job.id} -f\n"
+        f"  cancel  zoo jobs cancel {job.id}"
+    )
+
+
+def _progress_shown(output: Output) -> AbstractContextManager[Progress]:
+    """Draws on stderr: a bar on a terminal, a line for each phase elsewhere, nothing where quiet."""
+    if output.is_quiet:
+        return nullcontext(lambda _: None)
+    return _bars() if sys.stderr.isatty() else nullcontext(_phase_lines())
+
+
+def _phase_lines() -> Callable[[Mapping[str, Any]], None]:
+    seen: set[str] = set()
+
+    def show(progress: Mapping[str, Any]) -> None:
+        phase = str(progress.get("phase", ""))
+        if phase and phase not in seen:
+            seen.add(phase)
+            click.echo(f"  {phase}", err=True)
+
+    return show
+
+
+@contextmanager
+def _bars() -> Iterator[Progress]:
+    """One bar for each phase; the cursor comes back however the job ends."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    tasks: dict[str, bars.TaskID] = {}
+    with bars.Progress(
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[loss]}"),
+        bars.TimeElapsedColumn(),
+        console=Console(stderr=True),
+    ) as drawn:
+
+        def show(said: Mapping[str, Any]) -> None:
+            phase = str(said.get("phase", ""))
+            if phase not in tasks:
+                tasks[phase] = drawn.add_task(phase, total=said.get("total"), loss="")
+            loss = said.get("loss")
+            shown = "" if loss is None else f"loss {loss:.3f}"
+            drawn.update(tasks[phase], completed=said.get("step", 0), loss=shown)
+
+        yield show

@@ -1,0 +1,85 @@
+"""`zoo train`: one adapter from one dataset."""
+
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from registry.presentation import Output, output_options
+from workers.commands.running import detach_option, force_option, run_job
+
+#: Options of `zoo train` that are fields of its spec: option -> (type, help).
+TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
+    "rank": (int, "Rank of the updates."),
+    "alpha": (float, "Updates are scaled by alpha / rank."),
+    "dropout": (float, "Dropout before the updates, while training."),
+    "learning-rate": (float, "Peak learning rate, after the warm-up."),
+    "steps": (int, "Optimiser steps."),
+    "batch-rows": (int, "Rows in each step."),
+    "warmup-steps": (int, "Steps over which the learning rate rises."),
+    "weight-decay": (float, "AdamW's weight decay."),
+    "seed": (int, "Decides initial values and data order."),
+    "max-tokens": (int, "Rows longer than this are refused."),
+    "checkpoint-every-s": (float, "Seconds between checkpoints."),
+}
+
+
+def _training_options(command: Any) -> Any:
+    from workers.specs import TrainSpec
+
+    defaults = {field.name: field.default for field in fields(TrainSpec)}
+    for name, (kind, text) in reversed(TRAINING_OPTIONS.items()):
+        default = defaults[name.replace("-", "_")]
+        command = click.option(f"--{name}", type=kind, default=default, show_default=True, help=text)(command)
+    return command
+
+
+@click.command()
+@click.option("--name", required=True, help="Name of the adapter; a taken name gets its next version.")
+@click.option("--base", required=True, help="Base model: a name of `zoo bases ls`.")
+@click.option("--data", required=True, help="Training data: a dataset's name, or a JSONL file to register.")
+@click.option("--eval-data", help="Held-out data to score the adapter on when it is trained.")
+@click.option(
+    "--domain", "domains", multiple=True, help="What the adapter is for; the data's domain if left out."
+)
+@click.option("--target-modules", default="all-linear", show_default=True, help="Layers to adapt, by commas.")
+@click.option("--licence", help="Licence of the adapter.")
+@click.option("--description", default="", help="What others should know.")
+@_training_options
+@detach_option
+@force_option
+@output_options
+def command(
+    name: str,
+    base: str,
+    data: str,
+    eval_data: str | None,
+    domains: tuple[str, ...],
+    target_modules: str,
+    detach: bool,
+    force: bool,
+    output: Output,
+    **settings: Any,
+) -> None:
+    """Train a LoRA adapter and register it.
+
+    Example: zoo train --name bio --base smollm2 --data bio.train.jsonl --eval-data bio.eval.jsonl
+    """
+    from workers.commands.datasets import dataset_reference
+    from workers.commands.opening import open_registry
+    from workers.specs import TrainSpec
+
+    with open_registry() as registry:
+        dataset = dataset_reference(registry, data)
+        spec = TrainSpec(
+            name=name,
+            base=registry.base(base).name,
+            train_dataset=dataset.reference,
+            eval_dataset=dataset_reference(registry, eval_data).reference if eval_data else None,
+            domains=domains or ((dataset.domain,) if dataset.domain else ()),
+            target_modules=tuple(target_modules.split(",")),
+            **settings,
+        )
+        job = run_job(registry, spec, output=output, detach=detach, force=force)
+        if job is not None:
+            output.emit_made(job.outcome["adapter"], job.outcome)

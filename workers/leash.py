@@ -1,0 +1,63 @@
+"""How a child process ends with its parent: the kernel's death signal, and a pipe that must bring bytes.
+
+Needs nothing but the standard library, so that a child is on the leash before it imports anything slow.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+#: how a child ends whose supervisor is gone, or silent for a whole lease
+EXIT_ABANDONED = 79
+
+_PR_SET_PDEATHSIG = 1
+
+
+def read_order(descriptor: int) -> dict[str, Any]:
+    """The JSON line that a supervisor sends first; nothing after it is taken out of the pipe."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(descriptor, 1)
+        if not byte:
+            os._exit(EXIT_ABANDONED)
+        line += byte
+    order: dict[str, Any] = json.loads(line)
+    return order
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends; does nothing but on Linux.
+
+    The parent may have ended before the request was made, so it is looked for afterwards.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent_pid:
+        os._exit(EXIT_ABANDONED)
+
+
+def hold_leash(descriptor: int, *, lease_s: float) -> None:
+    """End this process when the pipe closes, or when no byte came through it for `lease_s` seconds.
+
+    A supervisor sends a byte after each renewal of the lease, so no child outlives a lease it cannot see.
+    """
+    fed_at = [time.monotonic()]
+    threading.Thread(target=_watch_pipe, args=(descriptor, fed_at), name="leash", daemon=True).start()
+    threading.Thread(target=_watch_clock, args=(fed_at, lease_s), name="lease", daemon=True).start()
+
+
+def _watch_pipe(descriptor: int, fed_at: list[float]) -> None:
+    while os.read(descriptor, 64):
+        fed_at[0] = time.monotonic()
+    os._exit(EXIT_ABANDONED)
+
+
+def _watch_clock(fed_at: list[float], lease_s: float) -> None:
+    while (left_s := fed_at[0] + lease_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, 1.0))
+    os._exit(EXIT_ABANDONED)

@@ -1,0 +1,42 @@
+"""Who holds a job: this process, named so that others on this host can tell whether it is still alive."""
+
+import os
+import platform
+from pathlib import Path
+
+_PROC = Path("/proc")
+#: Fields of /proc/<pid>/stat after the command's name: state is the first, start time the twentieth.
+_STATE, _STARTED = 0, 19
+
+
+def owner_name() -> str:
+    """`host/boot/pid/start`: a number that another process gets later does not make it alive again."""
+    return f"{platform.node()}/{_boot_id()}/{os.getpid()}/{_started(os.getpid())}"
+
+
+def is_dead(owner: str | None) -> bool:
+    """Whether an owner is known to have ended; False when it may live, or lives on another host."""
+    parts = (owner or "").rsplit("/", 3)
+    if len(parts) != 4 or parts[0] != platform.node() or not parts[2].isdecimal():
+        return False
+    _, boot_id, pid, started = parts
+    if not boot_id or not started:
+        return False
+    return boot_id != _boot_id() or started != _started(int(pid))
+
+
+def _boot_id() -> str:
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def _started(pid: int) -> str:
+    """Clock ticks since boot at which the process began; empty for one that has ended, a zombie too."""
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text()
+    except OSError:
+        return ""
+    fields = stat.rpartition(")")[2].split()
+    return "" if fields[_STATE] in "ZX" else fields[_STARTED]

@@ -1,0 +1,111 @@
+"""The train job: one LoRA adapter from one dataset, registered with lineage, effect and scores."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from registry.entities import AdapterVersion, BaseModel
+from workers.answering import answerer_of
+from workers.context import JobContext
+from workers.evaluation import record, score_dataset
+from workers.specs import TrainSpec
+from workers.training_rows import dataset_file
+from xlora_engine.base_model import compute_dtype, default_device, load_base, load_tokenizer
+from xlora_engine.chat import encode, read_rows
+from xlora_engine.probe import adapter_effect
+from xlora_engine.train_adapter import AdapterTraining, StepMetrics, TrainedAdapter, train_adapter
+
+#: Tokens in one forward of the final evaluation.
+TOKENS_PER_BATCH = 1024
+
+
+def run(context: JobContext) -> Mapping[str, Any]:
+    """Carry out one train job; its outcome names the adapter registered."""
+    spec = TrainSpec.from_json(context.job.spec)
+    base = context.registry.base(spec.base)
+    trained, effect = _train(context, spec, base)
+    adapter = _register(context, spec, base, trained.folder, effect)
+    context.run.tags({"zoo.adapter": adapter.reference, "zoo.base": base.name})
+    context.run.metrics({"effect": effect})
+    outcome: dict[str, Any] = {"adapter": adapter.reference, "loss": trained.final_loss, "effect": effect}
+    if spec.eval_dataset is not None:
+        outcome["scores"] = _evaluate(context, spec.eval_dataset, adapter)
+    return outcome
+
+
+def _train(context: JobContext, spec: TrainSpec, base: BaseModel) -> tuple[TrainedAdapter, float]:
+    context.report("loading", 0, spec.steps)
+    base_folder = context.registry.materialise(base)
+    device = default_device()
+    model = load_base(base_folder, dtype=compute_dtype(device), device=device)
+    tokenizer = load_tokenizer(base_folder)
+    rows = [
+        encode(tokenizer, row, max_tokens=spec.max_tokens)
+        for row in read_rows(dataset_file(context.registry, spec.train_dataset))
+    ]
+
+    def on_step(step: StepMetrics) -> None:
+        context.report("training", step.step, spec.steps, loss=step.loss)
+        context.run.metrics(
+            {"train/loss": step.loss, "train/learning_rate": step.learning_rate}, step=step.step
+        )
+
+    trained = train_adapter(
+        model,
+        tokenizer,
+        rows,
+        training_of(spec),
+        base_name=base.name,
+        folder=context.folder / "training",
+        on_step=on_step,
+        stop=context.stop_requested,
+    )
+    effect = adapter_effect(model, trained.folder, name=spec.name)
+    return trained, effect
+
+
+def training_of(spec: TrainSpec) -> AdapterTraining:
+    """The engine's settings, from what was asked."""
+    return AdapterTraining(
+        rank=spec.rank,
+        alpha=spec.alpha,
+        dropout=spec.dropout,
+        target_modules=spec.target_modules,
+        learning_rate=spec.learning_rate,
+        steps=spec.steps,
+        batch_rows=spec.batch_rows,
+        warmup_steps=spec.warmup_steps,
+        weight_decay=spec.weight_decay,
+        seed=spec.seed,
+        checkpoint_every_s=spec.checkpoint_every_s,
+    )
+
+
+def _register(
+    context: JobContext, spec: TrainSpec, base: BaseModel, folder: Path, effect: float
+) -> AdapterVersion:
+    context.report("registering", spec.steps, spec.steps)
+    return context.registry.register_adapter(
+        folder,
+        name=spec.name,
+        base=base.name,
+        domains=spec.domains,
+        licence=spec.licence,
+        description=spec.description,
+        origin=f"job:{context.job.id}",
+        job_id=context.job.id,
+        fence=context.fence,
+        parameters=spec.to_json(),
+        effect_score=effect,
+    )
+
+
+def _evaluate(context: JobContext, reference: str, adapter: AdapterVersion) -> dict[str, float]:
+    context.report("evaluating", 0, 1)
+    answerer = answerer_of(context.registry, f"adapter:{adapter.reference}")
+    score = score_dataset(context, answerer, reference, limit=None, tokens=TOKENS_PER_BATCH)
+    task = context.registry.dataset(reference).domain or reference
+    record(context, answerer.subject, task, reference, score, settings={"limit": None})
+    context.run.metrics({"eval/loss": score.loss, "eval/exact_match": score.exact_match})
+    context.report("evaluating", 1, 1, loss=score.loss)
+    return {"loss": score.loss, "exact_match": score.exact_match}
