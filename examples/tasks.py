@@ -1,0 +1,83 @@
+"""The two kinds of task and how each keeps its evaluation apart from its training; knows no domain.
+
+A skill is evaluated on instances never trained on, a recall on a wording never trained on.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, product
+
+from examples.rows import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    """A subject as a question names it, and what is to be answered."""
+
+    subject: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skill:
+    """A rule to apply: its instances are divided between training and evaluation."""
+
+    name: str
+    instances: tuple[Fact, ...]
+    wordings: tuple[str, ...]
+    train_rows: int
+    eval_rows: int
+
+    def split(self, domain: str, rng: random.Random) -> tuple[list[Row], list[Row]]:
+        """Return training and evaluation rows; no instance is in both."""
+        drawn = rng.sample(self.instances, len(self.instances))
+        held_out, kept = drawn[: self.eval_rows], drawn[self.eval_rows :]
+        train = [
+            worded(wording, fact, domain=domain, task=self.name)
+            for wording, fact in rng.sample([*product(self.wordings, kept)], self.train_rows)
+        ]
+        evaluation = [
+            worded(wording, fact, domain=domain, task=self.name)
+            for wording, fact in zip(cycle(self.wordings), held_out, strict=False)
+        ]
+        return train, evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """Facts to remember: every one is trained in some wordings, and asked for in another."""
+
+    name: str
+    facts: tuple[Fact, ...]
+    wordings: tuple[str, ...]
+    held_out_wording: str
+    eval_rows: int
+
+    def split(self, domain: str, rng: random.Random) -> tuple[list[Row], list[Row]]:
+        """Return training and evaluation rows; no wording is in both."""
+        train = [
+            worded(wording, fact, domain=domain, task=self.name)
+            for wording, fact in product(self.wordings, self.facts)
+        ]
+        held_out = [
+            worded(self.held_out_wording, fact, domain=domain, task=self.name)
+            for fact in rng.sample(self.facts, self.eval_rows)
+        ]
+        return train, held_out
+
+
+Task = Skill | Recall
+
+
+def worded(wording: str, fact: Fact, *, domain: str, task: str) -> Row:
+    """Return the fact asked for in one wording, a format string with one field, `{}`."""
+    return Row(question=wording.format(fact.subject), answer=fact.answer, domain=domain, task=task)
+
+
+def pairs(firsts: Sequence[Fact], seconds: Sequence[Fact], *, between: str) -> tuple[Fact, ...]:
+    """Return every two facts asked for at once, answered in the same order, "first; second"."""
+    return tuple(
+        Fact(subject=f"{first.subject}{between}{second.subject}", answer=f"{first.answer}; {second.answer}")
+        for first, second in product(firsts, seconds)
+    )

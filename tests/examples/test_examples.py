@@ -1,0 +1,84 @@
+"""The example datasets are what their card says: rebuilt alike, held out cleanly, joined in `mixed` alone."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.build import DOMAINS, build, domain_rows
+from examples.mixed import halves
+from examples.rows import normalise
+from registry.dataset_files import read_chat_jsonl
+
+FOLDER = Path(__file__).parents[2] / "examples"
+FILES = sorted(FOLDER.glob("*.jsonl"))
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
+
+
+def question(row: dict[str, Any]) -> str:
+    return normalise(row["messages"][1]["content"])
+
+
+def answer(row: dict[str, Any]) -> str:
+    return str(row["messages"][2]["content"])
+
+
+def test_rebuilding_gives_the_same_bytes(tmp_path: Path) -> None:
+    build(tmp_path)
+    assert FILES
+    assert sorted(path.name for path in tmp_path.iterdir()) == [path.name for path in FILES]
+    for path in FILES:
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_row_is_a_chat_that_the_registry_takes(path: Path) -> None:
+    assert read_chat_jsonl(path).domains == (path.name.partition(".")[0],)
+
+
+def test_no_evaluation_question_stands_in_training() -> None:
+    trained = {question(row) for domain in DOMAINS for row in rows(f"{domain}.train.jsonl")}
+    asked = {question(row) for path in FILES if ".eval." in path.name for row in rows(path.name)}
+    assert asked
+    assert not trained & asked
+
+
+def test_a_mixed_question_joins_halves_of_two_domains_and_no_training_row_does() -> None:
+    firsts = {normalise(fact.subject): domain for domain, half in halves().items() for fact in half.first}
+    seconds = {normalise(fact.subject): domain for domain, half in halves().items() for fact in half.second}
+
+    def joined(row: dict[str, Any]) -> tuple[str | None, str | None]:
+        first, _, second = question(row).partition("; ")
+        return firsts.get(first), seconds.get(second)
+
+    mixed = [joined(row) for row in rows("mixed.eval.jsonl")]
+    assert all(first and second and first != second for first, second in mixed)
+    for domain in DOMAINS:
+        for row in rows(f"{domain}.train.jsonl"):
+            first, second = joined(row)
+            assert first == second or None in (first, second)
+
+
+def test_answers_are_short() -> None:
+    longest = max(len(answer(row)) for path in FILES for row in rows(path.name))
+    assert longest <= 40
+
+
+def test_the_card_counts_what_the_builder_makes() -> None:
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    stated = {
+        (domain, task): (int(train), int(held_out))
+        for domain, task, train, held_out in re.findall(
+            r"^\| (\w+) \| ([\w ]+) \| (\d+) \| (\d+) \|", card, flags=re.MULTILINE
+        )
+    }
+    for domain in DOMAINS:
+        train, held_out = domain_rows(domain)
+        for task in {row.task for row in train}:
+            counts = (sum(row.task == task for row in train), sum(row.task == task for row in held_out))
+            assert stated[domain, task] == counts
