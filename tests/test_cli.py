@@ -1,0 +1,324 @@
+"""The `zoo` command as a user meets it: what it prints, where, and what it exits with."""
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zoo
+from registry.entities import ExpertRecord, NewEvaluation
+from registry.service import Registry
+from registry.settings import Settings
+from tests.registry.folders import write_adapter, write_base, write_composition, write_dataset
+
+ROOT = Path(__file__).resolve().parents[1]
+
+#: Heavy enough that a command which only looks must do without.
+HEAVY = {"sqlalchemy", "torch", "transformers", "peft", "mlflow", "pydantic", "numpy", "rich", "matplotlib"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said."""
+
+    out: str
+    err: str
+    code: int
+
+    @property
+    def json(self) -> Any:
+        """Standard output as JSON."""
+        return json.loads(self.out)
+
+
+Ask = Callable[..., Answer]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def ask(home: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
+    def run(*arguments: str) -> Answer:
+        with pytest.raises(SystemExit) as ended:
+            zoo.main(list(arguments))
+        out, err = capsys.readouterr()
+        assert "fault of zoo" not in err, err
+        assert isinstance(ended.value.code, int)
+        return Answer(out, err, ended.value.code)
+
+    return run
+
+
+@pytest.fixture
+def catalogue(home: Path, tmp_path: Path) -> Path:
+    """A base model, bio in two versions, protein, a dataset and a composition of bio@1 and protein@1."""
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        base = registry.register_base(write_base(tmp_path / "base"), name="pico", source="here")
+        versions = [
+            registry.register_adapter(
+                write_adapter(tmp_path / f"{name}{seed}", seed=seed, rank=rank), name=name, domains=(domain,)
+            )
+            for name, seed, rank, domain in (
+                ("bio", 1, 2, "biology"),
+                ("bio", 2, 4, "biology"),
+                ("protein", 3, 2, "proteins"),
+            )
+        ]
+        dataset = registry.register_dataset(write_dataset(tmp_path / "bio.eval.jsonl"))
+        registry.record_evaluations(
+            [
+                NewEvaluation(
+                    subject=f"adapter:{version.reference}",
+                    task="bio",
+                    metric="loss",
+                    value=loss,
+                    n=3,
+                    dataset_digest=dataset.digest,
+                )
+                for version, loss in zip(versions, (0.9, 0.7, 2.5), strict=True)
+            ]
+        )
+        registry.set_alias("bio", "champion", 2, kind="adapter")
+        experts = [
+            ExpertRecord(
+                position=place,
+                name=versions[index].name,
+                adapter_reference=versions[index].reference,
+                weights_digest=versions[index].weights_digest,
+            )
+            for place, index in enumerate((0, 2))
+        ]
+        registry.register_composition(
+            write_composition(tmp_path / "science", ["bio", "protein"]),
+            name="science",
+            base_digest=base.digest,
+            experts=experts,
+            head_config={"xlora_depth": 1},
+            report={
+                "scores": {"composed": {"bio": {"loss": 0.71, "exact_match": 0.5}}},
+                "verdict": [{"task": "bio", "kept": True, "sentence": "bio: loss 0.710"}],
+            },
+        )
+    return home
+
+
+def test_listing_adapters_takes_less_than_a_third_of_a_second_and_imports_nothing_heavy(home: Path) -> None:
+    code = (
+        "import sys, zoo\n"
+        "try: zoo.main(['adapters', 'ls'])\n"
+        "except SystemExit as ended: assert ended.code == 0\n"
+        f"heavy = {HEAVY} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    seconds = []
+    for _ in range(5):
+        before = _processor_s()
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+        seconds.append(_processor_s() - before)
+    # Time on the processor: on an idle machine all of it, on a busy one still ours.
+    assert min(seconds) < 0.3
+
+
+def _processor_s() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def test_help_names_every_command_by_purpose_and_imports_none(home: Path) -> None:
+    code = (
+        "import sys, zoo\n"
+        "try: zoo.main(['--help'])\n"
+        "except SystemExit as ended: assert ended.code == 0\n"
+        "assert not [name for name in sys.modules if '.commands.' in name]\n"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True, text=True
+    ).stdout
+    assert all(f"{section}:" in shown for section in zoo.COMMANDS)
+    assert all(f"  {name} " in shown for name in zoo.TABLE)
+
+
+@pytest.mark.parametrize("name", list(zoo.TABLE))
+def test_every_command_of_the_table_can_be_imported_and_helps(name: str, ask: Ask) -> None:
+    answer = ask(name, "--help")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith(f"Usage: zoo {name}")
+
+
+def test_adapters_are_listed_for_people_scripts_and_pipes(catalogue: Path, ask: Ask) -> None:
+    assert ask("adapters", "ls", "-q").out.split() == ["bio@1", "bio@2", "protein@1"]
+    assert [row["reference"] for row in ask("adapters", "ls", "--base", "pico", "--json").json] == [
+        "bio@1",
+        "bio@2",
+        "protein@1",
+    ]
+    assert ask("adapters", "ls", "--domain", "proteins", "-q").out == "protein@1\n"
+    header, first, *_ = ask("adapters", "ls").out.splitlines()
+    assert header.split()[:4] == ["reference", "base", "rank", "domains"]
+    assert first.split()[:4] == ["bio@1", "pico", "2", "biology"]
+
+
+def test_adapters_sorted_by_a_score_come_best_first_and_show_it(catalogue: Path, ask: Ask) -> None:
+    answer = ask("adapters", "ls", "--sort", "eval:bio", "--json")
+    assert [(row["reference"], row["score"]) for row in answer.json] == [
+        ("bio@2", 0.7),
+        ("bio@1", 0.9),
+        ("protein@1", 2.5),
+    ]
+    assert "score" in ask("adapters", "ls", "--sort", "eval:bio").out.splitlines()[0]
+
+
+def test_an_adapter_is_shown_with_what_is_known_of_it(catalogue: Path, ask: Ask) -> None:
+    shown = ask("adapters", "show", "bio@1", "--json").json
+    assert shown["expert_of"] == ["science@1"]
+    assert [evaluation["value"] for evaluation in shown["evaluations"]] == [0.9]
+    assert {file["path"] for file in shown["files"]} >= {"adapter_model.safetensors"}
+    assert ask("adapters", "show", "bio@champion", "--json").json["aliases"] == ["champion"]
+    text = ask("adapters", "show", "bio").out
+    assert "evaluations" in text
+    assert "adapter_model.safetensors" in text
+
+
+def test_a_diff_names_the_fields_that_differ(catalogue: Path, ask: Ask) -> None:
+    rows = {row["field"]: row for row in ask("adapters", "diff", "bio@1", "bio@2", "--json").json}
+    assert (rows["rank"]["bio@1"], rows["rank"]["bio@2"]) == (2, 4)
+    assert (rows["eval:bio:loss"]["bio@1"], rows["eval:bio:loss"]["bio@2"]) == (0.9, 0.7)
+    assert "base_name" not in rows
+    assert ask("adapters", "diff", "bio@1", "bio@1").err == "bio@1 and bio@1 are alike\n"
+
+
+def test_what_a_composition_needs_is_not_removed(catalogue: Path, ask: Ask) -> None:
+    refused = ask("adapters", "rm", "bio@1")
+    assert refused.code == 5
+    assert refused.err.startswith("error ZOO-E222: bio@1 is used by science@1")
+    assert ask("compositions", "rm", "science", "-q").out == "science@1\n"
+    assert ask("adapters", "rm", "bio@1").code == 0
+    assert ask("adapters", "ls", "-q").out.split() == ["bio@2", "protein@1"]
+    assert "bio@1" in ask("adapters", "ls", "--all", "-q").out.split()
+    assert ask("adapters", "restore", "bio@1").code == 0
+    assert "bio@1" in ask("adapters", "ls", "-q").out.split()
+
+
+def test_an_alias_moves_only_from_where_it_was_expected(catalogue: Path, ask: Ask) -> None:
+    moved = ask("adapters", "alias", "bio", "champion", "1", "--expect", "2", "--reason", "faster", "--json")
+    assert moved.json == {"alias": "bio@champion", "version": 1, "previous": 2}
+    refused = ask("adapters", "alias", "bio", "champion", "2", "--expect", "2")
+    assert (refused.code, refused.err.partition(":")[0]) == (5, "error ZOO-E221")
+    history = ask("adapters", "aliases", "bio", "--json").json
+    assert [(move["version"], move["reason"]) for move in history] == [(2, None), (1, "faster")]
+    assert ask("adapters", "alias", "bio", "champion").code == 2
+    assert ask("adapters", "alias", "bio", "champion", "--remove", "--json").json["version"] is None
+
+
+def test_bases_and_datasets_are_listed_and_shown(catalogue: Path, ask: Ask) -> None:
+    assert ask("bases", "ls", "-q").out == "pico\n"
+    assert ask("bases", "show", "pico", "--json").json["adapters"] == ["bio@1", "bio@2", "protein@1"]
+    assert "parameter_count" in ask("bases", "show", "pico").out
+    assert ask("datasets", "ls", "--domain", "bio", "-q").out == "bio.eval@1\n"
+    assert ask("datasets", "show", "bio.eval", "--json").json["rows"] == 3
+    assert "digest" in ask("datasets", "show", "bio.eval").out
+
+
+def test_a_composition_is_shown_with_its_experts_and_its_report(catalogue: Path, ask: Ask) -> None:
+    text = ask("compositions", "show", "science").out
+    assert "protein@1" in text
+    assert "0.710 / 50%" in text
+    assert "ok    bio: loss 0.710" in text
+    assert ask("compositions", "show", "science", "--json").json["head_config"] == {"xlora_depth": 1}
+
+
+def test_an_unknown_name_exits_with_3_and_says_what_is_alike(catalogue: Path, ask: Ask) -> None:
+    refused = ask("adapters", "show", "proteine")
+    assert (refused.out, refused.code) == ("", 3)
+    assert refused.err == (
+        "error ZOO-E212: no adapter 'proteine'; did you mean protein?; list them with: zoo adapters ls\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("adapters", "ls", "--json", "-q"),
+        ("adapters", "ls", "--sort", "name;select"),
+        ("adapters", "ls", "--limit", "0"),
+        ("adapters", "show", "../x"),
+        ("nonsense",),
+    ],
+)
+def test_misuse_exits_with_2_and_prints_no_data(
+    arguments: tuple[str, ...], catalogue: Path, ask: Ask
+) -> None:
+    refused = ask(*arguments)
+    assert (refused.out, refused.code) == ("", 2)
+    assert refused.err
+
+
+def test_jobs_are_listed_shown_cancelled_and_retried(home: Path, ask: Ask) -> None:
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"})
+    assert "train  bio   queued" in ask("jobs", "ls").out
+    assert ask("jobs", "show", str(job.id), "--json").json["spec"] == {"name": "bio"}
+    assert "asked for" in ask("jobs", "show", str(job.id)).out
+    assert ask("jobs", "wait", str(job.id), "--timeout", "0").code == 1
+    assert ask("jobs", "cancel", str(job.id), "--json").json == {"job": job.id, "state": "cancelled"}
+    assert ask("jobs", "wait", str(job.id)).code == 130
+    assert ask("jobs", "ls", "--state", "queued", "-q").out == ""
+    assert ask("jobs", "retry", str(job.id), "--json").json["state"] == "queued"
+    assert ask("jobs", "show", "99").code == 3
+
+
+def test_a_job_whose_lease_ran_out_is_listed_as_lost(home: Path, ask: Ask) -> None:
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"})
+        registry.jobs.claim(job.id, owner="gone", lease_s=-1)
+    assert " lost " in ask("jobs", "ls").out
+    assert ask("jobs", "ls", "--json").json[0]["state"] == "running"
+
+
+def test_logs_are_followed_until_the_job_ends(home: Path, ask: Ask, tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("one\ntwo\n")
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"})
+        assert "has not written anything yet" in ask("jobs", "logs", str(job.id)).err
+        claimed = registry.jobs.claim(job.id, owner="me", lease_s=60)
+        assert claimed is not None
+        registry.jobs.set_log(job.id, str(log), claimed.fence)
+        assert ask("jobs", "logs", str(job.id), "--tail", "1").out == "two\n"
+        follower = subprocess.Popen(
+            [sys.executable, "zoo.py", "jobs", "logs", str(job.id), "-f"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert follower.stdout is not None
+        assert [follower.stdout.readline() for _ in range(2)] == ["one\n", "two\n"]
+        with log.open("a") as stream:
+            stream.write("three\n")
+        assert follower.stdout.readline() == "three\n"
+        registry.jobs.finish(job.id, fence=claimed.fence, state="succeeded", reason="ok")
+        assert follower.wait(timeout=20) == 0
+        follower.stdout.close()
+
+
+def test_an_unexpected_error_is_named_and_debug_shows_where(
+    home: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home.parent.joinpath("home").mkdir()
+    (home / "zoo.db").write_text("this is no database, whatever its name says" * 10)
+    refused = ask("adapters", "ls")
+    assert refused.code != 0
+    assert "Traceback" not in refused.err
+    monkeypatch.setenv("ZOO_DEBUG", "1")
+    assert "Traceback" in ask("adapters", "ls").err

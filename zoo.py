@@ -1,0 +1,122 @@
+"""The `zoo` command: a table of commands, each imported when it is used."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+#: Section of the help -> command -> (where it is, what it does).
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Make": {
+        "register": ("workers.commands.register", "Put a base model, an adapter or a dataset on record."),
+        "train": ("workers.commands.train", "Train a LoRA adapter."),
+        "eval": ("workers.commands.eval", "Score adapters, base models and compositions."),
+        "compose": ("workers.commands.compose", "Compose adapters into one X-LoRA model."),
+    },
+    "Use": {
+        "generate": ("workers.commands.generate", "Ask a composition, an adapter or a base model."),
+    },
+    "Look and manage": {
+        "adapters": ("registry.commands.adapters", "LoRA adapters and their versions."),
+        "bases": ("registry.commands.bases", "Base models."),
+        "datasets": ("registry.commands.datasets", "Datasets."),
+        "compositions": ("registry.commands.compositions", "X-LoRA models and their reports."),
+        "jobs": ("registry.commands.jobs", "What ran, runs and waits."),
+        "ui": ("workers.commands.ui", "Browse every run in MLflow."),
+    },
+}
+
+TABLE = {name: row for section in COMMANDS.values() for name, row in section.items()}
+
+#: Ended by Ctrl-C, as shells count it.
+INTERRUPTED = 130
+FAILED = 1
+
+
+class Zoo(click.Group):
+    """A group that imports a command when it is asked for, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Names, in the order of the table."""
+        return list(TABLE)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Import one command."""
+        if cmd_name not in TABLE:
+            return None
+        found: click.Command = importlib.import_module(TABLE[cmd_name][0]).command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """The table by its sections, from its own texts: help imports nothing."""
+        for title, commands in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
+
+
+def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        click.echo(f"zoo {version('adapter-zoo')}")
+    except PackageNotFoundError:
+        click.echo("zoo, run from its source tree without being installed")
+    context.exit()
+
+
+@click.command(cls=Zoo, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
+def cli() -> None:
+    """A registry of LoRA adapters that trains them and composes chosen ones into X-LoRA models."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; errors become one line and an exit code."""
+    try:
+        status: Any = cli.main(args=arguments, prog_name="zoo", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read us has gone (`| head`); what is left to flush must not raise again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except Exception as error:
+        sys.exit(_say(error))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(error: Exception) -> int:
+    """Print an error for a person; the exit code it stands for."""
+    if os.environ.get("ZOO_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    code = getattr(error, "code", None)
+    if isinstance(code, str) and code.startswith("ZOO-"):
+        click.echo(f"error {code}: {error}", err=True)
+        return int(getattr(error, "exit_code", FAILED))
+    click.echo(
+        f"error: {type(error).__name__}: {error}\nThis is a fault of zoo; ZOO_DEBUG=1 shows where", err=True
+    )
+    return FAILED
+
+
+if __name__ == "__main__":
+    main()
