@@ -17,8 +17,9 @@ from registry.entities import AdapterVersion, BaseModel, CompositionVersion
 from registry.errors import BaseNotFound, CompositionNotFound
 from registry.service import Registry
 from xlora_engine.answer_scores import AnswerScores, score_answers
-from xlora_engine.base_model import compute_dtype, default_device, load_base, load_tokenizer
+from xlora_engine.base_model import load_base, load_tokenizer
 from xlora_engine.chat import ChatTokenizer, EncodedRow
+from xlora_engine.compute_dtype import compute_dtype, default_device
 from xlora_engine.model import XLoraModel
 
 Record = BaseModel | AdapterVersion | CompositionVersion

@@ -13,8 +13,9 @@ from workers.figures import draw_layer_map, draw_scores, draw_token_maps
 from workers.report import COMPOSED, Tasks, build_report
 from workers.specs import ComposeSpec
 from workers.training_rows import DrawnRows, cached_hidden_states, dataset_file, draw_rows, encode_sample
-from xlora_engine.base_model import compute_dtype, default_device, load_base, load_tokenizer
+from xlora_engine.base_model import load_base, load_tokenizer
 from xlora_engine.chat import ChatTokenizer, EncodedRow
+from xlora_engine.compute_dtype import compute_dtype, default_device
 from xlora_engine.config import XLoraConfig
 from xlora_engine.mixture_training import MixtureTraining, train_mixture
 from xlora_engine.model import XLoraModel

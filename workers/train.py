@@ -10,8 +10,9 @@ from workers.context import JobContext
 from workers.evaluation import record, score_dataset
 from workers.specs import TrainSpec
 from workers.training_rows import dataset_file
-from xlora_engine.base_model import compute_dtype, default_device, load_base, load_tokenizer
+from xlora_engine.base_model import load_base, load_tokenizer
 from xlora_engine.chat import encode, read_rows
+from xlora_engine.compute_dtype import compute_dtype, default_device
 from xlora_engine.probe import adapter_effect
 from xlora_engine.train_adapter import AdapterTraining, StepMetrics, TrainedAdapter, train_adapter
 

@@ -1,8 +1,7 @@
-"""Base models on disk: loading, conversion from GGUF, the dtype to compute in."""
+"""Base models on disk: loading, conversion from GGUF."""
 
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,27 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTra
 
 from xlora_engine.errors import BaseUnreadable
 
-#: Names by which `torch.cpu.get_capabilities` tells that a CPU multiplies bfloat16 itself (x86, then ARM).
-_BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-
 #: What `transformers` raises for files it cannot make a model of.
 _UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
-
-
-def default_device() -> torch.device:
-    """The first GPU, or the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def compute_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it, else float32.
-
-    On a CPU without such instructions bfloat16 is emulated: a training step was measured to take
-    seventeen times as long.
-    """
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return cpu_dtype(torch.cpu.get_capabilities())
 
 
 def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -124,12 +104,6 @@ def _is_gguf(path: Path) -> bool:
             return file.read(4) == b"GGUF"
     except OSError:
         return False
-
-
-def cpu_dtype(capabilities: Mapping[str, Any]) -> torch.dtype:
-    """bfloat16 if a CPU of these capabilities multiplies it by itself."""
-    native = any(capabilities.get(name, False) for name in _BFLOAT16_INSTRUCTIONS)
-    return torch.bfloat16 if native else torch.float32
 
 
 def _forget_origin(config_file: Path) -> None:

@@ -12,14 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from tests.pico import CHATML, pico_base_folder, pico_llama, pico_tokenizer
-from xlora_engine.base_model import (
-    compute_dtype,
-    convert_gguf,
-    cpu_dtype,
-    default_device,
-    load_base,
-    load_tokenizer,
-)
+from xlora_engine.base_model import convert_gguf, load_base, load_tokenizer
 from xlora_engine.errors import BaseUnreadable
 
 CPU = torch.device("cpu")
@@ -264,24 +257,3 @@ def test_an_existing_folder_is_not_converted_into(gguf_file: Path, tmp_path: Pat
     with pytest.raises(BaseUnreadable, match="exists already"):
         convert_gguf(gguf_file, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["note"]
-
-
-@pytest.mark.parametrize(
-    ("capabilities", "expected"),
-    [
-        ({"avx2": True}, torch.float32),
-        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),
-        ({"avx512_f": True, "avx512_bf16": True}, torch.bfloat16),
-        ({"amx_tile": True, "amx_bf16": True}, torch.bfloat16),
-        ({"architecture": "aarch64", "bf16": True}, torch.bfloat16),
-        ({"architecture": "aarch64", "neon": True}, torch.float32),
-    ],
-)
-def test_bfloat16_is_chosen_only_where_the_cpu_multiplies_it(
-    capabilities: dict[str, object], expected: torch.dtype
-) -> None:
-    assert cpu_dtype(capabilities) == expected
-
-
-def test_this_machine_gets_a_device_and_a_dtype() -> None:
-    assert compute_dtype(default_device()) in (torch.float32, torch.bfloat16)
