@@ -64,7 +64,15 @@ def tasks() -> tuple[Task, ...]:
         Recall(
             name="ends",
             facts=tuple(Fact(subject=enzyme, answer=ends(enzyme)) for enzyme in ENZYMES),
-            wordings=("Ends of {}?", "{} leaves", "{} ends", "Cut by {}", "{} overhang"),
+            wordings=(
+                "Ends of {}?",
+                "{} leaves",
+                "{} ends",
+                "Cut by {}",
+                "{} overhang",
+                "What overhang has {}?",
+                "Which ends has {}?",
+            ),
             held_out_wording="What ends does {} leave?",
             eval_rows=12,
         ),

@@ -52,14 +52,14 @@ def tasks() -> tuple[Task, ...]:
         Recall(
             name="lattice",
             facts=tuple(Fact(subject=metal.name, answer=metal.lattice) for metal in found),
-            wordings=("{} lattice", "Lattice of {}?", "Structure of {}?"),
+            wordings=("{} lattice", "Lattice of {}?", "Structure of {}?", "What lattice has {}?"),
             held_out_wording="Which crystal lattice has {}?",
             eval_rows=24,
         ),
         Recall(
             name="series",
             facts=tuple(Fact(subject=metal.symbol, answer=metal.series) for metal in found),
-            wordings=("{} series", "Series of {}?"),
+            wordings=("{} series", "Series of {}?", "What series is {}?"),
             held_out_wording="Which series is {} in?",
             eval_rows=16,
         ),

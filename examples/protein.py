@@ -52,7 +52,14 @@ def tasks() -> tuple[Task, ...]:
         Recall(
             name="side chain",
             facts=tuple(Fact(subject=name, answer=side_chain(letter)) for letter, name in NAMES.items()),
-            wordings=("{} side chain", "Side chain of {}?", "Class of {}?", "{} class"),
+            wordings=(
+                "{} side chain",
+                "Side chain of {}?",
+                "Class of {}?",
+                "{} class",
+                "What class has {}?",
+                "Which side chain has {}?",
+            ),
             held_out_wording="What kind of side chain has {}?",
             eval_rows=20,
         ),

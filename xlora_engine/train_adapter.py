@@ -18,10 +18,14 @@ from transformers.trainer_callback import PrinterCallback
 from xlora_engine.chat import ChatTokenizer, EncodedRow, collate, pad_token, training_order
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.lora_injection import ALL_LINEAR, injected, write_adapter
+from xlora_engine.prefix_strength import StrengthContext, shared_prefix_length, strengths
 from xlora_engine.training_checkpoints import last_whole, seal
 
 #: What a checkpoint holds and nobody reads: a pickle, and a card that tells where the base model lay.
 UNREAD_FILES = (TRAINING_ARGS_NAME, "README.md")
+
+#: The item of a batch that is not the model's.
+STRENGTHS = "adapter_strengths"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class AdapterTraining:
     weight_decay: float = 0.0
     #: Gradients are scaled down to this norm at most.
     gradient_norm: float = 1.0
+    #: Least strength of the adapter on the tokens all rows begin with; 1 trains as PEFT does by itself.
+    least_prefix_strength: float = 0.25
     seed: int = 0
     checkpoint_every_s: float = 60.0
 
@@ -55,6 +61,8 @@ class AdapterTraining:
                 raise ConfigInvalid(field, "above 0", getattr(self, field))
         if not 0 <= self.dropout < 1:
             raise ConfigInvalid("dropout", "in 0..1, 1 excluded", self.dropout)
+        if not 0 <= self.least_prefix_strength <= 1:
+            raise ConfigInvalid("least_prefix_strength", "in 0..1", self.least_prefix_strength)
         if not self.weight_decay >= 0:
             raise ConfigInvalid("weight_decay", "at least 0", self.weight_decay)
         if not 0 <= self.warmup_steps <= self.steps:
@@ -119,7 +127,8 @@ def train_adapter(
     watcher = _Watcher(settings, run, on_step, stop)
     checkpoints = folder / "checkpoints"
     with injected(base, _lora(settings), seed=settings.seed) as model:
-        trainer = Trainer(
+        trainer = _StrengthTrainer(
+            strength_context=StrengthContext(model),
             model=model,
             args=_arguments(settings, checkpoints, on_cpu=base.device.type == "cpu"),
             train_dataset=batches,
@@ -179,12 +188,28 @@ def _arguments(settings: AdapterTraining, folder: Path, *, on_cpu: bool) -> Trai
     )
 
 
+class _StrengthTrainer(Trainer):
+    """A Trainer whose batches say how strong the adapter is for each token."""
+
+    def __init__(self, *, strength_context: StrengthContext, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._strength_context = strength_context
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer computes it, with the batch's strengths in force."""
+        given = {name: value for name, value in inputs.items() if name != STRENGTHS}
+        with self._strength_context.using(inputs[STRENGTHS]):
+            return super().compute_loss(model, given, *args, **kwargs)
+
+
 class _Batches(Dataset[dict[str, Any]]):
     """Item i is the batch of step i; the order is decided by the seed, so a resumed run sees the same."""
 
     def __init__(self, rows: Sequence[EncodedRow], settings: AdapterTraining, *, pad_id: int) -> None:
         self._rows = rows
         self._pad_id = pad_id
+        self._least_strength = settings.least_prefix_strength
+        self._prefix_length = shared_prefix_length(rows)
         self._order = training_order(
             rows, rows_per_batch=settings.batch_rows, steps=settings.steps, seed=settings.seed
         )
@@ -198,7 +223,8 @@ class _Batches(Dataset[dict[str, Any]]):
         return len(self._order)
 
     def __getitem__(self, step: int) -> dict[str, Any]:
-        batch = collate([self._rows[index] for index in self._order[step]], pad_id=self._pad_id)
+        rows = [self._rows[index] for index in self._order[step]]
+        batch = collate(rows, pad_id=self._pad_id)
         return {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
@@ -207,6 +233,9 @@ class _Batches(Dataset[dict[str, Any]]):
             "labels": batch.labels[:, -batch.keep :],
             "logits_to_keep": batch.keep,
             "use_cache": False,
+            STRENGTHS: strengths(
+                rows, prefix_length=self._prefix_length, least=self._least_strength, turn=step
+            ),
         }
 
 

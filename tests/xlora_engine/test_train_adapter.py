@@ -21,13 +21,22 @@ from xlora_engine.adapter_weights import read_expert
 from xlora_engine.base_model import load_base
 from xlora_engine.chat import ChatRow, EncodedRow, collate, encode, training_order
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
+from xlora_engine.prefix_strength import shared_prefix_length
 from xlora_engine.train_adapter import AdapterTraining, StepMetrics, TrainedAdapter, train_adapter
 
 SETTINGS = AdapterTraining(
-    rank=4, alpha=8, steps=8, batch_rows=4, warmup_steps=2, learning_rate=1e-2, seed=3, weight_decay=0.01
+    rank=4,
+    alpha=8,
+    steps=8,
+    batch_rows=4,
+    warmup_steps=2,
+    learning_rate=1e-2,
+    seed=3,
+    weight_decay=0.01,
+    least_prefix_strength=1.0,
 )
 #: With dropout, so that the state of the random numbers matters, and a checkpoint after every step.
-DROPPING = replace(SETTINGS, dropout=0.2, checkpoint_every_s=1e-9)
+DROPPING = replace(SETTINGS, dropout=0.2, least_prefix_strength=0.25, checkpoint_every_s=1e-9)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -146,6 +155,26 @@ def test_the_weights_are_those_of_a_plain_loop(run: Callable[..., Run], rows: li
         torch.testing.assert_close(
             written[name.replace(".default", "")], value.detach(), rtol=0, atol=1e-4, msg=name
         )
+
+
+def test_the_strength_on_the_shared_prefix_varies_in_training_alone(
+    run: Callable[..., Run], rows: list[EncodedRow]
+) -> None:
+    # Given an adapter that has begun to act, and the first step's batch
+    full = run("full")()
+    varied = run("varied")(replace(SETTINGS, least_prefix_strength=0.25))
+    prefix = shared_prefix_length(rows)
+    assert prefix >= 3
+    # Then an adapter without effect loses the same, one with effect does not
+    assert varied.losses[0] == pytest.approx(full.losses[0], abs=1e-6)
+    assert any(abs(a - b) > 1e-4 for a, b in zip(varied.losses[2:], full.losses[2:], strict=True))
+    # And what is written is a plain LoRA that knows nothing of strengths
+    assert (varied.folder / "adapter_config.json").read_text() == (
+        full.folder / "adapter_config.json"
+    ).read_text()
+    assert load_file(varied.folder / "adapter_model.safetensors").keys() == (
+        load_file(full.folder / "adapter_model.safetensors").keys()
+    )
 
 
 def test_the_folder_holds_configuration_and_weights_and_nothing_else(run: Callable[..., Run]) -> None:
@@ -384,6 +413,8 @@ def test_a_target_module_the_base_does_not_have_is_refused_by_name(run: Callable
         ("dropout", 1.0),
         ("dropout", -0.1),
         ("weight_decay", -0.1),
+        ("least_prefix_strength", -0.1),
+        ("least_prefix_strength", 1.1),
         ("warmup_steps", -1),
         ("warmup_steps", 9),
         ("target_modules", ()),

@@ -31,8 +31,8 @@ def test_every_layer_learns_which_domain_a_token_is_from() -> None:
     assert scalings.shape == (1, 5, 3, 2)
     assert (scalings[..., 1] > 0.9).all()
     # The learnt gate is repeated bit by bit; a matrix product may round its equal columns differently.
-    for parameters in (head.layers[-1].weight, head.layers[-1].bias):
-        layers = parameters.unflatten(0, (3, 2))
-        assert torch.equal(layers[0], layers[1])
-        assert torch.equal(layers[0], layers[2])
+    for parameters in head.layers[-1].parameters():
+        first, second, third = parameters.chunk(3)
+        assert torch.equal(first, second)
+        assert torch.equal(first, third)
     torch.testing.assert_close(scalings[:, :, 0], scalings[:, :, 2], rtol=1e-6, atol=1e-7)

@@ -18,6 +18,7 @@ TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
     "batch-rows": (int, "Rows in each step."),
     "warmup-steps": (int, "Steps over which the learning rate rises."),
     "weight-decay": (float, "AdamW's weight decay."),
+    "least-prefix-strength": (float, "Least strength on the tokens all rows begin with; 1: always full."),
     "seed": (int, "Decides initial values and data order."),
     "max-tokens": (int, "Rows longer than this are refused."),
     "checkpoint-every-s": (float, "Seconds between checkpoints."),
