@@ -242,7 +242,7 @@ class XLoraModel(nn.Module):
         """Trade time for memory in training: blocks are computed again in the backward pass, exactly.
 
         Raises:
-            ConfigInvalid: reentrant checkpointing was asked for.
+            ConfigInvalid: a `context_fn` was given.
             BaseUnsupported: the base model has no blocks that can be recomputed.
         """
         self._recomputation = Recomputation(self.base, self.context, gradient_checkpointing_kwargs)
