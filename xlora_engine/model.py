@@ -14,10 +14,11 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from xlora_engine.adapter_weights import Expert, LowRank, check_fits, read_expert
+from xlora_engine.architectures import check_architecture, hidden_width
 from xlora_engine.cache import XLoraCache, require_xlora_cache
 from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding import Decoder
-from xlora_engine.errors import BaseUnsupported, ConfigInvalid, EngineError
+from xlora_engine.errors import ConfigInvalid, EngineError
 from xlora_engine.head import ScalingHead
 from xlora_engine.layer import MixtureEmbedding, MixtureLayer, ScalingContext
 from xlora_engine.recomputation import Recomputation
@@ -58,6 +59,9 @@ class XLoraModel(nn.Module):
             ExpertMismatch: an expert does not fit the base model, which is then left as it was.
             ConfigInvalid: the configuration contradicts the base model or the experts.
             BaseUnsupported: the base model has no decoder below its language-model head.
+
+        Warns:
+            UnprovenArchitecture: no test covers this class of base model; it is tried.
         """
         super().__init__()
         self.config = _resolve(config, base, experts)
@@ -301,11 +305,8 @@ class XLoraModel(nn.Module):
 
 def _resolve(config: XLoraConfig, base: PreTrainedModel, experts: Sequence[Expert]) -> XLoraConfig:
     """The configuration with what the base model and the experts decide filled in."""
-    if base.get_decoder() is base:
-        raise BaseUnsupported(
-            f"{type(base).__name__} has no decoder below a head; load it as a causal language model"
-        )
-    width = base.config.get_text_config(decoder=True).hidden_size
+    check_architecture(base)
+    width = hidden_width(base)
     if config.hidden_size not in (0, width):
         raise ConfigInvalid("hidden_size", f"{width}, the base model's", config.hidden_size)
     names = tuple(expert.name for expert in experts)
