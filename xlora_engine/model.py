@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -28,7 +28,7 @@ from xlora_engine.recomputation import Recomputation
 class XLoraOutput(CausalLMOutputWithPast):
     """A causal language model's output, and the scalings it was made with."""
 
-    #: `[batch seq layer expert]`; the layer axis has length 1 unless scalings are layerwise.
+    #: `[batch seq layer expert]`; the layer axis has length 1 where all layers have the same scalings.
     scalings: Tensor | None = None
 
 
@@ -73,7 +73,9 @@ class XLoraModel(nn.Module):
         base.requires_grad_(False)
         base.eval()
         self.layers = _wrap(base, self.experts, self.config, self.context)
-        self.head = ScalingHead(self.config, layer_count=len(self.layers), seed=seed).to(base.device)
+        present = _presence(self.layers, self.config)
+        self.head = ScalingHead(self.config, layer_count=len(self.layers), seed=seed, present=present)
+        self.head.to(base.device)
         self._fixed: _Fixed | None = None
         self._recomputation: Recomputation | None = None
         self._train_experts(self.config.use_trainable_adapters)
@@ -340,6 +342,15 @@ def _wrap(
     for path, layer in layers.items():
         _replace(base, path, layer)
     return layers
+
+
+def _presence(layers: Mapping[str, MixtureLayer], config: XLoraConfig) -> Bool[Tensor, "layer expert"] | None:
+    """Which experts touch each layer, where the configuration renormalises absent ones away."""
+    if config.absent_experts == "lost":
+        return None
+    experts = range(len(config.adapters))
+    present = torch.tensor([[i in layer.ranks for i in experts] for layer in layers.values()])
+    return None if present.all() else present
 
 
 def _replace(base: nn.Module, path: str, module: nn.Module) -> None:
