@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.pico import pico_adapter
@@ -20,6 +20,9 @@ from xlora_engine.model import XLoraModel
 
 #: Largest absolute difference of float32 logits, which are of size 5: additions come in another order.
 TOLERANCE = 3e-5
+#: Mean absolute difference of a token's bfloat16 logits, of 8 bits: about one rounding of the logits
+#: themselves. For the median token, because a mixture-of-experts base chooses other experts by a rounding.
+TOLERANCE_BFLOAT16 = 0.03
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "layerwise": {"layerwise_scalings": True},
@@ -110,6 +113,33 @@ def test_logits_are_those_of_peft(
 
     with torch.no_grad():
         assert_close(model(prompts).logits, peft_logits(reference, prompts)[0])
+
+
+@pytest.mark.parametrize("name", SMALL_BASES)
+def test_bfloat16_logits_are_those_of_the_slow_loop_and_of_peft(
+    name: str, folders: Any, prompts: Tensor
+) -> None:
+    def base() -> Any:
+        return nn.Module.to(SMALL_BASES[name].build(), torch.bfloat16)
+
+    def difference(ours: Tensor, theirs: Tensor) -> float:
+        return (ours.float() - theirs.float()).abs().mean(-1).median().item()
+
+    paths = list(folders(name).values())
+    model = XLoraModel.from_adapters(base(), folders(name), XLoraConfig(layerwise_scalings=True))
+    with torch.no_grad():
+        logits, plain = model(prompts).logits, base()(prompts).logits
+        cache = model.new_cache()
+        parts = [model(part, cache=cache, use_cache=True).logits for part in prompts.split([5, 3, 1], 1)]
+    slow, _ = slow_logits(base(), paths, model.head, model.config, prompts)
+
+    assert logits.dtype == torch.bfloat16
+    assert difference(logits, slow) < TOLERANCE_BFLOAT16
+    assert difference(logits, torch.cat(parts, 1)) < TOLERANCE_BFLOAT16
+    if SMALL_BASES[name].peft:
+        theirs, _ = peft_logits(peft_xlora(base(), paths, model.config, model.head), prompts)
+        assert difference(logits, theirs) < TOLERANCE_BFLOAT16
+    assert difference(logits, plain) > 3 * TOLERANCE_BFLOAT16, "the experts must be heard"
 
 
 @pytest.mark.parametrize("name", SMALL_BASES)
