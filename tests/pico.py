@@ -114,7 +114,7 @@ def pico_adapter(
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         model = get_peft_model(base, config)
     for name, parameter in sorted(model.named_parameters()):
-        if "lora_A" in name or "lora_B" in name:
+        if "lora_" in name:
             parameter.data = (torch.randn(parameter.shape, generator=generator) * scale).to(dtype)
     model.peft_config["default"].base_model_name_or_path = BASE_NAME
     # "auto" would ask the Hub for the base model's vocabulary size.

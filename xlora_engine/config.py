@@ -45,6 +45,9 @@ class XLoraConfig:
     top_k_lora: int | None = None
     #: Softmax over the k kept logits alone, so that what acts sums to 1.
     enable_softmax_topk: bool = False
+    #: What becomes, at a layer that some experts do not touch, of the share these have: "lost", as in the
+    #: paper, or "renormalised": softmax and top-k of that layer run over the experts that touch it.
+    absent_experts: str = "lost"
     #: Constant scaling of every expert in the scaling pass; 0 makes it the plain base model.
     scaling_pass_value: float = 0.0
     #: Multiplies every expert's output, in both passes.
@@ -75,6 +78,8 @@ class XLoraConfig:
             values["adapters"] = tuple(values["adapters"])
         return cls(**values)
 
+
+ABSENT_EXPERTS = ("lost", "renormalised")
 
 _NUMBERS = {"softmax_temperature", "xlora_dropout_p", "scaling_pass_value", "global_scaling_weight"}
 _INTEGERS = {"hidden_size", "xlora_depth", "xlora_size"}
@@ -113,6 +118,8 @@ def _check_ranges(config: XLoraConfig) -> None:
         raise ConfigInvalid("xlora_dropout_p", "in 0..1, 1 excluded", config.xlora_dropout_p)
     if config.softmax_temperature <= 0:
         raise ConfigInvalid("softmax_temperature", "above 0", config.softmax_temperature)
+    if config.absent_experts not in ABSENT_EXPERTS:
+        raise ConfigInvalid("absent_experts", f"one of {', '.join(ABSENT_EXPERTS)}", config.absent_experts)
     if config.top_k_lora is not None:
         _check_top_k(config.top_k_lora, len(config.adapters))
 
@@ -150,5 +157,8 @@ def _check_combinations(config: XLoraConfig) -> None:
     if config.enable_softmax_topk and config.top_k_lora == 1:
         # The one kept scaling is 1 whatever its logit, so no gradient would ever reach the head.
         raise ConfigInvalid("top_k_lora", "at least 2 where enable_softmax_topk is set", 1)
+    if config.absent_experts == "renormalised" and not softmaxes:
+        # Raw logits are no shares of a whole.
+        raise ConfigInvalid("absent_experts", "lost where there is no softmax", config.absent_experts)
     if config.softmax_temperature != 1 and not softmaxes:
         raise ConfigInvalid("softmax_temperature", "1 where there is no softmax", config.softmax_temperature)

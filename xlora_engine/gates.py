@@ -1,21 +1,29 @@
 """From the scaling head's logits to scalings: temperature, softmax, top-k. Pure tensor functions."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from xlora_engine.config import XLoraConfig
 
 
 def gate(
-    logits: Float[Tensor, "batch seq layer expert"], config: XLoraConfig
+    logits: Float[Tensor, "batch seq #layer expert"],
+    config: XLoraConfig,
+    *,
+    present: Bool[Tensor, "layer expert"] | None = None,
 ) -> Float[Tensor, "batch seq layer expert"]:
     """Scalings of every expert, for each token and layer, as the configuration asks (arXiv:2402.07148).
 
     Each token is gated by itself, over `expert` alone, so that scalings stay causal. Computed in
     float32 at least, because they are few and everything hangs on them.
+
+    With `present`, the experts that touch each layer, a softmax runs over these alone: the others get
+    0 and their share goes to those present, in proportion.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if present is not None:
+        logits = logits.masked_fill(~present, -torch.inf)
     if config.enable_softmax_topk and config.top_k_lora is not None:
         return softmax_over_top_k(logits / config.softmax_temperature, config.top_k_lora)
     scalings = (logits / config.softmax_temperature).softmax(-1) if config.enable_softmax else logits

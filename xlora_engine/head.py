@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from xlora_engine.config import XLoraConfig
@@ -22,9 +22,19 @@ class ScalingHead(nn.Module):
     saved tensors do not depend on the dropout setting.
     """
 
-    def __init__(self, config: XLoraConfig, *, layer_count: int, seed: int = 0) -> None:
+    def __init__(
+        self,
+        config: XLoraConfig,
+        *,
+        layer_count: int,
+        seed: int = 0,
+        present: Bool[Tensor, "layer expert"] | None = None,
+    ) -> None:
+        """`present` tells which experts touch each layer, where absent ones are to be renormalised away."""
         super().__init__()
         self.config = config
+        self.register_buffer("present", present, persistent=False)
+        self.present: Tensor | None
         self.layer_count = layer_count if config.layerwise_scalings else 1
         widths = [
             config.hidden_size,
@@ -50,7 +60,7 @@ class ScalingHead(nn.Module):
 
     def forward(self, hidden: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq layer expert"]:
         """Scalings of every expert for each token, gated as configured; float32."""
-        return gate(self.logits(hidden), self.config)
+        return gate(self.logits(hidden), self.config, present=self.present)
 
     def single(self, *, seed: int = 0) -> "ScalingHead":
         """A new head like this one, but with one set of scalings for all layers."""

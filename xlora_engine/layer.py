@@ -97,7 +97,7 @@ class MixtureLayer(nn.Module):
     `W` is whatever module the base model has there, called as it is: Linear, Conv1D, quantised, …
     The updates of all experts are one product down to the sum of their ranks, one product by the
     gates, one product up; the gate of a rank is its expert's scaling times its scale and `g`.
-    An expert that does not touch this module has no ranks here; its share of the scalings is lost.
+    An expert that does not touch this module has no ranks here; a share it is given is lost.
     """
 
     def __init__(

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from xlora_engine.adapter_weights import Expert, LowRank, check_fits, read_expert
+from xlora_engine.architectures import check_architecture, hidden_width
 from xlora_engine.cache import XLoraCache, require_xlora_cache
 from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding import Decoder
-from xlora_engine.errors import BaseUnsupported, ConfigInvalid, EngineError
+from xlora_engine.errors import ConfigInvalid, EngineError
 from xlora_engine.head import ScalingHead
 from xlora_engine.layer import MixtureEmbedding, MixtureLayer, ScalingContext
 from xlora_engine.recomputation import Recomputation
@@ -27,7 +28,7 @@ from xlora_engine.recomputation import Recomputation
 class XLoraOutput(CausalLMOutputWithPast):
     """A causal language model's output, and the scalings it was made with."""
 
-    #: `[batch seq layer expert]`; the layer axis has length 1 unless scalings are layerwise.
+    #: `[batch seq layer expert]`; the layer axis has length 1 where all layers have the same scalings.
     scalings: Tensor | None = None
 
 
@@ -58,6 +59,9 @@ class XLoraModel(nn.Module):
             ExpertMismatch: an expert does not fit the base model, which is then left as it was.
             ConfigInvalid: the configuration contradicts the base model or the experts.
             BaseUnsupported: the base model has no decoder below its language-model head.
+
+        Warns:
+            UnprovenArchitecture: no test covers this class of base model; it is tried.
         """
         super().__init__()
         self.config = _resolve(config, base, experts)
@@ -69,7 +73,9 @@ class XLoraModel(nn.Module):
         base.requires_grad_(False)
         base.eval()
         self.layers = _wrap(base, self.experts, self.config, self.context)
-        self.head = ScalingHead(self.config, layer_count=len(self.layers), seed=seed).to(base.device)
+        present = _presence(self.layers, self.config)
+        self.head = ScalingHead(self.config, layer_count=len(self.layers), seed=seed, present=present)
+        self.head.to(base.device)
         self._fixed: _Fixed | None = None
         self._recomputation: Recomputation | None = None
         self._train_experts(self.config.use_trainable_adapters)
@@ -242,7 +248,7 @@ class XLoraModel(nn.Module):
         """Trade time for memory in training: blocks are computed again in the backward pass, exactly.
 
         Raises:
-            ConfigInvalid: reentrant checkpointing was asked for.
+            ConfigInvalid: a `context_fn` was given.
             BaseUnsupported: the base model has no blocks that can be recomputed.
         """
         self._recomputation = Recomputation(self.base, self.context, gradient_checkpointing_kwargs)
@@ -301,11 +307,8 @@ class XLoraModel(nn.Module):
 
 def _resolve(config: XLoraConfig, base: PreTrainedModel, experts: Sequence[Expert]) -> XLoraConfig:
     """The configuration with what the base model and the experts decide filled in."""
-    if base.get_decoder() is base:
-        raise BaseUnsupported(
-            f"{type(base).__name__} has no decoder below a head; load it as a causal language model"
-        )
-    width = base.config.get_text_config(decoder=True).hidden_size
+    check_architecture(base)
+    width = hidden_width(base)
     if config.hidden_size not in (0, width):
         raise ConfigInvalid("hidden_size", f"{width}, the base model's", config.hidden_size)
     names = tuple(expert.name for expert in experts)
@@ -339,6 +342,15 @@ def _wrap(
     for path, layer in layers.items():
         _replace(base, path, layer)
     return layers
+
+
+def _presence(layers: Mapping[str, MixtureLayer], config: XLoraConfig) -> Bool[Tensor, "layer expert"] | None:
+    """Which experts touch each layer, where the configuration renormalises absent ones away."""
+    if config.absent_experts == "lost":
+        return None
+    experts = range(len(config.adapters))
+    present = torch.tensor([[i in layer.ranks for i in experts] for layer in layers.values()])
+    return None if present.all() else present
 
 
 def _replace(base: nn.Module, path: str, module: nn.Module) -> None:

@@ -64,7 +64,8 @@ def peft_logits(model: nn.Module, input_ids: Tensor, **inputs: Any) -> tuple[Ten
 
 @contextmanager
 def quiet_peft() -> Iterator[None]:
-    """Inside, PEFT 0.21 may read what transformers 5.24 renamed."""
+    """Inside, PEFT may read what transformers 5.24 renamed, and an expert may change a tied embedding."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "Model has `tie_word_embeddings=True`", UserWarning)
         yield

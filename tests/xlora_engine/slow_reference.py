@@ -84,18 +84,22 @@ def _adding(present: Sequence[tuple[Tensor, Update]], global_weight: float) -> C
     return hook
 
 
-def slow_gate(logits: Tensor, config: XLoraConfig) -> Tensor:
-    """Scalings of logits [batch seq layer expert], one token and layer at a time."""
+def slow_gate(logits: Tensor, config: XLoraConfig, counted: Sequence[Sequence[int]]) -> Tensor:
+    """Scalings of logits [batch seq layer expert], one token and layer at a time.
+
+    `counted` holds, for each layer, the experts among which shares are dealt out; others get none.
+    """
     out = torch.zeros_like(logits)
     for place in torch.cartesian_prod(*(torch.arange(n) for n in logits.shape[:3])).tolist():
-        row = logits[tuple(place)]
+        among = list(counted[place[2]])
+        row = logits[tuple(place)][among]
         if config.enable_softmax:
             row = (row / config.softmax_temperature).softmax(-1)
         kept = sorted(range(len(row)), key=lambda i, row=row: -row[i])[: config.top_k_lora]  # type: ignore[misc]
         values = row[kept]
         if config.enable_softmax_topk:
             values = (values / config.softmax_temperature).softmax(-1)
-        out[tuple(place)][kept] = values
+        out[tuple(place)][[among[i] for i in kept]] = values
     return out
 
 
@@ -109,7 +113,11 @@ def slow_logits(
 ) -> tuple[Tensor, Tensor]:
     """Logits and scalings of an X-LoRA model, from its parts; `base` is left as it was."""
     adapters = [read_updates(folder) for folder in folders]
-    layers = len(layer_order(base, adapters)) if config.layerwise_scalings else 1
+    order = layer_order(base, adapters)
+    layers = len(order) if config.layerwise_scalings else 1
+    counted: list[Sequence[int]] = [range(len(folders))] * layers
+    if config.absent_experts == "renormalised":
+        counted = [[i for i, updates in enumerate(adapters) if path in updates] for path in order]
     constant = torch.full((*input_ids.shape, 1, len(folders)), config.scaling_pass_value)
     with torch.no_grad():
         with experts_weighed(base, adapters, constant, config.global_scaling_weight):
@@ -117,7 +125,8 @@ def slow_logits(
         hidden = out.hidden_states[-1].float()
         for number, layer in enumerate(m for m in head.modules() if isinstance(m, nn.Linear)):
             hidden = layer(hidden if number == 0 else hidden.relu())
-        scalings = slow_gate(hidden.reshape(*input_ids.shape, layers, len(folders)), config)
+        logits = hidden.reshape(*input_ids.shape, layers, len(folders))
+        scalings = slow_gate(logits.expand(-1, -1, len(counted), -1), config, counted)
         with experts_weighed(base, adapters, scalings, config.global_scaling_weight):
-            logits: Tensor = base(input_ids=input_ids, use_cache=False, **inputs).logits
+            logits = base(input_ids=input_ids, use_cache=False, **inputs).logits
     return logits, scalings

@@ -26,6 +26,9 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"xlora_dropout_p": -0.1}, "xlora_dropout_p", "0..1, 1 excluded"),
     ({"xlora_dropout_p": NAN}, "xlora_dropout_p", "a finite number"),
     ({"xlora_dropout_p": None}, "xlora_dropout_p", "a finite number"),
+    ({"absent_experts": "dropped"}, "absent_experts", "one of lost, renormalised"),
+    ({"absent_experts": None}, "absent_experts", "one of lost, renormalised"),
+    ({"absent_experts": "renormalised", "enable_softmax": False}, "absent_experts", "lost where there is no"),
     ({"softmax_temperature": 0.0}, "softmax_temperature", "above 0"),
     ({"softmax_temperature": -1.0}, "softmax_temperature", "above 0"),
     ({"softmax_temperature": INFINITE}, "softmax_temperature", "a finite number"),
@@ -88,7 +91,8 @@ def test_ordinary_names_are_allowed(name: str) -> None:
 def test_defaults_are_those_of_peft() -> None:
     theirs = peft.XLoraConfig(hidden_size=1, adapters={})
     for field in fields(XLoraConfig):
-        if field.name not in ("adapters", "hidden_size", "use_bias"):  # PEFT always has a bias
+        # PEFT always has a bias, and always loses the share of an absent expert.
+        if field.name not in ("adapters", "hidden_size", "use_bias", "absent_experts"):
             assert getattr(XLoraConfig(), field.name) == getattr(theirs, field.name), field.name
 
 

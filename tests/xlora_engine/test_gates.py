@@ -103,6 +103,65 @@ def test_a_high_temperature_evens_out_and_a_low_one_decides() -> None:
     assert largest(0.05) == pytest.approx(1.0, abs=0.001)
 
 
+each_softmax = pytest.mark.parametrize("kind", [SOFTMAX, TOP_K_SOFTMAX], ids=["softmax", "top-k"])
+
+
+def presence(data: st.DataObject, layers: int, experts: int) -> Tensor:
+    """[layer expert], at least one expert in each layer."""
+    rows = st.lists(st.booleans(), min_size=experts, max_size=experts).filter(any)
+    return torch.tensor(data.draw(st.lists(rows, min_size=layers, max_size=layers)))
+
+
+@each_softmax
+@given(data=st.data())
+def test_renormalised_an_absent_expert_is_as_if_it_were_not_there(
+    kind: dict[str, Any], data: st.DataObject
+) -> None:
+    logits, config = data.draw(gated(kind))
+    present = presence(data, *logits.shape[2:])
+
+    scalings = gate(logits, config, present=present)
+
+    assert (scalings[..., ~present] == 0).all()
+    for layer, row in enumerate(present):
+        few = logits[:, :, layer : layer + 1, row].float() / config.softmax_temperature
+        k = min(config.top_k_lora or few.shape[-1], few.shape[-1])
+        alone = softmax_over_top_k(few, k) if kind is TOP_K_SOFTMAX else keep_top_k(few.softmax(-1), k)
+        # Sorted, since either of two equal logits may be the one that is kept.
+        found = scalings[:, :, layer : layer + 1, row]
+        torch.testing.assert_close(found.sort(-1).values, alone.sort(-1).values)
+
+
+@each_softmax
+@given(data=st.data())
+def test_one_gate_for_all_layers_is_dealt_out_at_each_layer_by_who_is_there(
+    kind: dict[str, Any], data: st.DataObject
+) -> None:
+    logits, config = data.draw(gated(kind))
+    present = presence(data, 3, logits.shape[3])
+    shared = logits[:, :, :1]
+
+    assert torch.equal(
+        gate(shared, config, present=present),
+        gate(shared.expand(-1, -1, 3, -1), config, present=present),
+    )
+
+
+@each_softmax
+@given(data=st.data())
+def test_gradients_are_finite_and_reach_no_absent_expert(kind: dict[str, Any], data: st.DataObject) -> None:
+    logits, config = data.draw(gated(kind))
+    present = presence(data, *logits.shape[2:])
+    logits = logits.float().clamp(-5, 5).requires_grad_()
+    weights = torch.arange(1.0, logits.shape[-1] + 1)
+
+    (gate(logits, config, present=present) * weights).sum().backward()
+
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+    assert (logits.grad[..., ~present] == 0).all()
+
+
 @each_kind
 @given(data=st.data())
 def test_the_order_of_the_batch_does_not_matter(kind: dict[str, Any], data: st.DataObject) -> None:

@@ -140,6 +140,8 @@ def gpt2_experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         {"xlora_depth": 2, "softmax_temperature": 0.5, "top_k_lora": 2},
         {"enable_softmax": False, "enable_softmax_topk": True, "top_k_lora": 2},
         {"enable_softmax": False, "scaling_pass_value": 0.3},
+        {"absent_experts": "renormalised"},
+        {"use_trainable_adapters": True, "layerwise_scalings": True},
     ],
     ids=lambda config: ", ".join(f"{k}={v}" for k, v in config.items()),
 )
@@ -160,7 +162,9 @@ def test_gradients_of_the_whole_model_are_finite_differences_of_its_loss(
 
     loss().backward()
 
-    for parameter in model.head.parameters():
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert len(trained) > len(list(model.head.parameters())) or not config.get("use_trainable_adapters")
+    for parameter in trained:
         direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         step = 1e-6
         with torch.no_grad():

@@ -1,7 +1,10 @@
 """What an X-LoRA model is made of: its parts alone, its base untouched, nothing but the head trained."""
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -113,6 +116,83 @@ def test_only_the_head_is_trained_whatever_is_done_with_the_model(
         check("save")
     for name, before in frozen.items():
         assert torch.equal(dict(model.named_parameters())[name], before), name
+
+
+def backward(model: XLoraModel, token_ids: Tensor) -> None:
+    model(token_ids, labels=token_ids).loss.backward()
+
+
+def recomputed(model: XLoraModel, token_ids: Tensor, *, reentrant: bool) -> None:
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    model.train()
+    backward(model, token_ids)
+    model.gradient_checkpointing_disable()
+
+
+def disabled(model: XLoraModel, token_ids: Tensor) -> None:
+    with model.disabled():
+        model(token_ids)
+        model.generate(token_ids, max_new_tokens=2)
+
+
+def weighed_by_hand(model: XLoraModel, token_ids: Tensor) -> None:
+    uniform = model.constant_scalings([1 / 3] * 3)
+    model.mixture_pass(uniform, input_ids=token_ids)
+    with model.fixed_scalings(uniform):
+        model(token_ids)
+        model.generate(token_ids, max_new_tokens=2)
+
+
+def interrupted(model: XLoraModel, token_ids: Tensor) -> None:
+    with pytest.raises(ZeroDivisionError), model.disabled():
+        raise ZeroDivisionError
+
+
+def saved(model: XLoraModel, token_ids: Tensor) -> None:
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(Path(folder) / "saved")
+
+
+#: Every kind of call that a model of experts answers.
+CALLS: dict[str, Callable[[XLoraModel, Tensor], object]] = {
+    "forward": lambda model, ids: model(ids),
+    "forward with a cache": lambda model, ids: model(ids, use_cache=True),
+    "scaling pass": lambda model, ids: model.scaling_pass(ids),
+    "scalings by hand": weighed_by_hand,
+    "greedy": lambda model, ids: model.generate(ids, max_new_tokens=2, do_sample=False),
+    "sampling": lambda model, ids: model.generate(ids, max_new_tokens=2, do_sample=True),
+    "beams": lambda model, ids: model.generate(ids, max_new_tokens=2, num_beams=2),
+    "disabled": disabled,
+    "interrupted": interrupted,
+    "train": lambda model, _: model.train(),
+    "eval": lambda model, _: model.train().eval(),
+    "backward": backward,
+    "recomputed": partial(recomputed, reentrant=False),
+    "recomputed, reentrant": partial(recomputed, reentrant=True),
+    "save": saved,
+}
+
+
+@pytest.mark.parametrize("experts_train", [False, True], ids=["head", "head and experts"])
+@pytest.mark.parametrize("call", CALLS)
+def test_what_trains_is_told_by_identity_and_no_call_changes_it_or_a_value(
+    call: str, experts_train: bool, mixture: Mixture, token_ids: Tensor
+) -> None:
+    model = mixture(use_trainable_adapters=experts_train, scaling_pass_value=0.2)
+    trained = {id(p) for p in model.head.parameters()}
+    if experts_train:
+        trained |= {id(p) for layer in model.layers.values() for p in (layer.down, layer.up)}
+    before = {name: (p, p.detach().clone()) for name, p in model.named_parameters()}
+
+    for _ in range(2):
+        CALLS[call](model, token_ids)
+
+    assert {id(p) for p in model.parameters() if p.requires_grad} == trained
+    assert {id(p) for p in model.parameters() if p.grad is not None} <= trained
+    assert not any(module.training for module in model.base.modules())
+    for name, parameter in model.named_parameters():
+        assert parameter is before[name][0], name
+        assert torch.equal(parameter, before[name][1]), name
 
 
 def test_trainable_experts_are_trained_with_the_head_and_the_base_is_not(

@@ -1,0 +1,63 @@
+"""Which base models a mixture is proven on, what is refused, and the width of their hidden states."""
+
+import warnings
+
+from transformers import PreTrainedModel
+
+from xlora_engine.errors import BaseUnsupported
+
+#: Classes of `transformers` on which the tests compare logits with a slow loop over experts and, where
+#: PEFT works, with PEFT; caches with none; and gradients with and without recomputation.
+PROVEN = frozenset(
+    {
+        "BloomForCausalLM",
+        "GPT2LMHeadModel",
+        "GPTNeoXForCausalLM",
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "GemmaForCausalLM",
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "MixtralForCausalLM",
+        "OPTForCausalLM",
+        "Phi3ForCausalLM",
+        "PhiForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "Qwen3MoeForCausalLM",
+        "Starcoder2ForCausalLM",
+    }
+)
+
+#: Fields that tell the width of a decoder's last hidden state; OPT may project it before the output layer.
+_WIDTH_FIELDS = ("word_embed_proj_dim", "hidden_size")
+
+
+class UnprovenArchitecture(UserWarning):
+    """A base model of a class that no test covers: it is tried, and may be wrong without any error."""
+
+
+def check_architecture(base: PreTrainedModel) -> None:
+    """Refuse a base model that cannot have two passes, and warn of one that no test covers.
+
+    Raises:
+        BaseUnsupported: it has no decoder below a head, or an encoder that a scaling pass would not run.
+    """
+    name = type(base).__name__
+    if base.config.is_encoder_decoder or base.get_decoder() is base:
+        raise BaseUnsupported(
+            f"{name} has no decoder of its own below a head; load it as a causal language model"
+        )
+    if name not in PROVEN:
+        warnings.warn(
+            f"{name} is not among the architectures that X-LoRA is proven on; compare its logits with "
+            "and without a cache, and one-hot scalings with that adapter alone, before you rely on it",
+            UnprovenArchitecture,
+            stacklevel=2,
+        )
+
+
+def hidden_width(base: PreTrainedModel) -> int:
+    """Width of the hidden states that the scaling head reads."""
+    config = base.config.get_text_config(decoder=True)
+    return int(next(getattr(config, field) for field in _WIDTH_FIELDS if hasattr(config, field)))
