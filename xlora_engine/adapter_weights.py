@@ -105,14 +105,18 @@ def read_expert(folder: Path, name: str) -> Expert:
         ExpertUnreadable: a file is missing or damaged, or an A lacks its B.
         ExpertUnsupported: the adapter uses a feature that a mixture cannot honour, which is named.
     """
-    config = _read_config(folder, name)
+    return make_expert(name, _read_config(folder, name), _read_tensors(folder, name))
+
+
+def make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Expert:
+    """An expert from a LoRA configuration and its tensors by PEFT's keys; raises as `read_expert` does."""
     for field, asks in _UNSUPPORTED.items():
         if field in config and asks(config[field]):
             raise ExpertUnsupported(
                 f"expert {name!r} has {field} = {config[field]!r}, which a mixture of plain LoRA "
                 "cannot honour; train it again without"
             )
-    factors = _pair_factors(_read_tensors(folder, name), name)
+    factors = _pair_factors(tensors, name)
     return Expert(
         name=name,
         config=config,

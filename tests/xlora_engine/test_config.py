@@ -36,6 +36,7 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"global_scaling_weight": "1"}, "global_scaling_weight", "a finite number"),
     ({"layerwise_scalings": 1}, "layerwise_scalings", "true or false"),
     ({"use_bias": None}, "use_bias", "true or false"),
+    ({"enable_relu_and_dropout": 1}, "enable_relu_and_dropout", "true or false"),
     ({"enable_softmax": "yes"}, "enable_softmax", "true or false"),
     ({"enable_softmax_topk": 0}, "enable_softmax_topk", "true or false"),
     ({"use_trainable_adapters": 1}, "use_trainable_adapters", "true or false"),
@@ -88,7 +89,8 @@ def test_ordinary_names_are_allowed(name: str) -> None:
 def test_defaults_are_those_of_peft() -> None:
     theirs = peft.XLoraConfig(hidden_size=1, adapters={})
     for field in fields(XLoraConfig):
-        if field.name not in ("adapters", "hidden_size", "use_bias"):  # PEFT always has a bias
+        # PEFT always has a bias, and a ReLU between layers.
+        if field.name not in ("adapters", "hidden_size", "use_bias", "enable_relu_and_dropout"):
             assert getattr(XLoraConfig(), field.name) == getattr(theirs, field.name), field.name
 
 
