@@ -98,18 +98,19 @@ class Expert:
     updates: Mapping[str, LowRank]
 
 
-def read_expert(folder: Path, name: str) -> Expert:
-    """Read a PEFT LoRA folder.
+def read_expert(
+    folder: Path, name: str, *, select: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+) -> Expert:
+    """Read a PEFT LoRA folder; `select` may leave out tensors, or put other keys, before they are judged.
 
     Raises:
         ExpertUnreadable: a file is missing or damaged, or an A lacks its B.
         ExpertUnsupported: the adapter uses a feature that a mixture cannot honour, which is named.
     """
-    return make_expert(name, _read_config(folder, name), _read_tensors(folder, name))
+    return _make_expert(name, _read_config(folder, name), select(_read_tensors(folder, name)))
 
 
-def make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Expert:
-    """An expert from a LoRA configuration and its tensors by PEFT's keys; raises as `read_expert` does."""
+def _make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Expert:
     for field, asks in _UNSUPPORTED.items():
         if field in config and asks(config[field]):
             raise ExpertUnsupported(

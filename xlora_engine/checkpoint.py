@@ -13,14 +13,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
 from xlora_engine.adapter_weights import CONFIG_FILE, WEIGHTS_FILE, read_expert, write_expert
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import CheckpointInvalid, CheckpointUnreadable, ConfigInvalid, ExpertChanged
 from xlora_engine.saved_model import Probe, SavedModel, ask_probe
+from xlora_engine.weights_file import load_weights
 
 if TYPE_CHECKING:
     from xlora_engine.model import XLoraModel
@@ -73,8 +72,8 @@ def load_checkpoint(folder: Path) -> SavedModel:
             config=config,
             experts=tuple(read_expert(expert_folder, name) for name, expert_folder in experts.items()),
             layers=tuple(manifest["layers"]),
-            head=_load(folder / HEAD_FILE),
-            probe=Probe(tensors=_load(folder / PROBE_FILE), dtype=manifest["base"]["dtype"]),
+            head=load_weights(folder / HEAD_FILE),
+            probe=Probe(tensors=load_weights(folder / PROBE_FILE), dtype=manifest["base"]["dtype"]),
         )
     except (KeyError, TypeError, ConfigInvalid) as error:
         raise CheckpointUnreadable(f"{folder / MANIFEST_FILE} is damaged: {error}") from error
@@ -152,10 +151,3 @@ def _check_digest(path: Path, expected: str, changed: type[CheckpointInvalid]) -
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointUnreadable(f"cannot read {path}: {error}") from error

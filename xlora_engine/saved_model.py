@@ -1,6 +1,7 @@
 """An X-LoRA model apart from its base: what every format on disk is read into and written from."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from xlora_engine.adapter_weights import Expert
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import CheckpointUnreadable, ProbeMismatch
+from xlora_engine.hub import looks_like_repository
 
 if TYPE_CHECKING:
     from xlora_engine.model import XLoraModel
@@ -52,6 +54,7 @@ class SavedModel:
             experts=tuple(replace(expert, updates=model.updates_of(expert)) for expert in model.experts),
             head={name: tensor.detach() for name, tensor in model.head.state_dict().items()},
             layers=tuple(model.layers),
+            base_id=_hub_name(model.base.name_or_path),
         )
 
     def restore(self, model: "XLoraModel", *, verify: bool) -> None:
@@ -75,6 +78,13 @@ class SavedModel:
         model.eval()
         if verify and self.probe is not None:
             check_probe(model, self.probe.tensors, saved_dtype=self.probe.dtype)
+
+
+def _hub_name(loaded_from: str | None) -> str | None:
+    """A base model's name on the hub, unless it was loaded from a folder."""
+    if loaded_from and looks_like_repository(loaded_from) and not Path(loaded_from).exists():
+        return loaded_from
+    return None
 
 
 def ask_probe(model: "XLoraModel") -> dict[str, Tensor]:

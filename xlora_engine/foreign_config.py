@@ -1,0 +1,94 @@
+"""Configurations that other X-LoRA implementations wrote: what their fields mean here, or why they cannot."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from xlora_engine.config import XLoraConfig
+from xlora_engine.errors import CheckpointUnreadable, ConfigInvalid, NotRepresentable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inexact:
+    """A setting with which another implementation computes something else than this one."""
+
+    field: str
+    asks: Callable[[XLoraConfig], bool]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """How one implementation writes its configuration."""
+
+    layout: str
+    #: Values of fields that a file leaves out, where they are not `XLoraConfig`'s.
+    defaults: Mapping[str, Any]
+    #: Fields that say nothing about what is computed.
+    neutral: frozenset[str]
+    inexact: tuple[Inexact, ...]
+
+    def require_exact(self, config: XLoraConfig) -> None:
+        """Refuse a configuration that this implementation and ours compute differently.
+
+        Raises:
+            NotRepresentable: naming the field and the difference.
+        """
+        for row in self.inexact:
+            if row.asks(config):
+                raise NotRepresentable(self.layout, row.field, row.reason)
+
+
+SELECTS_FOR_SCALING_PASS = Inexact(
+    field="scaling_pass_value",
+    asks=lambda config: config.top_k_lora is not None and config.scaling_pass_value != 0,
+    reason="with top_k_lora its scaling pass hears k experts alone, whichever come first; "
+    "use a scaling_pass_value of 0",
+)
+
+TEMPERATURE_IGNORED = Inexact(
+    field="softmax_temperature",
+    asks=lambda config: config.enable_softmax_topk and config.softmax_temperature != 1,
+    reason="it divides by no temperature before the softmax over the top k; use a temperature of 1",
+)
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        CheckpointUnreadable: the file is missing, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointUnreadable(f"cannot read {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointUnreadable(f"{path} must hold one JSON object")
+    return content
+
+
+def config_of(
+    found: Mapping[str, Any], dialect: Dialect, *, names: tuple[str, ...], path: Path
+) -> XLoraConfig:
+    """The configuration a file means, over experts of these names.
+
+    Raises:
+        NotRepresentable: it asks for what is computed differently here, or for something unknown.
+        CheckpointUnreadable: a field is out of range.
+    """
+    known = {field.name for field in fields(XLoraConfig)} - {"adapters"}
+    values = dict(dialect.defaults) | {name: found[name] for name in known if name in found}
+    for name, value in found.items():
+        if name not in known | dialect.neutral and value not in (None, False, "", [], {}):
+            raise NotRepresentable(dialect.layout, name, f"{value!r} asks for something unknown here")
+    if values.get("enable_softmax") is False:
+        values["softmax_temperature"] = 1.0  # the others look at it for that softmax alone
+    try:
+        config = XLoraConfig(adapters=names, **values)
+    except ConfigInvalid as error:
+        raise CheckpointUnreadable(f"{path}: {error}") from error
+    dialect.require_exact(config)
+    return config
