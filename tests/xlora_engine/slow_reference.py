@@ -116,7 +116,8 @@ def slow_logits(
             out = base(input_ids=input_ids, output_hidden_states=True, use_cache=False, **inputs)
         hidden = out.hidden_states[-1].float()
         for number, layer in enumerate(m for m in head.modules() if isinstance(m, nn.Linear)):
-            hidden = layer(hidden if number == 0 else hidden.relu())
+            between = number > 0 and config.enable_relu_and_dropout
+            hidden = layer(hidden.relu() if between else hidden)
         scalings = slow_gate(hidden.reshape(*input_ids.shape, layers, len(folders)), config)
         with experts_weighed(base, adapters, scalings, config.global_scaling_weight):
             logits: Tensor = base(input_ids=input_ids, use_cache=False, **inputs).logits
