@@ -1,4 +1,4 @@
-"""What is written for other implementations has the same logits when read, or is refused by the field's name."""
+"""What is written for other implementations answers alike when read, or is refused by a field's name."""
 
 import json
 from collections.abc import Callable
