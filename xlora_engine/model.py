@@ -281,6 +281,11 @@ class XLoraModel(nn.Module):
             _replace(self.base, path, layer.base)
         return self.base
 
+    def rewrap(self) -> None:
+        """Undo `unload`, unless another model has wrapped the base meanwhile."""
+        for path, layer in self.layers.items():
+            _replace(self.base, path, layer)
+
     @property
     def device(self) -> torch.device:
         """Where inputs must be."""
