@@ -1,16 +1,15 @@
 """Every format of a saved X-LoRA model, in one table: how a folder is told, read and written."""
 
-import secrets
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from xlora_engine import checkpoint, original_format
-from xlora_engine.errors import CheckpointInvalid, CheckpointUnreadable, ConfigInvalid
+from xlora_engine.errors import CheckpointUnreadable, ConfigInvalid
 from xlora_engine.expert_folders import Adapters
 from xlora_engine.mistralrs_format import has_ordering, read_mistralrs, write_mistralrs
+from xlora_engine.new_folder import filling
 from xlora_engine.original_format import read_original, write_original
 from xlora_engine.peft_format import is_peft_xlora, read_peft, write_peft
 from xlora_engine.saved_model import SavedModel
@@ -94,19 +93,8 @@ def write_model(saved: SavedModel, folder: Path, layout: str) -> None:
         CheckpointInvalid: the folder holds something already.
         NotRepresentable: the format cannot say what the model computes; the field is named.
     """
-    if layout not in EXPORTED:
+    write = FORMATS[layout].write if layout in FORMATS else None
+    if write is None:
         raise ConfigInvalid("format", f"one of {', '.join(EXPORTED)}", layout)
-    folder = folder.resolve()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointInvalid(f"{folder} holds something already; export to a new folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    staging.mkdir()
-    try:
-        write = FORMATS[layout].write
-        if write is not None:
-            write(saved, staging, folder)
-        staging.rename(folder)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+    with filling(folder) as staging:
+        write(saved, staging, folder.resolve())
