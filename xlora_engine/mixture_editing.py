@@ -1,4 +1,4 @@
-"""Changing a mixture after training: experts added, dropped, put in another order, renamed.
+"""Changing a mixture after training: experts added, dropped, put in another order, renamed; gates set.
 
 What the scaling head has learnt about the experts that stay is kept, row by row: its last layer has a row
 for each layer and expert. Each function gives a new model on the same base; the old one is of no use then.
@@ -7,6 +7,7 @@ for each layer and expert. Each function gives a new model on the same base; the
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,20 @@ from xlora_engine.saved_model import SavedModel
 #: How far below the mean of the others a new expert's gate logit starts: its share is at most e^-5, one
 #: part in 150, divided by the number of the others.
 LOWERED_BY = 5.0
+
+#: Fields of a configuration that say what is done with the head's logits, not what its tensors are.
+CHANGEABLE = frozenset(
+    {
+        "enable_softmax",
+        "enable_softmax_topk",
+        "global_scaling_weight",
+        "scaling_pass_value",
+        "softmax_temperature",
+        "top_k_lora",
+        "use_trainable_adapters",
+        "xlora_dropout_p",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +131,19 @@ def rename_experts(model: XLoraModel, names: Mapping[str, str]) -> XLoraModel:
     return _rebuilt(
         model, experts, config, dict(model.head.state_dict()), Outputs.of(tuple(model.layers), config)
     )
+
+
+def configure(model: XLoraModel, **fields: Any) -> XLoraModel:
+    """Change fields of the configuration that leave the head's tensors as they are, such as `top_k_lora`.
+
+    Raises:
+        ConfigInvalid: a field decides the head's shape, is unknown, or is out of range.
+    """
+    for name, value in fields.items():
+        if name not in CHANGEABLE:
+            raise ConfigInvalid("fields", f"some of {', '.join(sorted(CHANGEABLE))}", {name: value})
+    config = replace(model.config, **fields)
+    return _edited(model, _current(model), config, shift=None)
 
 
 def _chosen(model: XLoraModel, names: tuple[str, ...]) -> XLoraModel:

@@ -133,7 +133,13 @@ def _read_head(folder: Path, config: XLoraConfig) -> dict[str, Tensor]:
             raise CheckpointUnreadable(f"{folder / HEAD_FILE} holds {key!r}, which is no layer of a head")
         layers.setdefault(None if place == "last" else int(number), {})[kind] = tensor
     last = layers.pop(None, None)
-    inner = [layers[number] for number in sorted(n for n in layers if n is not None)]
+    numbers = sorted(number for number in layers if number is not None)
+    if numbers == [0, *range(3, 3 * len(numbers), 3)] and not config.enable_relu_and_dropout and numbers[1:]:
+        raise CheckpointUnreadable(
+            f"{folder / HEAD_FILE} numbers its layers {numbers}, with ReLU and dropout between them, where "
+            f"{CONFIG_FILE} leaves enable_relu_and_dropout off; set it to true"
+        )
+    inner = [layers[number] for number in numbers]
     if last is None or len(inner) != config.xlora_depth - 1:
         raise HeadIncomplete(
             f"{folder / HEAD_FILE} holds {len(inner)} inner layers and {'a' if last else 'no'} last one, "

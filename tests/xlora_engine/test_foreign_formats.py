@@ -317,6 +317,23 @@ def test_an_expert_is_found_among_tensors_of_the_base_and_of_other_experts(
     assert difference(logits, peft_saved[1]) < TOLERANCE
 
 
+def test_names_that_peft_0_12_allowed_are_kept(
+    peft_saved: tuple[Path, Tensor], expert_folders: dict[str, Path], token_ids: Tensor, tmp_path: Path
+) -> None:
+    saved = Path(shutil.copytree(peft_saved[0], tmp_path / "saved"))
+    path = saved / "adapter_config.json"
+    config = json.loads(path.read_text())
+    config["adapters"] = {name: f"/content/{name}" for name in expert_folders}
+    del config["peft_version"]
+    path.write_text(json.dumps(config))
+
+    model = XLoraModel.from_pretrained(saved, pico_llama(), adapters=dict(reversed(expert_folders.items())))
+
+    assert model.config.adapters == tuple(expert_folders), "the file's order, not that of the argument"
+    with torch.no_grad():
+        assert difference(model(token_ids).logits, peft_saved[1]) < TOLERANCE
+
+
 @pytest.mark.parametrize("version", ["0.20.0", "0.21.0", "0.21.2"])
 def test_an_expert_that_peft_cut_short_is_refused(
     version: str, peft_saved: tuple[Path, Tensor], expert_folders: dict[str, Path], tmp_path: Path
@@ -388,6 +405,11 @@ REFUSED: dict[str, tuple[Damage, type[EngineError], str]] = {
         lambda f: save_file({"score.weight": torch.ones(1)}, f / "xlora_classifier.safetensors"),
         CheckpointUnreadable,
         "'score.weight', which is no layer of a head",
+    ),
+    "ReLUs in the numbers of layers, none in the configuration": (
+        lambda f: change_config(f, enable_relu_and_dropout=False),
+        CheckpointUnreadable,
+        r"numbers its layers \[0, 3\], with ReLU .* enable_relu_and_dropout off",
     ),
     "a head of fewer layers": (
         lambda f: change_config(f, layerwise_scalings=True),

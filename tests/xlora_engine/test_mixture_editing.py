@@ -20,6 +20,7 @@ from xlora_engine.mixture_editing import (
     LOWERED_BY,
     Outputs,
     add_expert,
+    configure,
     drop_experts,
     edited_rows,
     rename_experts,
@@ -146,6 +147,34 @@ def test_what_experts_learnt_goes_with_them(mixture: Mixture, token_ids: Tensor)
     assert not torch.equal(again.experts[0].updates[path].B, untrained[path].B)
 
 
+CHANGES: list[dict[str, Any]] = [
+    {"top_k_lora": 2},
+    {"global_scaling_weight": 0.3, "scaling_pass_value": 1 / 3},
+    {"enable_softmax": False, "enable_softmax_topk": True, "top_k_lora": 2, "softmax_temperature": 3.0},
+]
+
+
+@pytest.mark.parametrize("fields", CHANGES)
+def test_a_reconfigured_mixture_is_one_built_with_that_configuration(
+    fields: dict[str, Any], mixture: Mixture, token_ids: Tensor
+) -> None:
+    expected = mixture(**fields)
+
+    model = configure(mixture(), **fields)
+
+    assert model.config == expected.config
+    assert torch.equal(logits_of(model, token_ids), logits_of(expected, token_ids))
+
+
+def test_experts_begin_and_cease_to_train(mixture: Mixture) -> None:
+    training = configure(mixture(), use_trainable_adapters=True)
+    assert all(layer.down.requires_grad for layer in training.layers.values())
+    assert not any(
+        layer.down.requires_grad
+        for layer in configure(training, use_trainable_adapters=False).layers.values()
+    )
+
+
 # ---------------------------------------------------------------- adding
 
 
@@ -230,6 +259,8 @@ EDITS: dict[str, tuple[Callable[[XLoraModel, Path], Any], str]] = {
     "rename an unknown one": (lambda m, _: rename_experts(m, {"geo": "x"}), "names must be experts of"),
     "rename to a taken name": (lambda m, _: rename_experts(m, {"bio": "mat-3"}), "differ from each other"),
     "rename to no name": (lambda m, _: rename_experts(m, {"bio": "../x"}), "names of letters"),
+    "another depth": (lambda m, _: configure(m, xlora_depth=4), "fields must be some of"),
+    "top 4 of three": (lambda m, _: configure(m, top_k_lora=4), "top_k_lora must be an integer in 1..3"),
     "add a taken name": (lambda m, chem: add_expert(m, "bio", chem), "differ from each other"),
 }
 
