@@ -50,10 +50,11 @@ def local_folder(path: str | Path, *, subfolder: str | None = None, revision: st
 
 
 def _fetch(repository: str, below: PurePosixPath, revision: str | None) -> Path:
-    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # httpx's HTTPError, or httpx2's
         GatedRepoError,
+        HFValidationError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -64,7 +65,7 @@ def _fetch(repository: str, below: PurePosixPath, revision: str | None) -> Path:
     patterns = [f"{prefix}{deeper}{name}" for name in FILES for deeper in ("", "*/")]
     try:
         return Path(snapshot_download(repository, allow_patterns=patterns, **options))
-    except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError) as error:
+    except (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, HFValidationError) as error:
         raise HubNotFound(
             f"there is no folder {repository!r} here, and the hub shows none at revision "
             f"{revision or 'main'}: {_first_line(error)}; check the name, or log in with `hf auth login`"

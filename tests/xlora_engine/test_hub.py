@@ -29,6 +29,7 @@ JOBS: dict[str, dict[str, Any]] = {
     "subfolder": {"path": "owner/collection", "subfolder": "models/science", "revision": "v2"},
     "experts": {"path": "owner/peft", "adapters": {"0": "owner/bio", "1": "owner/chem.v2"}},
     "no repository": {"path": "owner/nothing"},
+    "no name of a repository": {"path": "owner/a--b"},
     "no revision": {"path": "owner/original", "revision": "v9"},
     "no subfolder": {"path": "owner/collection", "subfolder": "science"},
     "an older revision": {"path": "owner/collection", "subfolder": "models/science"},
@@ -110,6 +111,7 @@ def test_a_model_of_the_hub_answers_as_the_saved_one(name: str, asked: Asked) ->
     ("name", "reason"),
     [
         ("no repository", "there is no folder 'owner/nothing' here, and the hub shows none at revision main"),
+        ("no name of a repository", "there is no folder 'owner/a--b' here"),
         ("no revision", "the hub shows none at revision v9"),
         ("no subfolder", "owner/collection at its main revision has no folder 'science'"),
         ("an older revision", "owner/collection at its main revision has no folder 'models/science'"),
