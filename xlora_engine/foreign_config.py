@@ -24,11 +24,15 @@ class Dialect:
     """How one implementation writes its configuration."""
 
     layout: str
+    #: Fields of `XLoraConfig` that it has, with the same meaning.
+    shared: frozenset[str]
     #: Values of fields that a file leaves out, where they are not `XLoraConfig`'s.
     defaults: Mapping[str, Any]
     #: Fields that say nothing about what is computed.
     neutral: frozenset[str]
     inexact: tuple[Inexact, ...]
+    #: Fields of `XLoraConfig` that it lacks, and that are written in another way or refused by `inexact`.
+    otherwise: frozenset[str] = frozenset()
 
     def require_exact(self, config: XLoraConfig) -> None:
         """Refuse a configuration that this implementation and ours compute differently.
@@ -40,6 +44,42 @@ class Dialect:
             if row.asks(config):
                 raise NotRepresentable(self.layout, row.field, row.reason)
 
+    def written(self, config: XLoraConfig) -> dict[str, Any]:
+        """The fields as this implementation reads them, experts left out.
+
+        Raises:
+            NotRepresentable: a field that it lacks is not as by default, or `require_exact` refuses.
+        """
+        self.require_exact(config)
+        plain = XLoraConfig()
+        for name in (
+            {field.name for field in fields(XLoraConfig)} - self.shared - self.otherwise - {"adapters"}
+        ):
+            if getattr(config, name) != getattr(plain, name):
+                raise NotRepresentable(self.layout, name, "there is no such field")
+        return {name: value for name, value in config.to_json().items() if name in self.shared}
+
+
+#: What PEFT's configuration has.
+PEFT_FIELDS = frozenset(
+    {
+        "enable_softmax",
+        "enable_softmax_topk",
+        "global_scaling_weight",
+        "hidden_size",
+        "layerwise_scalings",
+        "scaling_pass_value",
+        "softmax_temperature",
+        "top_k_lora",
+        "use_trainable_adapters",
+        "xlora_depth",
+        "xlora_dropout_p",
+        "xlora_size",
+    }
+)
+
+#: What the original package's and mistral.rs's have.
+ORIGINAL_FIELDS = PEFT_FIELDS | {"enable_relu_and_dropout", "use_bias"}
 
 SELECTS_FOR_SCALING_PASS = Inexact(
     field="scaling_pass_value",
@@ -79,10 +119,9 @@ def config_of(
         NotRepresentable: it asks for what is computed differently here, or for something unknown.
         CheckpointUnreadable: a field is out of range.
     """
-    known = {field.name for field in fields(XLoraConfig)} - {"adapters"}
-    values = dict(dialect.defaults) | {name: found[name] for name in known if name in found}
+    values = dict(dialect.defaults) | {name: found[name] for name in dialect.shared if name in found}
     for name, value in found.items():
-        if name not in known | dialect.neutral and value not in (None, False, "", [], {}):
+        if name not in dialect.shared | dialect.neutral and value not in (None, False, "", [], {}):
             raise NotRepresentable(dialect.layout, name, f"{value!r} asks for something unknown here")
     if values.get("enable_softmax") is False:
         values["softmax_temperature"] = 1.0  # the others look at it for that softmax alone

@@ -15,7 +15,7 @@ from torch import Tensor
 from xlora_engine.adapter_weights import CONFIG_FILE, WEIGHTS_FILE, Expert
 from xlora_engine.errors import CheckpointUnreadable, NotRepresentable
 from xlora_engine.expert_folders import Adapters
-from xlora_engine.foreign_config import Dialect, Inexact, read_fields
+from xlora_engine.foreign_config import ORIGINAL_FIELDS, Dialect, Inexact, read_fields
 from xlora_engine.original_format import HEAD_FILE, NEUTRAL, read_original, write_files
 from xlora_engine.saved_model import SavedModel
 
@@ -24,6 +24,7 @@ _ORDERING_FILES = "*ordering*.json"
 
 DIALECT = Dialect(
     layout="mistralrs",
+    shared=ORIGINAL_FIELDS,
     defaults=MappingProxyType({"enable_relu_and_dropout": False, "xlora_size": 1}),
     neutral=NEUTRAL,
     inexact=(
@@ -66,7 +67,7 @@ def write_mistralrs(saved: SavedModel, folder: Path) -> None:
     Raises:
         NotRepresentable: naming the field that mistral.rs cannot honour.
     """
-    DIALECT.require_exact(saved.config)
+    config = DIALECT.written(saved.config)
     if saved.layers is None:
         raise NotRepresentable("mistralrs", "layers", "the numbering of layers is not known without a base")
     if not saved.base_id:
@@ -77,7 +78,7 @@ def write_mistralrs(saved: SavedModel, folder: Path) -> None:
     _require_same_targets(saved)
     _require_whole_blocks(saved.layers)
     plain = replace(saved, experts=tuple(_plain(expert) for expert in saved.experts))
-    write_files(plain, folder, replace(saved.config, xlora_dropout_p=0.0), stride=1)
+    write_files(plain, folder, {**config, "xlora_dropout_p": 0.0}, stride=1)
     ordering = {
         "order": list(saved.config.adapters),
         "layers": {path: row for row, path in enumerate(saved.layers)},

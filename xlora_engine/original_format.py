@@ -21,6 +21,7 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import CheckpointUnreadable, HeadIncomplete
 from xlora_engine.expert_folders import Adapters, expert_folders, expert_names
 from xlora_engine.foreign_config import (
+    ORIGINAL_FIELDS,
     SELECTS_FOR_SCALING_PASS,
     TEMPERATURE_IGNORED,
     Dialect,
@@ -40,6 +41,7 @@ NEUTRAL = frozenset({"adapters", "base_model_id", "device", "model_type", "stop_
 
 DIALECT = Dialect(
     layout="xlora",
+    shared=ORIGINAL_FIELDS,
     defaults=MappingProxyType({}),
     neutral=NEUTRAL,
     inexact=(
@@ -87,16 +89,15 @@ def write_original(saved: SavedModel, folder: Path) -> None:
     Raises:
         NotRepresentable: the original package computes something else with this configuration.
     """
-    DIALECT.require_exact(saved.config)
     stride = 3 if saved.config.enable_relu_and_dropout else 1
-    write_files(saved, folder, saved.config, stride=stride)
+    write_files(saved, folder, DIALECT.written(saved.config), stride=stride)
 
 
-def write_files(saved: SavedModel, folder: Path, config: XLoraConfig, *, stride: int) -> None:
+def write_files(saved: SavedModel, folder: Path, config: Mapping[str, Any], *, stride: int) -> None:
     """Configuration, head and experts; inner layers are numbered in steps of `stride`."""
-    found = {**config.to_json(), "base_model_id": saved.base_id or ""}
-    (folder / CONFIG_FILE).write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    save_file(_named(saved.head, config.xlora_depth, stride), folder / HEAD_FILE)
+    written = {**config, "adapters": list(saved.config.adapters), "base_model_id": saved.base_id or ""}
+    (folder / CONFIG_FILE).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+    save_file(_named(saved.head, saved.config.xlora_depth, stride), folder / HEAD_FILE)
     for expert in saved.experts:
         write_expert(folder / expert.name, expert, expert.updates)
 

@@ -33,6 +33,7 @@ from xlora_engine.errors import (
 )
 from xlora_engine.expert_folders import Adapters, expert_folders, expert_names
 from xlora_engine.foreign_config import (
+    PEFT_FIELDS,
     SELECTS_FOR_SCALING_PASS,
     TEMPERATURE_IGNORED,
     Dialect,
@@ -54,6 +55,8 @@ _LOSING_VERSIONS = re.compile(r"0\.(20\.\d+|21\.[012])\b.*")
 
 DIALECT = Dialect(
     layout="peft",
+    shared=PEFT_FIELDS,
+    otherwise=frozenset({"enable_relu_and_dropout", "use_bias"}),
     defaults=MappingProxyType({}),
     neutral=frozenset(
         {
@@ -118,14 +121,11 @@ def write_peft(saved: SavedModel, folder: Path, place: Path) -> None:
     Raises:
         NotRepresentable: PEFT computes something else with this configuration, or cannot find a module.
     """
-    DIALECT.require_exact(saved.config)
+    config = DIALECT.written(saved.config)
     for expert in saved.experts:
         _require_found(expert)
     folders = {str(i): str(place / expert.name) for i, expert in enumerate(saved.experts)}
-    config = saved.config.to_json()
-    for field in ("enable_relu_and_dropout", "use_bias"):
-        del config[field]
-    found: dict[str, Any] = {
+    written: dict[str, Any] = {
         **config,
         "adapters": folders,
         "base_model_name_or_path": saved.base_id,
@@ -133,7 +133,7 @@ def write_peft(saved: SavedModel, folder: Path, place: Path) -> None:
         "peft_type": PEFT_TYPE,
         "task_type": "CAUSAL_LM",
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_file(_named(saved.head, saved.config), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     for expert in saved.experts:
         write_expert(folder / expert.name, expert, expert.updates)

@@ -16,6 +16,7 @@ from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_llama
 from tests.xlora_engine.conftest import Mixture
 from tests.xlora_engine.peft_reference import peft_logits, quiet_peft
 from tests.xlora_engine.test_checkpoint import train_a_step
+from xlora_engine import mistralrs_format, original_format, peft_format
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import (
     CheckpointInvalid,
@@ -23,6 +24,7 @@ from xlora_engine.errors import (
     ConfigInvalid,
     NotRepresentable,
 )
+from xlora_engine.foreign_config import Dialect
 from xlora_engine.formats import EXPORTED, format_of, read_model, write_model
 from xlora_engine.model import XLoraModel
 
@@ -317,6 +319,15 @@ def test_what_a_format_cannot_say_is_refused_by_the_fields_name(case: str, tmp_p
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bio", "chem", "math"], (
         "nothing is left behind"
     )
+
+
+@pytest.mark.parametrize("dialect", [original_format.DIALECT, peft_format.DIALECT, mistralrs_format.DIALECT])
+def test_a_field_that_another_implementation_lacks_is_left_out_or_refused(dialect: Dialect) -> None:
+    without = replace(dialect, shared=dialect.shared - {"global_scaling_weight"})
+
+    assert "global_scaling_weight" not in without.written(XLoraConfig())
+    with pytest.raises(NotRepresentable, match="cannot represent global_scaling_weight: there is no such"):
+        without.written(XLoraConfig(global_scaling_weight=0.5))
 
 
 def test_mistral_rs_takes_no_name_within_another(tmp_path: Path) -> None:
