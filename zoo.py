@@ -17,6 +17,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Use": {
         "generate": ("workers.commands.generate", "Ask a composition, an adapter or a base model."),
+        "export": ("workers.commands.export", "Write a composition for other programs to load."),
     },
     "Look and manage": {
         "adapters": ("registry.commands.adapters", "LoRA adapters and their versions."),

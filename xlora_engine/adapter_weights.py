@@ -98,21 +98,26 @@ class Expert:
     updates: Mapping[str, LowRank]
 
 
-def read_expert(folder: Path, name: str) -> Expert:
-    """Read a PEFT LoRA folder.
+def read_expert(
+    folder: Path, name: str, *, select: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+) -> Expert:
+    """Read a PEFT LoRA folder; `select` may leave out tensors, or put other keys, before they are judged.
 
     Raises:
         ExpertUnreadable: a file is missing or damaged, or an A lacks its B.
         ExpertUnsupported: the adapter uses a feature that a mixture cannot honour, which is named.
     """
-    config = _read_config(folder, name)
+    return _make_expert(name, _read_config(folder, name), select(_read_tensors(folder, name)))
+
+
+def _make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Expert:
     for field, asks in _UNSUPPORTED.items():
         if field in config and asks(config[field]):
             raise ExpertUnsupported(
                 f"expert {name!r} has {field} = {config[field]!r}, which a mixture of plain LoRA "
                 "cannot honour; train it again without"
             )
-    factors = _pair_factors(_read_tensors(folder, name), name)
+    factors = _pair_factors(tensors, name)
     return Expert(
         name=name,
         config=config,

@@ -10,25 +10,16 @@ import hashlib
 import json
 import secrets
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import torch
-from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
-from xlora_engine.adapter_weights import CONFIG_FILE, WEIGHTS_FILE, Expert, read_expert, write_expert
+from xlora_engine.adapter_weights import CONFIG_FILE, WEIGHTS_FILE, read_expert, write_expert
 from xlora_engine.config import XLoraConfig
-from xlora_engine.errors import (
-    CheckpointInvalid,
-    CheckpointUnreadable,
-    ConfigInvalid,
-    ExpertChanged,
-    ProbeMismatch,
-)
+from xlora_engine.errors import CheckpointInvalid, CheckpointUnreadable, ConfigInvalid, ExpertChanged
+from xlora_engine.saved_model import Probe, SavedModel, ask_probe
+from xlora_engine.weights_file import load_weights
 
 if TYPE_CHECKING:
     from xlora_engine.model import XLoraModel
@@ -40,45 +31,6 @@ HEAD_FILE = "head.safetensors"
 PROBE_FILE = "probe.safetensors"
 EXPERTS_FOLDER = "experts"
 _ENTRIES = (MANIFEST_FILE, HEAD_FILE, PROBE_FILE, EXPERTS_FOLDER)
-
-PROBE_TOKENS = 8
-#: Largest mean divergence (nats) of a reloaded model's answers to the probe from those saved, by dtype.
-#: On the same machine it is 0; elsewhere additions come in another order, and their rounding differs.
-PROBE_LIMITS = {"torch.float64": 1e-6, "torch.float32": 1e-6}
-#: For dtypes of 8 to 11 bits, on either side.
-PROBE_LIMIT_HALF = 5e-2
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavedModel:
-    """What a checkpoint folder holds, read and verified."""
-
-    config: XLoraConfig
-    experts: tuple[Expert, ...]
-    layers: tuple[str, ...]
-    head: dict[str, Tensor]
-    probe: dict[str, Tensor]
-    dtype: str
-
-    def restore(self, model: "XLoraModel", *, verify: bool) -> None:
-        """Load the scaling head into a model built from `config` and `experts`.
-
-        Raises:
-            CheckpointUnreadable: the head's tensors are not those the configuration asks for.
-            ProbeMismatch: with `verify`, the model does not answer the probe as the saved one did.
-        """
-        if tuple(model.layers) != self.layers:
-            raise CheckpointUnreadable(
-                f"the checkpoint numbers {len(self.layers)} layers, this base model gives "
-                f"{len(model.layers)} in that order; load it on the base model it was saved with"
-            )
-        try:
-            model.head.load_state_dict(self.head, strict=True)
-        except RuntimeError as error:
-            raise CheckpointUnreadable(f"{HEAD_FILE} does not fit the configuration: {error}") from error
-        model.eval()
-        if verify:
-            _check_probe(model, self.probe, saved_dtype=self.dtype)
 
 
 def save_checkpoint(model: "XLoraModel", folder: Path) -> None:
@@ -120,9 +72,8 @@ def load_checkpoint(folder: Path) -> SavedModel:
             config=config,
             experts=tuple(read_expert(expert_folder, name) for name, expert_folder in experts.items()),
             layers=tuple(manifest["layers"]),
-            head=_load(folder / HEAD_FILE),
-            probe=_load(folder / PROBE_FILE),
-            dtype=manifest["base"]["dtype"],
+            head=load_weights(folder / HEAD_FILE),
+            probe=Probe(tensors=load_weights(folder / PROBE_FILE), dtype=manifest["base"]["dtype"]),
         )
     except (KeyError, TypeError, ConfigInvalid) as error:
         raise CheckpointUnreadable(f"{folder / MANIFEST_FILE} is damaged: {error}") from error
@@ -156,7 +107,7 @@ def _put_in_place(staging: Path, folder: Path) -> None:
 
 def _write(model: "XLoraModel", folder: Path) -> None:
     save_file({name: t.detach().cpu() for name, t in model.head.state_dict().items()}, folder / HEAD_FILE)
-    save_file(_ask_probe(model), folder / PROBE_FILE)
+    save_file(ask_probe(model), folder / PROBE_FILE)
     experts = {}
     for expert in model.experts:
         expert_folder = folder / EXPERTS_FOLDER / expert.name
@@ -200,49 +151,3 @@ def _check_digest(path: Path, expected: str, changed: type[CheckpointInvalid]) -
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointUnreadable(f"cannot read {path}: {error}") from error
-
-
-def _ask_probe(model: "XLoraModel") -> dict[str, Tensor]:
-    """Fixed token ids spread over the vocabulary, and the model's logits for them."""
-    vocabulary = model.base.config.get_text_config(decoder=True).vocab_size
-    token_ids = torch.arange(1, PROBE_TOKENS + 1) * (vocabulary // (PROBE_TOKENS + 2))
-    return {"token_ids": token_ids[None], "logits": _logits(model, token_ids[None])}
-
-
-@torch.no_grad()
-def _logits(model: "XLoraModel", token_ids: Int[Tensor, "1 seq"]) -> Float[Tensor, "1 seq vocabulary"]:
-    # The two passes themselves: whoever saves may have fixed the scalings meanwhile.
-    training = model.training
-    model.eval()
-    try:
-        token_ids = token_ids.to(model.device)
-        scalings = model.head(model.scaling_pass(token_ids))
-        logits = cast("Tensor", model.mixture_pass(scalings, input_ids=token_ids).logits)
-    finally:
-        model.train(training)
-    return logits.float().cpu()
-
-
-def _check_probe(model: "XLoraModel", probe: dict[str, Tensor], *, saved_dtype: str) -> None:
-    limit = max(PROBE_LIMITS.get(dtype, PROBE_LIMIT_HALF) for dtype in (saved_dtype, str(model.dtype)))
-    saved, found = probe["logits"], _logits(model, probe["token_ids"])
-    if saved.shape != found.shape:
-        raise ProbeMismatch(f"saved with {saved.shape[-1]} tokens, this base has {found.shape[-1]}")
-    divergence = (
-        torch.nn.functional.kl_div(
-            found.log_softmax(-1), saved.log_softmax(-1), log_target=True, reduction="sum"
-        ).item()
-        / saved.shape[1]
-    )
-    if not divergence <= limit:
-        raise ProbeMismatch(
-            f"the model answers the stored probe {divergence:.2g} nats off (at most {limit:g}); "
-            "load it on the base model it was trained on"
-        )

@@ -17,7 +17,8 @@ EXPERT_NAME_ALLOWED = (
 class XLoraConfig:
     """How hidden states become scalings, and scalings weigh experts (arXiv:2402.07148).
 
-    Field names and defaults are PEFT's, so that a configuration can move between the two.
+    Field names and defaults are PEFT's, so that a configuration can move between the two;
+    `enable_relu_and_dropout` and `use_bias`, which PEFT lacks, are the original package's.
 
     Raises:
         ConfigInvalid: a field is out of range, or two fields contradict each other.
@@ -35,6 +36,8 @@ class XLoraConfig:
     xlora_size: int = 2048
     #: Dropout between the scaling head's layers, while training.
     xlora_dropout_p: float = 0.2
+    #: ReLU and dropout between the scaling head's layers; off, it is linear whatever its depth.
+    enable_relu_and_dropout: bool = True
     #: Whether the scaling head's layers have a bias.
     use_bias: bool = True
     #: Softmax over the experts; off, the raw logits weigh them.
@@ -85,6 +88,7 @@ _NUMBERS = {"softmax_temperature", "xlora_dropout_p", "scaling_pass_value", "glo
 _INTEGERS = {"hidden_size", "xlora_depth", "xlora_size"}
 _SWITCHES = {
     "layerwise_scalings",
+    "enable_relu_and_dropout",
     "use_bias",
     "enable_softmax",
     "enable_softmax_topk",

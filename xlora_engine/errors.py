@@ -9,13 +9,19 @@ EngineError                     ZOO-E300
 ├── CheckpointInvalid           ZOO-E320  a saved composition is damaged or of another kind
 │   ├── CheckpointUnreadable    ZOO-E321
 │   ├── ExpertChanged           ZOO-E322  an expert's bytes differ from those saved
-│   └── ProbeMismatch           ZOO-E323  the reloaded model does not answer as the saved one did
+│   ├── ProbeMismatch           ZOO-E323  the reloaded model does not answer as the saved one did
+│   ├── HeadIncomplete          ZOO-E324  layers of the scaling head are in no file (PEFT 0.20 to 0.21.2)
+│   ├── PickleRefused           ZOO-E325  weights that only code of the file's own can read
+│   ├── NotRepresentable        ZOO-E326  a format, or its reader, cannot say what the configuration asks
+│   └── ExpertNotFound          ZOO-E327  the folder of an expert is not where the composition is
 ├── CacheUnsupported            ZOO-E330  a key-value cache that cannot hold both passes
 ├── BaseUnsupported             ZOO-E340  the base model offers no decoder to run the scaling pass on
 │   └── BaseUnreadable          ZOO-E341
 ├── ChatInvalid                 ZOO-E350  a chat row the tokenizer's template cannot encode
 │   └── AnswerTooLong           ZOO-E351
 ├── NoEffect                    ZOO-E360  an adapter that changes nothing
+├── HubUnavailable              ZOO-E380  the hub does not answer
+│   └── HubNotFound             ZOO-E381  the hub has no such repository, revision or folder
 ├── TrainingDiverged            ZOO-E370  a loss that is not a number
 └── TrainingStopped             ZOO-E371  asked to stop; a checkpoint was kept
 """
@@ -91,6 +97,50 @@ class ProbeMismatch(CheckpointInvalid):
 
     code = "ZOO-E323"
     exit_code = 4
+
+
+class HeadIncomplete(CheckpointInvalid):
+    """Layers of the scaling head were never written, so no reader can find them."""
+
+    code = "ZOO-E324"
+
+
+class PickleRefused(CheckpointInvalid):
+    """Weights in a pickle, which runs code when it is read; the message tells how to convert them."""
+
+    code = "ZOO-E325"
+
+
+class NotRepresentable(CheckpointInvalid):
+    """Another format, or the implementation that reads it, cannot say exactly what a field asks."""
+
+    code = "ZOO-E326"
+    exit_code = 4
+
+    def __init__(self, layout: str, field: str, reason: str) -> None:
+        super().__init__(f"the {layout} format cannot represent {field}: {reason}")
+        self.field = field
+
+
+class ExpertNotFound(CheckpointInvalid):
+    """A saved composition names an expert whose files are not with it."""
+
+    code = "ZOO-E327"
+    exit_code = 3
+
+
+class HubUnavailable(EngineError):
+    """The hub cannot be reached, or refuses to answer."""
+
+    code = "ZOO-E380"
+    exit_code = 6
+
+
+class HubNotFound(HubUnavailable):
+    """The hub has no such repository, revision or folder, or hides it."""
+
+    code = "ZOO-E381"
+    exit_code = 3
 
 
 class CacheUnsupported(EngineError):

@@ -53,7 +53,8 @@ class ScalingHead(nn.Module):
         """Logits of every expert; the `layer` axis has length 1 unless scalings are layerwise."""
         out = hidden.to(next(self.parameters()).dtype)
         for index, layer in enumerate(self.layers):
-            out = layer(out if index == 0 else self.dropout(out.relu()))
+            between = index > 0 and self.config.enable_relu_and_dropout
+            out = layer(self.dropout(out.relu()) if between else out)
         # Layer-major: layer i owns outputs [i * experts, (i + 1) * experts), as in PEFT and the original.
         logits: Tensor = out.unflatten(-1, (self.layer_count, len(self.config.adapters)))
         return logits

@@ -95,11 +95,24 @@ class XLoraModel(nn.Module):
         return cls(base_model, experts, config or XLoraConfig(), seed=seed)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, base_model: PreTrainedModel, *, verify: bool = True) -> Self:
-        """The model `save_pretrained` wrote, on the same base model; `verify` asks it the stored probe."""
-        from xlora_engine.checkpoint import load_checkpoint
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        base_model: PreTrainedModel,
+        *,
+        adapters: Mapping[str, str | Path] | None = None,
+        subfolder: str | None = None,
+        revision: str | None = None,
+        verify: bool = True,
+    ) -> Self:
+        """A saved model in any format of `formats.FORMATS`, from a folder or a repository of the hub.
 
-        saved = load_checkpoint(Path(path))
+        `adapters` says where experts are that are not with it; `verify` asks it the probe, if it has one.
+        """
+        from xlora_engine.formats import read_model
+        from xlora_engine.hub import local_folder
+
+        saved = read_model(local_folder(path, subfolder=subfolder, revision=revision), adapters)
         model = cls(base_model, saved.experts, saved.config)
         try:
             saved.restore(model, verify=verify)
@@ -113,6 +126,17 @@ class XLoraModel(nn.Module):
         from xlora_engine.checkpoint import save_checkpoint
 
         save_checkpoint(self, Path(path))
+
+    def export(self, path: str | Path, format: str, *, base_id: str | None = None) -> None:  # noqa: A002
+        """Write the folder of another implementation, `"xlora"`, `"peft"` or `"mistralrs"`.
+
+        `base_id` is the base model's name on the hub, if it is not the one it was loaded by.
+        """
+        from xlora_engine.formats import write_model
+        from xlora_engine.saved_model import SavedModel
+
+        saved = SavedModel.of(self)
+        write_model(replace(saved, base_id=base_id or saved.base_id), Path(path), format)
 
     # ------------------------------------------------------------------ the two passes
 
@@ -262,6 +286,11 @@ class XLoraModel(nn.Module):
         for path, layer in self.layers.items():
             _replace(self.base, path, layer.base)
         return self.base
+
+    def rewrap(self) -> None:
+        """Undo `unload`, unless another model has wrapped the base meanwhile."""
+        for path, layer in self.layers.items():
+            _replace(self.base, path, layer)
 
     @property
     def device(self) -> torch.device:

@@ -45,7 +45,7 @@ class RoutingRecorder:
 
     def add(self, scalings: Float[Tensor, "batch seq layer expert"], mask: Int[Tensor, "batch seq"]) -> None:
         """Count every token whose mask is not 0."""
-        counted = scalings.detach()[mask.bool()].double().cpu()
+        counted = scalings.detach()[mask.bool()].cpu().double()
         load = counted.sum(0)
         self._load = load if self._load is None else self._load + load
         self._entropy += float(normalised_entropy(counted).mean(-1).sum())

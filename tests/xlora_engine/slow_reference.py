@@ -124,7 +124,8 @@ def slow_logits(
             out = base(input_ids=input_ids, output_hidden_states=True, use_cache=False, **inputs)
         hidden = out.hidden_states[-1].float()
         for number, layer in enumerate(m for m in head.modules() if isinstance(m, nn.Linear)):
-            hidden = layer(hidden if number == 0 else hidden.relu())
+            between = number > 0 and config.enable_relu_and_dropout
+            hidden = layer(hidden.relu() if between else hidden)
         logits = hidden.reshape(*input_ids.shape, layers, len(folders))
         scalings = slow_gate(logits.expand(-1, -1, len(counted), -1), config, counted)
         with experts_weighed(base, adapters, scalings, config.global_scaling_weight):

@@ -39,6 +39,7 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"global_scaling_weight": "1"}, "global_scaling_weight", "a finite number"),
     ({"layerwise_scalings": 1}, "layerwise_scalings", "true or false"),
     ({"use_bias": None}, "use_bias", "true or false"),
+    ({"enable_relu_and_dropout": 1}, "enable_relu_and_dropout", "true or false"),
     ({"enable_softmax": "yes"}, "enable_softmax", "true or false"),
     ({"enable_softmax_topk": 0}, "enable_softmax_topk", "true or false"),
     ({"use_trainable_adapters": 1}, "use_trainable_adapters", "true or false"),
@@ -91,8 +92,9 @@ def test_ordinary_names_are_allowed(name: str) -> None:
 def test_defaults_are_those_of_peft() -> None:
     theirs = peft.XLoraConfig(hidden_size=1, adapters={})
     for field in fields(XLoraConfig):
-        # PEFT always has a bias, and always loses the share of an absent expert.
-        if field.name not in ("adapters", "hidden_size", "use_bias", "absent_experts"):
+        # PEFT always has a bias, a ReLU between layers, and always loses the share of an absent expert.
+        ours_alone = ("use_bias", "enable_relu_and_dropout", "absent_experts")
+        if field.name not in ("adapters", "hidden_size", *ours_alone):
             assert getattr(XLoraConfig(), field.name) == getattr(theirs, field.name), field.name
 
 

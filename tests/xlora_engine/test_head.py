@@ -93,6 +93,19 @@ def test_dropout_acts_in_training_alone() -> None:
     assert not torch.equal(head(hidden), head(hidden))
 
 
+def test_without_relu_and_dropout_the_head_is_one_linear_map_even_in_training() -> None:
+    head = head_of(xlora_depth=3, enable_relu_and_dropout=False).train()
+    hidden = torch.randn(1, 4, 8)
+
+    first, second, last = (layer for layer in head.layers if isinstance(layer, nn.Linear))
+    weight = last.weight @ second.weight @ first.weight
+    bias = last.weight @ (second.weight @ first.bias + second.bias) + last.bias
+
+    assert (head.logits(hidden)[:, :, 0] - (hidden @ weight.T + bias)).abs().max() < 1e-5
+    with_relu = head_of(xlora_depth=3)
+    assert (with_relu.logits(hidden) - head.logits(hidden)).abs().max() > 1e-3
+
+
 def test_a_bfloat16_hidden_state_is_read_in_float32() -> None:
     head = head_of()
     hidden = torch.randn(1, 4, 8).to(torch.bfloat16)

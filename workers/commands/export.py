@@ -1,0 +1,70 @@
+"""`zoo export`: a composition as a folder, for other programs to load."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from registry.presentation import Output, output_options
+
+if TYPE_CHECKING:
+    from registry.service import Registry
+
+#: The zoo's own format is what the registry holds, so it is copied; the others are written.
+OWN_FORMAT = "zoo"
+#: Those of `xlora_engine.formats`, which would import torch to tell.
+OTHER_FORMATS = ("xlora", "peft", "mistralrs")
+
+
+@click.command()
+@click.argument("composition")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--format",
+    type=click.Choice((OWN_FORMAT, *OTHER_FORMATS)),
+    default=OWN_FORMAT,
+    show_default=True,
+    help="zoo (this engine), xlora (the original package), peft, or mistralrs (with its ordering file).",
+)
+@click.option("--base-id", help="The base model's name on the hub; where it was registered from if left out.")
+@output_options
+def command(composition: str, folder: Path, format: str, base_id: str | None, output: Output) -> None:
+    """Write COMPOSITION to FOLDER, which must be new or empty; what a format cannot say is refused.
+
+    Example: zoo export science ./science --format peft
+    """
+    from workers.commands.opening import open_registry
+
+    with open_registry() as registry:
+        record = registry.composition(composition)
+        source = registry.materialise(record)
+        if format == OWN_FORMAT:
+            _copy(source, folder)
+        else:
+            _convert(source, folder, format, base_id or _source_of(registry, record.base_digest))
+    exported = {"composition": record.reference, "format": format, "folder": str(folder.resolve())}
+    output.emit_made(str(folder), exported)
+
+
+def _source_of(registry: "Registry", base_digest: str) -> str | None:
+    from xlora_engine.hub import looks_like_repository
+
+    source = registry.base(base_digest).source
+    return source if looks_like_repository(source) else None
+
+
+def _convert(source: Path, folder: Path, layout: str, base_id: str | None) -> None:
+    from dataclasses import replace
+
+    from xlora_engine.formats import read_model, write_model
+
+    write_model(replace(read_model(source), base_id=base_id), folder, layout)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    import shutil
+
+    from xlora_engine.new_folder import filling
+
+    with filling(folder) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True)

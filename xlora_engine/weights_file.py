@@ -1,0 +1,32 @@
+"""Tensors of a saved model: safetensors alone. A pickle runs code when it is read, so none ever is."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from xlora_engine.errors import CheckpointUnreadable, PickleRefused
+
+_CONVERT = (
+    'convert it where you trust it: python -c "import torch; from safetensors.torch import save_file; '
+    "save_file(torch.load('{pickled}', weights_only=True), '{name}')\""
+)
+
+
+def load_weights(path: Path, *, pickled: str | None = None) -> dict[str, Tensor]:
+    """Read a safetensors file; `pickled` is what an implementation calls the file that may lie in its place.
+
+    Raises:
+        PickleRefused: there is that other file alone; the message tells how to convert it.
+        CheckpointUnreadable: the file is missing or damaged.
+    """
+    if pickled is not None and not path.exists():
+        convert = _CONVERT.format(pickled=pickled, name=path.name)
+        if path.with_name(pickled).exists():
+            raise PickleRefused(f"{path.with_name(pickled)} is a pickle, which may run any code; {convert}")
+        raise CheckpointUnreadable(f"{path} is missing; if there is a {pickled}, {convert}")
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointUnreadable(f"cannot read {path}: {error}") from error
