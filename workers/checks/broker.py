@@ -35,7 +35,11 @@ def _redis(url: str) -> Iterator[Finding]:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
     except ImportError:
-        yield fault("broker", "the client of Redis and Valkey is not installed", mend="pip install redis")
+        yield fault(
+            "broker",
+            "the client of Redis and Valkey is not installed",
+            mend="pip install 'adapter-zoo[broker]'",
+        )
         return
     shown = _without_account(url)
     try:
