@@ -25,7 +25,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "datasets": ("registry.commands.datasets", "Datasets."),
         "compositions": ("registry.commands.compositions", "X-LoRA models and their reports."),
         "jobs": ("registry.commands.jobs", "What ran, runs and waits."),
+        "runs": ("workers.commands.runs", "What jobs measured, and whether MLflow has it."),
         "ui": ("workers.commands.ui", "Browse every run in MLflow."),
+        "doctor": ("workers.commands.doctor", "Find what is wrong around the zoo, and what mends it."),
+        "migrate": ("workers.commands.migrate", "Bring the database up to this release."),
     },
 }
 

@@ -47,6 +47,15 @@ class ArtifactStore:
         """Store bytes as if they were a file called `name`; raises DiskFull."""
         return self._put(io.BytesIO(data), name=name, size_bytes=len(data))
 
+    def probe(self) -> int | None:
+        """Write a few bytes and delete them again; the room that is left, None where nobody can tell.
+
+        Raises:
+            OSError, or what the file system's driver raises: the store takes no files.
+        """
+        self._blobs.probe()
+        return self._blobs.free_bytes()
+
     def put_folder(
         self, folder: Path, names: Iterable[str], *, replaced: Mapping[str, bytes] | None = None
     ) -> tuple[FileRecord, ...]:

@@ -18,6 +18,7 @@ from registry.regular_files import open_regular
 
 CHUNK_BYTES = 1024 * 1024
 _INCOMING = ".incoming"
+_PROBE = b"written to see whether it can be"
 #: No upload takes a day; what is older was left by a process that was killed.
 _ABANDONED_S = 24 * 3600
 
@@ -39,6 +40,9 @@ class Blobs(Protocol):
 
     def free_bytes(self) -> int | None:
         """Room that is left, None where nobody can tell."""
+
+    def probe(self) -> None:
+        """Write a few bytes and delete them again; raises what the file system does."""
 
 
 class LocalBlobs:
@@ -83,6 +87,12 @@ class LocalBlobs:
     def free_bytes(self) -> int | None:
         """Room on the file system."""
         return free_bytes_at(self._root)
+
+    def probe(self) -> None:
+        """Write a few bytes, where there is no store yet into what would hold it, and delete them again."""
+        staged = _existing(self._root / _INCOMING) / uuid.uuid4().hex
+        staged.write_bytes(_PROBE)
+        staged.unlink()
 
     def _place(self, digest: str) -> Path:
         return self._root.joinpath(*key_of(digest))
@@ -133,6 +143,13 @@ class RemoteBlobs:
         """Object stores do not tell."""
         return None
 
+    def probe(self) -> None:
+        """Upload a few bytes and delete them again; raises what the driver does."""
+        staged = self._path(_INCOMING, uuid.uuid4().hex)
+        self._system.makedirs(self._path(_INCOMING), exist_ok=True)
+        self._system.pipe_file(staged, _PROBE)
+        self._system.rm_file(staged)
+
     def _path(self, *parts: str) -> str:
         return "/".join((self._root.rstrip("/"), *parts))
 
@@ -172,8 +189,12 @@ def sync_folder(folder: Path) -> None:
 
 def free_bytes_at(path: Path) -> int | None:
     """Room on the file system that would hold `path`, None if the system does not tell."""
-    existing = next((place for place in (path, *path.parents) if place.exists()), None)
-    return None if existing is None else shutil.disk_usage(existing).free
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
 
 
 def discard_abandoned(folder: Path, *, prefix: str = "") -> None:

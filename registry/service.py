@@ -47,7 +47,7 @@ class Registry(Catalogue):
             DatabaseUnreachable: the database does not answer.
             SchemaMismatch: a newer release has written the database.
         """
-        _create_home(settings.home)
+        create_home(settings.home)
         database = Database(settings)
         try:
             ensure_current(database)
@@ -234,7 +234,8 @@ def _record(kind: VersionedKind[Any], row: Any) -> Record:
     return record
 
 
-def _create_home(home: Path) -> None:
+def create_home(home: Path) -> None:
+    """Make the zoo's folder, for its owner alone; raises InvalidSetting."""
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -133,8 +133,14 @@ def keep_shipped(job_folder: Path, shipment: Shipment) -> None:
 
 def is_pending(job_folder: Path, *, store: str) -> bool:
     """Whether the job measured something that the store of that name does not have."""
+    return pending_bytes(job_folder, store=store) > 0
+
+
+def pending_bytes(job_folder: Path, *, store: str) -> int:
+    """How much of the job's spool the store of that name does not have; its files not counted."""
     lines = job_folder / SPOOL_FOLDER / _LINES
-    return lines.exists() and lines.stat().st_size > shipped(job_folder, store=store).offset
+    written_bytes = lines.stat().st_size if lines.exists() else 0
+    return max(0, written_bytes - shipped(job_folder, store=store).offset)
 
 
 def flatten(parameters: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:

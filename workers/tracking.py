@@ -1,7 +1,8 @@
 """From a job's spool to MLflow; the only module that imports it, and only when something is shipped.
 
-Shipping twice changes nothing: a run is found again by its spool's id, and MLflow keeps one value per metric,
-step and time. Knows no jobs; `workers.shipping` gives it a process of its own.
+Shipping twice changes nothing: a run is found again by its spool's id, a second one that a lost answer made
+is deleted, and MLflow keeps one value per metric, step and time. Knows no jobs; `workers.shipping` gives it a
+process of its own.
 """
 
 import contextlib
@@ -31,21 +32,29 @@ class Tracker:
         self._artifact_folder = artifact_folder if uri.startswith(_SQLITE) else None
         self._connected: Any = None
 
-    def ship(self, job_folder: Path) -> Shipment:
+    def ship(self, job_folder: Path, *, wait: bool = True) -> Shipment:
         """Ship what is new in a job's spool.
 
         Raises:
             TrackingUnavailable: MLflow cannot be imported, reached or used; what it has not taken stays.
+            BlockingIOError: another process ships this spool, and `wait` is false.
         """
-        with _locked(job_folder / SPOOL_FOLDER / "lock"):
+        with _locked(job_folder / SPOOL_FOLDER / "lock", wait=wait):
             state = shipped(job_folder, store=self.store)
             try:
-                return _Delivery(
-                    self.connect(), job_folder, state, artifact_root=self._artifact_folder
-                ).ship()
+                try:
+                    return self._deliver(job_folder, state)
+                except Exception as exc:
+                    if state.run_id is None or not _is_gone(exc):
+                        raise
+                # The store was set up anew since: the spool still has everything.
+                return self._deliver(job_folder, Shipment(store=self.store))
             except Exception as exc:
                 # As broad as that: whatever a tracker throws, it must not become the failure of a job.
                 raise TrackingUnavailable(_reason(self.store, exc)) from exc
+
+    def _deliver(self, job_folder: Path, state: Shipment) -> Shipment:
+        return _Delivery(self.connect(), job_folder, state, artifact_root=self._artifact_folder).ship()
 
     def connect(self) -> Any:
         """MLflow's client for the store, which is created if it is a SQLite file that is not there yet."""
@@ -127,10 +136,13 @@ class _Delivery:
     def _found_run(self, experiment_id: str) -> Any:
         if self._state.run_id is not None:
             return self._client.get_run(self._state.run_id)
-        found = self._client.search_runs(
-            [experiment_id], filter_string=f"tags.`{_SPOOL_TAG}` = '{self._state.spool_id}'", max_results=1
+        return next(iter(self._runs_of_this_spool(experiment_id)), None)
+
+    def _runs_of_this_spool(self, experiment_id: str) -> Sequence[Any]:
+        found: Sequence[Any] = self._client.search_runs(
+            [experiment_id], filter_string=f"tags.`{_SPOOL_TAG}` = '{self._state.spool_id}'"
         )
-        return found[0] if found else None
+        return found
 
     def _experiment_id(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -168,7 +180,15 @@ class _Delivery:
             self._client.log_artifact(self._state.run_id, str(path), record["folder"] or None)
 
     def _end(self, record: Mapping[str, Any]) -> None:
+        self._delete_twins()
         self._client.set_terminated(self._state.run_id, status=record["status"], end_time=record["at_ms"])
+
+    def _delete_twins(self) -> None:
+        # A server too slow to answer in time may create a run all the same, after it was looked for in vain.
+        run = self._client.get_run(self._state.run_id)
+        for found in self._runs_of_this_spool(run.info.experiment_id):
+            if found.info.run_id != self._state.run_id:
+                self._client.delete_run(found.info.run_id)
 
 
 def store_name(uri: str) -> str:
@@ -192,11 +212,16 @@ def _create_sqlite_store(database: Path, artifact_folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
+        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+
+
+def _is_gone(exc: Exception) -> bool:
+    """Whether MLflow said that it knows no such run."""
+    return getattr(exc, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 
 def _reason(store: str, exc: Exception) -> str:

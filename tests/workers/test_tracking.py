@@ -1,5 +1,6 @@
 """Shipping a spool to MLflow, read back through MLflow's own client."""
 
+import fcntl
 import logging
 import warnings
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from workers.errors import TrackingUnavailable
 from workers.shipping import MANNERS
-from workers.spool import Run, is_pending
+from workers.spool import Run, Shipment, is_pending, keep_shipped, read_lines
 from workers.tracking import Tracker, store_name
 
 #: nothing listens on the discard port
@@ -121,6 +122,38 @@ def test_what_a_dead_server_did_not_take_is_shipped_later(
     assert is_pending(tmp_path, store=dead.store)
     shipment = tracker.ship(tmp_path)
     assert len(client.get_metric_history(shipment.run_id, "train/loss")) == 3
+
+
+def test_a_second_run_that_a_slow_server_made_late_is_deleted(
+    tracker: Tracker, client: Any, run: Run, tmp_path: Path
+) -> None:
+    first = tracker.ship(tmp_path)
+    experiment_id = client.get_run(first.run_id).info.experiment_id
+    twin = client.create_run(experiment_id, tags={"zoo.spool": first.spool_id})
+    run.end("FINISHED")
+    assert tracker.ship(tmp_path).run_id == first.run_id
+    assert client.get_run(twin.info.run_id).info.lifecycle_stage == "deleted"
+    assert client.get_run(first.run_id).info.lifecycle_stage == "active"
+
+
+def test_a_store_that_was_set_up_anew_gets_everything_again(
+    tracker: Tracker, client: Any, run: Run, tmp_path: Path
+) -> None:
+    *_, last = read_lines(tmp_path, offset=0)
+    keep_shipped(tmp_path, Shipment(store=tracker.store, run_id="0" * 32, offset=last.end_offset))
+    run.metrics({"train/loss": 0.1}, step=3)
+    shipment = tracker.ship(tmp_path)
+    assert len(client.get_metric_history(shipment.run_id, "train/loss")) == 4
+
+
+def test_a_spool_that_another_process_ships_can_be_passed_by(
+    tracker: Tracker, run: Run, tmp_path: Path
+) -> None:
+    with (tmp_path / "tracking" / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            tracker.ship(tmp_path, wait=False)
+    assert is_pending(tmp_path, store=tracker.store)
 
 
 def test_a_store_is_named_without_its_account() -> None:

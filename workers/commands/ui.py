@@ -68,15 +68,12 @@ def server_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _ship_pending(settings: Settings) -> None:
     """Let MLflow have what it missed while it was away."""
-    from workers.shipping import Shipper, pending_folders
+    from workers.shipping import pending_folders, ship_pending
 
-    folders = pending_folders(settings)
-    if not folders:
+    count = len(pending_folders(settings))
+    if count == 0:
         return
-    click.echo(f"shipping {len(folders)} runs that MLflow does not have yet", err=True)
-    complaints: list[str] = []
-    shipper = Shipper(settings, folders, on_run=lambda _: None, on_unavailable=complaints.append)
-    if not shipper.finish(timeout_s=_SHIPPING_LIMIT_S):
-        click.echo(
-            f"not all of them were taken: {complaints[-1] if complaints else 'no reason given'}", err=True
-        )
+    click.echo(f"shipping {count} runs that MLflow does not have yet", err=True)
+    complaint = ship_pending(settings, timeout_s=_SHIPPING_LIMIT_S)
+    if complaint is not None:
+        click.echo(f"not all of them were taken: {complaint}", err=True)

@@ -1,0 +1,177 @@
+"""The commands of compose.yaml as plain processes, on a real PostgreSQL, Valkey and MLflow."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deployment.composition import ROOT, Machine, services
+from tests.services import postgres_server
+from tests.valkey_server import valkey_binary
+from workers.spool import Run
+
+_STARTS_WITHIN_S = 90.0
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """PostgreSQL, broker and MLflow run, and the migration step has ended."""
+    server = postgres_server()
+    made = ("zoo", "mlflow")
+    server.run("CREATE DATABASE zoo")
+    server.run(_without_comments((ROOT / "deployment" / "create_mlflow_database.sql").read_text()))
+    names = ("BROKER_PASSWORD", "MLFLOW_PASSWORD", "MLFLOW_SECRET_KEY")
+    here = Machine(
+        folder=tmp_path_factory.mktemp("machine"),
+        secrets={
+            "POSTGRES_PASSWORD": server.password,
+            **{name: secrets.token_hex(24) for name in names},
+        },
+        postgres_folder=server.folder,
+        broker_port=_free_port(),
+        mlflow_port=_free_port(),
+    )
+    for file, place in (
+        ("broker.conf", "/etc/valkey.conf"),
+        ("mlflow_auth.ini", "/etc/mlflow_auth.ini"),
+    ):
+        here.put(f"deployment/{file}", place)
+    started = [_broker(here), here.start("mlflow")]
+    try:
+        migrated = here.run(*here.argv("migrate"), service="migrate")
+        assert migrated.returncode == 0, migrated.stderr
+        _wait_for_mlflow(here)
+        yield here
+    finally:
+        for process in started:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        for database in made:
+            server.run(f"DROP DATABASE {database} WITH (FORCE)")
+
+
+def _broker(here: Machine) -> "subprocess.Popen[bytes]":
+    """The image's own settings: where its data lies, and here the port besides."""
+    data = here.folder / "data"
+    data.mkdir()
+    with (here.folder / "etc" / "valkey.conf").open("a") as configuration:
+        configuration.write(f"\ndir {data}\nport {here.broker_port}\nbind 127.0.0.1\n")
+    binary = here.folder / "bin" / "valkey-server"
+    binary.parent.mkdir()
+    binary.symlink_to(valkey_binary())
+    environment = here.environment("broker")
+    environment["PATH"] = f"{binary.parent}{os.pathsep}{environment['PATH']}"
+    return subprocess.Popen(
+        here.argv("broker"), env=environment, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def _wait_for_mlflow(here: Machine) -> None:
+    deadline = time.monotonic() + _STARTS_WITHIN_S
+    check = services()["mlflow"]["healthcheck"]["test"][1:]
+    while here.run(*map(here.here, check), service="mlflow").returncode != 0:
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _without_comments(sql: str) -> str:
+    return re.sub(r"^--.*$", "", sql, flags=re.MULTILINE)
+
+
+def test_the_doctor_finds_no_fault_in_it(machine: Machine) -> None:
+    asked = machine.run("zoo", "doctor", "--json", service="relay")
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+    findings = [row for row in json.loads(asked.stdout) if row["check"] not in ("disk", "artifacts", "gpu")]
+    assert {row["state"] for row in findings} == {"ok"}
+    said = " ".join(row["finding"] for row in findings)
+    assert all(
+        fact in said for fact in ("takes writes", "Valkey", "noeviction", "append-only file on", "client")
+    )
+    assert not any(secret in asked.stdout + asked.stderr for secret in machine.secrets.values())
+
+
+def test_the_health_check_of_a_worker_holds(machine: Machine) -> None:
+    check = services()["worker-cpu"]["healthcheck"]["test"][1:]
+    assert machine.run(*check, service="worker-cpu").returncode == 0
+    assert (
+        machine.run(*check, service="worker-cpu", ZOO_DATABASE_URL="postgresql://127.0.0.1:9/x").returncode
+        == 6
+    )
+
+
+def test_the_broker_lets_nobody_in_without_the_password(machine: Machine) -> None:
+    url = f"redis://127.0.0.1:{machine.broker_port}/0"
+    asked = machine.run("zoo", "doctor", "--json", service="relay", ZOO_BROKER_URL=url)
+    assert asked.returncode == 1
+    assert "refuses the account" in asked.stdout
+
+
+def test_the_password_is_in_no_command_line(machine: Machine) -> None:
+    running = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if _is_readable(path)]
+    assert running
+    assert not [line for line in running if machine.secrets["BROKER_PASSWORD"].encode() in line]
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        path.read_bytes()
+    except OSError:  # it has ended since it was listed
+        return False
+    return True
+
+
+def _status(machine: Machine, path: str, **headers: str) -> int:
+    """What MLflow answers to a stranger, or to whoever the headers say."""
+    connection = http.client.HTTPConnection("127.0.0.1", machine.mlflow_port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+
+
+def test_mlflow_answers_nobody_without_an_account(machine: Machine) -> None:
+    assert _status(machine, "/health") == 200
+    assert _status(machine, "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default") == 401
+    assert _status(machine, "/ajax-api/3.0/jobs/search") == 401
+
+
+def test_mlflow_answers_to_its_own_names_alone(machine: Machine) -> None:
+    account = f"zoo:{machine.secrets['MLFLOW_PASSWORD']}".encode()
+    known = {"Authorization": f"Basic {b64encode(account).decode()}"}
+    path = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    assert _status(machine, path, **known) == 200
+    assert _status(machine, path, **known, Host="evil.example") == 403
+    # The default would let in every private address.
+    assert _status(machine, path, **known, Host=f"192.168.0.7:{machine.mlflow_port}") == 403
+
+
+def test_what_a_worker_measured_is_shipped_with_its_account(machine: Machine) -> None:
+    home = Path(machine.environment("worker-cpu")["ZOO_HOME"])
+    run = Run(home / "jobs" / "1")
+    run.begin(experiment="zoo/train", name="bio", parameters={"rank": 8}, tags={"zoo.job": 1})
+    run.metrics({"train/loss": 0.5}, step=1)
+    (machine.folder / "report.txt").write_text("fine")
+    run.artifact(machine.folder / "report.txt")
+    run.end("FINISHED")
+    run.close()
+    shipped = machine.run("zoo", "runs", "ship", "--json", service="worker-cpu")
+    assert shipped.returncode == 0, shipped.stderr
+    assert [(row["job"], row["pending_bytes"]) for row in json.loads(shipped.stdout)] == [("1", 0)]
+    kept = list((machine.folder / "var" / "lib" / "mlflow" / "artifacts").rglob("report.txt"))
+    assert [file.read_text() for file in kept] == ["fine"]

@@ -1,0 +1,118 @@
+"""MLflow: whether its server answers, lets us in and is new enough; and what still waits to be shipped."""
+
+import os
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+
+from registry.settings import Settings
+from workers.findings import Finding, fault, ok, warning
+from workers.shipping import NO_TRACKING, pending_folders
+from workers.tracking import store_name
+
+TIMEOUT_S = 3.0
+#: CVE-2026-2614, -2652, -0545, -2651, -4137 are mended since
+_SAFE_SINCE = (3, 16, 1)
+_SQLITE = "sqlite:///"
+_UNAUTHORIZED, _FORBIDDEN = 401, 403
+
+
+def check(settings: Settings) -> Iterator[Finding]:
+    """The store that MLFLOW_TRACKING_URI names."""
+    uri = settings.mlflow_tracking_uri
+    if uri == NO_TRACKING:
+        yield ok("mlflow", "off: runs stay in their job folders")
+        return
+    if uri.startswith(("http://", "https://")):
+        yield from _server(uri.rstrip("/"), os.environ)
+    elif uri.startswith(_SQLITE):
+        yield _file(Path(uri.removeprefix(_SQLITE)))
+    else:
+        yield ok("mlflow", f"{store_name(uri)} is opened by MLflow itself when a job runs")
+    yield from _waiting(settings)
+
+
+def _server(url: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+    shown = store_name(url)
+    try:
+        version = _asked(f"{url}/version", environ)
+    except urllib.error.HTTPError as error:
+        yield _refused(shown, error)
+    except TimeoutError:
+        yield fault(
+            "mlflow",
+            f"{shown} accepts connections but does not answer within {TIMEOUT_S:g} s;"
+            " jobs go on, their runs wait",
+            mend="restart it: docker compose restart mlflow",
+            unreachable=True,
+        )
+    except (OSError, ValueError) as error:
+        yield fault(
+            "mlflow",
+            f"{shown} cannot be reached: {getattr(error, 'reason', error)}; jobs go on, their runs wait",
+            mend="start it: docker compose up -d mlflow, or correct MLFLOW_TRACKING_URI",
+            unreachable=True,
+        )
+    else:
+        yield _of_version(shown, version)
+
+
+def _asked(url: str, environ: Mapping[str, str]) -> str:
+    request = urllib.request.Request(url)  # noqa: S310 - http or https, as the caller made sure
+    if token := environ.get("MLFLOW_TRACKING_TOKEN"):
+        request.add_header("Authorization", f"Bearer {token}")
+    elif user := environ.get("MLFLOW_TRACKING_USERNAME"):
+        account = f"{user}:{environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+        request.add_header("Authorization", f"Basic {b64encode(account.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+            return str(answer.read(64).decode())
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, TimeoutError):
+            raise TimeoutError from error
+        raise
+
+
+def _refused(shown: str, error: urllib.error.HTTPError) -> Finding:
+    with error:
+        if error.code == _UNAUTHORIZED:
+            said, mend = (
+                "does not know the account",
+                "export MLFLOW_TRACKING_USERNAME=… MLFLOW_TRACKING_PASSWORD=…",
+            )
+        elif error.code == _FORBIDDEN:
+            said, mend = (
+                "refuses this machine's name for it, or the account",
+                "start it with this name in --allowed-hosts, or give the account rights",
+            )
+        else:
+            said, mend = f"answers with {error.code}", "look at its log: docker compose logs mlflow"
+    return fault("mlflow", f"{shown} {said}", mend=mend)
+
+
+def _of_version(shown: str, version: str) -> Finding:
+    numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
+    if not numbers:
+        return fault("mlflow", f"{shown} is no MLflow server", mend="correct MLFLOW_TRACKING_URI")
+    said = f"{shown} answers, version {version}, client {metadata.version('mlflow')}"
+    if numbers < _SAFE_SINCE:
+        floor = ".".join(map(str, _SAFE_SINCE))
+        return warning(
+            "mlflow", f"{said}: it has known holes", mend=f"pip install 'mlflow>={floor}', where it runs"
+        )
+    return ok("mlflow", said)
+
+
+def _file(database: Path) -> Finding:
+    if database.exists() and not os.access(database, os.R_OK | os.W_OK):
+        return fault("mlflow", f"{database} may not be written to", mend=f"chown {os.geteuid()} {database}")
+    return ok("mlflow", f"{database}, {'there' if database.exists() else 'made by the first run'}")
+
+
+def _waiting(settings: Settings) -> Iterator[Finding]:
+    count = len(pending_folders(settings))
+    if count:
+        yield warning("mlflow", f"{count} runs of this machine wait to be shipped", mend="zoo runs ship")

@@ -1,0 +1,32 @@
+"""`zoo migrate`: bring the database to this release's schema, as a step of a deployment."""
+
+import os
+
+import click
+
+from registry.presentation import Output, output_options
+from registry.settings import Settings
+
+
+@click.command()
+@output_options
+def command(output: Output) -> None:
+    """Create the database's tables, or bring them up to this release; a current database is left alone.
+
+    Any command does the same when it first opens the database. A deployment does it once, before its workers
+    start.
+
+    Example: zoo migrate
+    """
+    from migrations import HEAD
+    from registry.database import Database
+    from registry.schema import ensure_current, stored_revision
+    from registry.service import create_home
+
+    settings = Settings.from_env(os.environ)
+    create_home(settings.home)
+    with Database(settings) as database:
+        with database.read() as session:
+            before = stored_revision(session.connection())
+        ensure_current(database)
+    output.emit_made(HEAD, {"from": before, "to": HEAD})
