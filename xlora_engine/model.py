@@ -19,8 +19,9 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding import Decoder
 from xlora_engine.errors import BaseUnsupported, ConfigInvalid, EngineError
 from xlora_engine.head import ScalingHead
-from xlora_engine.layer import MixtureEmbedding, MixtureLayer, ScalingContext
+from xlora_engine.layer import MixtureEmbedding, MixtureLayer, share_inputs
 from xlora_engine.recomputation import Recomputation
+from xlora_engine.scaling_context import ScalingContext
 
 
 @dataclass
@@ -336,6 +337,7 @@ def _wrap(
             dtype=base.dtype,
             device=next(target.parameters(), torch.empty(0, device=base.device)).device,
         )
+    share_inputs(layers)
     for path, layer in layers.items():
         _replace(base, path, layer)
     return layers

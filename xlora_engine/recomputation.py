@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xlora_engine.errors import BaseUnsupported, ConfigInvalid
-from xlora_engine.layer import ScalingContext
+from xlora_engine.scaling_context import ScalingContext
 
 
 class Recomputation:
