@@ -92,14 +92,12 @@ class SharedDown(nn.Module):
         waiting = self.context.waiting
         kept = waiting.get(self)
         if kept is not None and kept.x is x and member in kept.products:
-            product = kept.products.pop(member)
-            if not kept.products:
+            if len(kept.products) == 1:
                 del waiting[self]
-            return product
-        products = dict(enumerate(self._gated_product(x).split(self.sizes, -1)))
-        product = products.pop(member)
+            return kept.products.pop(member)
+        products: dict[int, Tensor] = dict(enumerate(self._gated_product(x).split(self.sizes, -1)))
         waiting[self] = Waiting(x, products)
-        return product
+        return products.pop(member)
 
     def lookup(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens ranks"]:
         """The same for an embedding, whose `A` has a column for each token of the vocabulary."""
