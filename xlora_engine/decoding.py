@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin
+from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.configuration_utils import GenerationMode
 
 from xlora_engine.cache import XLoraCache, require_xlora_cache
 from xlora_engine.errors import ConfigInvalid
+from xlora_engine.prefetched_decoding import can_prefetch, prefetched_sample
 
 if TYPE_CHECKING:
+    from transformers.generation.streamers import BaseStreamer
+
     from xlora_engine.model import XLoraModel, XLoraOutput
 
 
@@ -24,8 +27,9 @@ class Decoder(GenerationMixin):
     main_input_name = "input_ids"
     _is_stateful = False
 
-    def __init__(self, mixture: "XLoraModel") -> None:
+    def __init__(self, mixture: "XLoraModel", *, prefetch_scalings: bool = True) -> None:
         self.mixture = mixture
+        self._prefetch_scalings = prefetch_scalings
 
     def __getattr__(self, name: str) -> Any:
         """Configuration, device, dtype and whatever else `GenerationMixin` asks: the base model's."""
@@ -90,6 +94,23 @@ class Decoder(GenerationMixin):
                 kwargs["assistant_early_exit"],
             )
         return super().generate(inputs, **kwargs)
+
+    def _sample(
+        self,
+        input_ids: Any,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: StoppingCriteriaList,
+        generation_config: GenerationConfig,
+        synced_gpus: bool = False,
+        streamer: "BaseStreamer | None" = None,
+        **model_kwargs: Any,
+    ) -> Any:
+        """Greedy decoding or sampling, with the scaling pass prefetched where that can be."""
+        loop = (input_ids, logits_processor, stopping_criteria, generation_config)
+        prefetches = self._prefetch_scalings and not synced_gpus
+        if prefetches and can_prefetch(self.mixture, generation_config, model_kwargs):
+            return prefetched_sample(self, *loop, streamer, model_kwargs)
+        return super()._sample(*loop, synced_gpus=synced_gpus, streamer=streamer, **model_kwargs)
 
     def _prepare_cache_for_generation(
         self,

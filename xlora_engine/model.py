@@ -20,8 +20,9 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding import Decoder
 from xlora_engine.errors import ConfigInvalid, EngineError
 from xlora_engine.head import ScalingHead
-from xlora_engine.layer import MixtureEmbedding, MixtureLayer, ScalingContext
+from xlora_engine.layer import MixtureEmbedding, MixtureLayer, share_inputs
 from xlora_engine.recomputation import Recomputation
+from xlora_engine.scaling_context import ScalingContext
 
 
 @dataclass
@@ -221,17 +222,21 @@ class XLoraModel(nn.Module):
 
     # ------------------------------------------------------------------ use
 
-    def generate(self, inputs: Int[Tensor, "batch seq"] | None = None, **kwargs: Any) -> Any:
+    def generate(
+        self, inputs: Int[Tensor, "batch seq"] | None = None, *, prefetch_scalings: bool = True, **kwargs: Any
+    ) -> Any:
         """Generate as any model of `transformers` does, with its cache; every argument works.
 
-        With fixed scalings there is one pass, and any cache of the base model's.
+        With `prefetch_scalings` the scaling pass of the next token runs along with the mixture pass of
+        this one, where that can be: same tokens, less time. With fixed scalings there is one pass, and
+        any cache of the base model's.
         """
         if self._fixed is not None:
             with self.context.using(self._fixed.scalings):
                 return cast("GenerationMixin", self.base).generate(inputs, **kwargs)
         if isinstance(kwargs.get("assistant_model"), XLoraModel):
             kwargs["assistant_model"] = Decoder(kwargs["assistant_model"])
-        return Decoder(self).generate(inputs, **kwargs)
+        return Decoder(self, prefetch_scalings=prefetch_scalings).generate(inputs, **kwargs)
 
     def new_cache(self) -> XLoraCache:
         """An empty key-value cache for both passes."""
@@ -368,6 +373,7 @@ def _wrap(
             dtype=base.dtype,
             device=next(target.parameters(), torch.empty(0, device=base.device)).device,
         )
+    share_inputs(layers)
     for path, layer in layers.items():
         _replace(base, path, layer)
     return layers

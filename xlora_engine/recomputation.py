@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from xlora_engine.errors import BaseUnsupported, ConfigInvalid
-from xlora_engine.layer import ScalingContext
+from xlora_engine.scaling_context import ScalingContext
 
 #: A block's forward, as `transformers` hands it over: hidden states first, then what else has a position.
 Block = Callable[..., Any]

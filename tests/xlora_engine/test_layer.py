@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from xlora_engine.adapter_weights import LowRank
-from xlora_engine.layer import SPREAD_AT_ONCE_LIMIT, MixtureEmbedding, MixtureLayer, ScalingContext
+from xlora_engine.layer import MixtureEmbedding, MixtureLayer, share_inputs
+from xlora_engine.scaling_context import SPREAD_AT_ONCE_LIMIT, ScalingContext
 
 
 def update(seed: int, *, rank: int, d_in: int = 5, d_out: int = 7, is_embedding: bool = False) -> LowRank:
@@ -153,23 +154,81 @@ def test_scalings_in_force_return_after_an_inner_block_even_if_it_raises(
     assert context.scalings is None
 
 
-def test_layers_of_equal_experts_share_one_product_and_others_do_not(
-    context: ScalingContext, scalings: Tensor
+ATTENTION = {"attn.q_proj": UPDATES, "attn.k_proj": {0: UPDATES[0], 1: UPDATES[2]}, "attn.v_proj": UPDATES}
+
+
+def attention(context: ScalingContext) -> dict[str, MixtureLayer]:
+    """Three layers that share their input, and one beside them that has another."""
+    updates = {**ATTENTION, "attn.o_proj": UPDATES}
+    return {
+        path: wrap(nn.Linear(5, 7), updates[path], context, layer=number)
+        for number, path in enumerate(updates)
+    }
+
+
+@pytest.mark.parametrize("layerwise", [True, False])
+def test_layers_that_share_their_input_share_one_product_and_answer_as_before(
+    layerwise: bool, context: ScalingContext, scalings: Tensor
 ) -> None:
-    """Equal results whichever layer comes first; the shared product is kept for one set of scalings only."""
-    same = [wrap(nn.Linear(5, 7), UPDATES, context, layer=number) for number in range(2)]
-    other = wrap(nn.Linear(5, 7), {0: UPDATES[0], 1: UPDATES[2]}, context, layer=2)
-    assert same[0].key == same[1].key != other.key
-    x = torch.randn(2, 3, 5)
+    layers = attention(context)
+    share_inputs(layers)
+    q, k, v, o = layers.values()
+    assert q.down is k.down is v.down is not o.down
 
     for given in (scalings, scalings * 2):
-        with context.using(given):
-            for number, (wrapped, updates) in enumerate(
-                [(same[0], UPDATES), (same[1], UPDATES), (other, {0: UPDATES[0], 1: UPDATES[2]})]
-            ):
-                torch.testing.assert_close(
-                    wrapped(x), expected(wrapped.base, x, updates, given[:, :, number])
-                )
+        used = given if layerwise else given[:, :, :1]
+        x, y = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+        with context.using(used):
+            for number, (layer, updates) in enumerate(zip((q, k, v), ATTENTION.values(), strict=True)):
+                weights = used[:, :, number if layerwise else 0]
+                # The same tensor, as siblings are called; another one in between; the same layer again.
+                for given_x in (x, y, x, x):
+                    torch.testing.assert_close(
+                        layer(given_x), expected(layer.base, given_x, updates, weights)
+                    )
+            torch.testing.assert_close(o(x), expected(o.base, x, UPDATES, used[:, :, 3 if layerwise else 0]))
+
+
+def test_a_shared_product_is_computed_once_and_kept_no_longer_than_it_is_wanted(
+    context: ScalingContext, scalings: Tensor
+) -> None:
+    layers = attention(context)
+    share_inputs(layers)
+    q, k, v, _ = layers.values()
+    x = torch.randn(2, 3, 5)
+    rows: list[int] = []
+    q.down.register_forward_pre_hook(lambda *_: rows.append(len(context.waiting)))
+
+    with context.using(scalings):
+        q(x), k(x)
+        assert len(context.waiting) == 1
+        v(x)
+        assert rows == [0, 1, 1]
+        assert not context.waiting
+        q(x)
+    assert not context.waiting, "what was not fetched goes with the scalings"
+
+
+def test_sharing_keeps_every_gradient(context: ScalingContext, scalings: Tensor) -> None:
+    def gradients(*, shared: bool) -> list[Tensor]:
+        torch.manual_seed(0)
+        fresh = ScalingContext()
+        layers = attention(fresh)
+        if shared:
+            share_inputs(layers)
+        for layer in layers.values():
+            layer.down.requires_grad_(True)
+        x, given = torch.randn(2, 3, 5, requires_grad=True), scalings.clone().requires_grad_()
+        with fresh.using(given):
+            torch.stack([layer(x) for layer in layers.values()]).square().sum().backward()
+        downs = layers["attn.q_proj"].down.weight.grad
+        assert downs is not None
+        assert x.grad is not None
+        assert given.grad is not None
+        return [x.grad, given.grad, downs[: layers["attn.q_proj"].up.shape[1]]]
+
+    for found, wanted in zip(gradients(shared=True), gradients(shared=False), strict=True):
+        torch.testing.assert_close(found, wanted)
 
 
 def test_an_experts_update_can_be_taken_out_of_the_stack(context: ScalingContext) -> None:
@@ -179,6 +238,17 @@ def test_an_experts_update_can_be_taken_out_of_the_stack(context: ScalingContext
         A, B = wrapped.update_of(position)
         assert torch.equal(A, u.A)
         assert torch.equal(B, u.B)
+
+
+def test_an_experts_update_can_be_taken_out_of_a_shared_stack(context: ScalingContext) -> None:
+    layers = attention(context)
+    share_inputs(layers)
+
+    for path, updates in ATTENTION.items():
+        for position, u in updates.items():
+            A, B = layers[path].update_of(position)
+            assert torch.equal(A, u.A)
+            assert torch.equal(B, u.B)
 
 
 def test_a_bfloat16_layer_answers_in_bfloat16(context: ScalingContext, scalings: Tensor) -> None:

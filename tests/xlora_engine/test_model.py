@@ -202,7 +202,7 @@ def test_trainable_experts_are_trained_with_the_head_and_the_base_is_not(
 
     model(token_ids, labels=token_ids).loss.backward()
 
-    own = {id(p) for layer in model.layers.values() for p in (layer.down, layer.up)}
+    own = {id(p) for layer in model.layers.values() for p in (layer.down.weight, layer.up)}
     own |= {id(p) for p in model.head.parameters()}
     assert {id(p) for p in model.parameters() if p.requires_grad} == own
     assert {id(p) for p in model.parameters() if p.grad is not None} == own

@@ -1,0 +1,150 @@
+"""The scalings in force during a forward, and the gates they come to for every stack of experts."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from xlora_engine.shared_down import SharedDown
+
+#: Above this many values, gates are spread over the ranks stack by stack instead of all at once.
+SPREAD_AT_ONCE_LIMIT = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class Waiting:
+    """Gated products of one input, for those layers which have not asked for theirs yet."""
+
+    x: Tensor
+    products: dict[int, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _InForce:
+    """Scalings, and what was computed from them."""
+
+    scalings: Float[Tensor, "batch seq layer expert"] | None = None
+    gates: "dict[SharedDown, Tensor]" = field(default_factory=dict)
+    waiting: "dict[SharedDown, Waiting]" = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _Spread:
+    """How scalings, flat over layers and experts, are laid over the ranks of several stacks."""
+
+    stacks: "tuple[SharedDown, ...]"
+    #: Which scaling each rank takes, where every layer has its own and where all share one.
+    layerwise: Int[Tensor, " ranks"]
+    shared: Int[Tensor, " ranks"]
+    scale: Float[Tensor, " ranks"]
+
+    @classmethod
+    def over(cls, stacks: "Iterable[SharedDown]") -> "_Spread":
+        stacks = tuple(stacks)
+        return cls(
+            stacks=stacks,
+            layerwise=torch.cat([stack.layerwise_source for stack in stacks]),
+            shared=torch.cat([stack.shared_source for stack in stacks]),
+            scale=torch.cat([stack.scale for stack in stacks]),
+        )
+
+    def gates(
+        self, scalings: Float[Tensor, "batch seq layer expert"], dtype: torch.dtype
+    ) -> tuple[Float[Tensor, "batch seq ranks"], ...]:
+        """Those of each stack."""
+        source = self.layerwise if scalings.shape[2] > 1 else self.shared
+        flat = scalings.flatten(2).to(source.device)
+        # split, not slices: its backward is one concatenation instead of one full-size tensor a stack.
+        every: Tensor = flat.index_select(2, source).mul(self.scale).to(dtype)
+        gates: tuple[Tensor, ...] = every.split([stack.ranks for stack in self.stacks], 2)
+        return gates
+
+
+class ScalingContext:
+    """The scalings in force, shared by all wrapped layers of one model; empty, experts are silent."""
+
+    def __init__(self, *, spread_at_once_limit: int = SPREAD_AT_ONCE_LIMIT) -> None:
+        self._spread_at_once_limit = spread_at_once_limit
+        self._now = _InForce()
+        self._stacks: list[SharedDown] = []
+        self._spreads: dict[tuple[torch.device, torch.dtype], _Spread] = {}
+
+    @property
+    def scalings(self) -> Float[Tensor, "batch seq layer expert"] | None:
+        """What is in force now."""
+        return self._now.scalings
+
+    @property
+    def waiting(self) -> "dict[SharedDown, Waiting]":
+        """Products made under the scalings in force; they go when those do."""
+        return self._now.waiting
+
+    def using(self, scalings: Float[Tensor, "batch seq layer expert"] | None) -> AbstractContextManager[None]:
+        """Put scalings in force for the calls made inside; None silences the experts."""
+        return self._holding(_InForce(scalings))
+
+    def reinstating(self) -> AbstractContextManager[None]:
+        """Puts what is in force at this moment in force again, whenever and as often as it is entered."""
+        return _Reinstating(self._holding, self._now)
+
+    def register(self, new: "SharedDown", *, instead_of: "Iterable[SharedDown]" = ()) -> None:
+        """Spread scalings over the ranks of `new` too, and no longer over those it stands for."""
+        gone = set(instead_of)
+        self._stacks = [stack for stack in self._stacks if stack not in gone] + [new]
+        self._spreads.clear()
+
+    def rank_gates(self, stack: "SharedDown") -> Float[Tensor, "batch seq ranks"]:
+        """Each expert's scaling of each layer of a stack, repeated over its ranks and times its scale.
+
+        Those of all stacks are computed by one product at first use, where that is not too large.
+        """
+        gates = self._now.gates
+        if stack not in gates:
+            if self._now.scalings is None:
+                raise LookupError("no scalings are in force")
+            spread = self._spread(stack, self._now.scalings)
+            gated = spread.gates(self._now.scalings, stack.weight.dtype)
+            if len(gated) == 1:
+                return gated[0]
+            gates.update(zip(spread.stacks, gated, strict=True))
+        return gates[stack]
+
+    def _spread(self, stack: "SharedDown", scalings: Float[Tensor, "batch seq layer expert"]) -> _Spread:
+        place = (stack.weight.device, stack.weight.dtype)
+        if place not in self._spreads:
+            alike = [s for s in self._stacks if (s.weight.device, s.weight.dtype) == place]
+            self._spreads[place] = _Spread.over(alike)
+        everything = self._spreads[place]
+        tokens = scalings.shape[0] * scalings.shape[1]
+        if tokens * len(everything.scale) > self._spread_at_once_limit:
+            return _Spread.over([stack])
+        return everything
+
+    @contextmanager
+    def _holding(self, state: _InForce) -> Iterator[None]:
+        outer, self._now = self._now, state
+        try:
+            yield
+        finally:
+            self._now = outer
+
+
+class _Reinstating(AbstractContextManager[None]):
+    """Enters a state as it was when this was made: a recomputed layer must find just the same gates ready."""
+
+    def __init__(self, holding: Callable[[_InForce], AbstractContextManager[None]], state: _InForce) -> None:
+        self._holding = holding
+        self._scalings, self._gates = state.scalings, dict(state.gates)
+        self._entered: list[AbstractContextManager[None]] = []
+
+    def __enter__(self) -> None:
+        self._entered.append(self._holding(_InForce(self._scalings, dict(self._gates))))
+        self._entered[-1].__enter__()
+
+    def __exit__(self, *exc: Any) -> None:
+        self._entered.pop().__exit__(*exc)
