@@ -167,12 +167,16 @@ def test_a_reconfigured_mixture_is_one_built_with_that_configuration(
 
 
 def test_experts_begin_and_cease_to_train(mixture: Mixture) -> None:
+    def trains(model: XLoraModel) -> bool:
+        return any(p.requires_grad for name, p in model.named_parameters() if not name.startswith("head."))
+
     training = configure(mixture(), use_trainable_adapters=True)
-    assert all(layer.down.requires_grad for layer in training.layers.values())
-    assert not any(
-        layer.down.requires_grad
-        for layer in configure(training, use_trainable_adapters=False).layers.values()
-    )
+    assert trains(training)
+    assert not trains(configure(training, use_trainable_adapters=False))
+
+
+def test_a_top_k_falls_with_the_number_of_experts(mixture: Mixture) -> None:
+    assert drop_experts(mixture(top_k_lora=2), "bio", "mat-3").config.top_k_lora == 1
 
 
 # ---------------------------------------------------------------- adding
