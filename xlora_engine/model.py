@@ -21,6 +21,7 @@ from xlora_engine.decoding import Decoder
 from xlora_engine.errors import ConfigInvalid, EngineError
 from xlora_engine.head import ScalingHead
 from xlora_engine.layer import MixtureEmbedding, MixtureLayer, share_inputs
+from xlora_engine.quantised import keep_unpacked, require_differentiable
 from xlora_engine.recomputation import Recomputation
 from xlora_engine.scaling_context import ScalingContext
 
@@ -266,9 +267,16 @@ class XLoraModel(nn.Module):
         return self.fixed_scalings(None)
 
     def train(self, mode: bool = True) -> Self:
-        """Only the scaling head trains; a dropout of the frozen base would blur its hidden states."""
+        """Only the scaling head trains; a dropout of the frozen base would blur its hidden states.
+
+        Raises:
+            BaseUnsupported: gradients cannot pass through the base model's quantised layers.
+        """
+        if mode:
+            require_differentiable(self.base)
         super().train(mode)
         self.base.eval()
+        keep_unpacked(self.base)
         return self
 
     def gradient_checkpointing_enable(
@@ -290,6 +298,7 @@ class XLoraModel(nn.Module):
         """Put the base model's own layers back and return it; this model is of no use afterwards."""
         for path, layer in self.layers.items():
             _replace(self.base, path, layer.base)
+        keep_unpacked(self.base, unpacked=False)
         return self.base
 
     def rewrap(self) -> None:
