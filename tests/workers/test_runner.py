@@ -104,7 +104,7 @@ def test_a_killed_parent_leaves_no_trainer_and_its_job_can_be_taken_over_at_once
     parent.wait()
     wait_until_gone(pid, timeout_s=2)
     ended = run_here(registry, job.id, handlers=handler("succeed"))
-    assert (ended.state, ended.attempt, ended.outcome["fence"]) == ("succeeded", 2, 2)
+    assert (ended.state, ended.losses, ended.outcome["fence"]) == ("succeeded", 1, 2)
 
 
 def test_a_job_that_kills_its_process_fails_with_a_reason(registry: Registry, job: Job) -> None:
