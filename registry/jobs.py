@@ -242,6 +242,12 @@ class JobStore:
         found = self._jobs(same.order_by(JobRow.id.desc()).limit(1))
         return found[0] if found else None
 
+    def is_claimable(self, job_id: int) -> bool:
+        """Whether the job could be taken now."""
+        wanted = select(JobRow.id).where(JobRow.id == job_id, job_rules.claimable())
+        with self._database.read() as session:
+            return session.scalar(wanted) is not None
+
     def claimable(self) -> Mapping[str, int]:
         """Queue -> how many of its jobs could be taken now."""
         wanted = select(JobRow.queue, func.count()).where(job_rules.claimable()).group_by(JobRow.queue)

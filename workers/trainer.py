@@ -22,6 +22,7 @@ from registry.service import Registry
 from registry.settings import Settings
 from workers.context import JobContext
 from workers.errors import HandlerUnknown
+from workers.gpus import lock_gpus
 from workers.leash import die_with_parent, hold_leash, read_order
 from workers.results import Result, failure, write_result
 from workers.spool import Run
@@ -66,6 +67,7 @@ def attempt(
     folder = Path(order["folder"])
     settings = Settings(**{**order["settings"], "home": Path(order["settings"]["home"])})
     try:
+        lock_gpus(order["gpus"])
         with Registry.open(settings) as registry:
             context = JobContext(
                 registry=registry,
