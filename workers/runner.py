@@ -28,7 +28,6 @@ from workers.specs import Spec
 from workers.spool import Run
 from workers.supervisor import Interruption, Progress, interrupts_counted, order_for, supervise
 
-LEASE_S = 60.0
 #: MLflow may take so long for the last of a run; what it has not taken stays in the spool.
 SHIPPING_LIMIT_S = 30.0
 _PAUSE_POLL_S = 0.2
@@ -82,7 +81,7 @@ def run_here(
     on_progress: Progress = lambda _: None,
     on_event: Events = lambda *_: None,
     handlers: Mapping[str, str] | None = None,
-    lease_s: float = LEASE_S,
+    lease_s: float | None = None,
 ) -> Job:
     """Claim a job and run it to its end in child processes, one an attempt; the job as it ended.
 
@@ -94,7 +93,7 @@ def run_here(
         LeaseLost: it was given to somebody else meanwhile; what this attempt did is discarded.
     """
     while True:
-        job = _claim(registry, job_id, lease_s=lease_s)
+        job = _claim(registry, job_id, lease_s=lease_s or registry.settings.lease_s)
         with interrupts_counted() as count:
             job = run_claimed(
                 registry,
@@ -119,7 +118,7 @@ def run_claimed(
     on_progress: Progress = lambda _: None,
     on_event: Events = lambda *_: None,
     handlers: Mapping[str, str] | None = None,
-    lease_s: float = LEASE_S,
+    lease_s: float | None = None,
 ) -> Job:
     """Run one attempt of a job that is claimed already; the job afterwards, "queued" if it goes on.
 
@@ -129,6 +128,7 @@ def run_claimed(
     crash_point("after_claim")
     folder = job_folder(registry, job.id)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lease_s = lease_s or registry.settings.lease_s
     heartbeat = Heartbeat(registry.jobs, job, lease_s=lease_s)
     run = _begun_run(job, folder)
     shipper = _shipper(registry, job, folder, on_event)

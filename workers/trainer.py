@@ -65,7 +65,8 @@ def attempt(
 ) -> Result:
     """Call the job's handler; whatever it raises becomes a result, and its traceback goes to the log."""
     folder = Path(order["folder"])
-    settings = Settings(**{**order["settings"], "home": Path(order["settings"]["home"])})
+    places = order["settings"]
+    settings = Settings(**{**places, "home": Path(places["home"]), "lease_s": float(places["lease_s"])})
     try:
         lock_gpus(order["gpus"])
         with Registry.open(settings) as registry:
