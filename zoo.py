@@ -19,12 +19,17 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "generate": ("workers.commands.generate", "Ask a composition, an adapter or a base model."),
         "export": ("workers.commands.export", "Write a composition for other programs to load."),
     },
+    "Serve": {
+        "worker": ("workers.commands.worker", "Run queued jobs."),
+        "relay": ("workers.commands.relay", "Tell the broker of queued jobs, in a process of its own."),
+    },
     "Look and manage": {
         "adapters": ("registry.commands.adapters", "LoRA adapters and their versions."),
         "bases": ("registry.commands.bases", "Base models."),
         "datasets": ("registry.commands.datasets", "Datasets."),
         "compositions": ("registry.commands.compositions", "X-LoRA models and their reports."),
         "jobs": ("registry.commands.jobs", "What ran, runs and waits."),
+        "workers": ("registry.commands.workers", "Who takes queued jobs."),
         "runs": ("workers.commands.runs", "What jobs measured, and whether MLflow has it."),
         "ui": ("workers.commands.ui", "Browse every run in MLflow."),
         "doctor": ("workers.commands.doctor", "Find what is wrong around the zoo, and what mends it."),

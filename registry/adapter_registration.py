@@ -11,6 +11,7 @@ from registry.adapter_files import AdapterManifest, read_adapter
 from registry.artifacts import ArtifactStore
 from registry.base_choice import choose_base
 from registry.compatibility import Verdict
+from registry.crash_points import crash_point
 from registry.database import Database
 from registry.entities import AdapterVersion, BaseModel, FileRecord
 from registry.errors import BaseNotFound
@@ -87,7 +88,10 @@ def register_adapter(
         hold(session, holder)
         _lock_base(session, base)
         row = add_version(session, ADAPTER, labels.name, columns, content="content_digest", holder=holder)
-        return as_adapter(row)
+        registered = as_adapter(row)
+        crash_point("before_commit")
+    crash_point("after_commit")
+    return registered
 
 
 def _derived(

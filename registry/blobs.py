@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from registry.crash_points import crash_point
 from registry.errors import ArtifactMissing
 from registry.regular_files import open_regular
 
@@ -67,6 +68,7 @@ class LocalBlobs:
             place = self._place(digest)
             place.parent.mkdir(parents=True, exist_ok=True)
             staged.replace(place)
+            crash_point("after_artifact_rename")
         finally:
             staged.unlink(missing_ok=True)
         sync_folder(place.parent)

@@ -23,6 +23,7 @@ from registry.lookup import ACTIVE, ACTIVE_FIRST, ONLY_ACTIVE, find_base, find_v
 from registry.models import BaseModelRow
 from registry.record_rows import as_base
 from registry.settings import Settings
+from registry.worker_store import WorkerStore
 
 _Version = TypeVar("_Version", AdapterVersion, DatasetVersion, CompositionVersion)
 
@@ -34,6 +35,7 @@ class Catalogue:
         self.settings = settings
         self.artifacts = artifacts
         self.jobs = JobStore(database)
+        self.workers = WorkerStore(database)
         self._database = database
 
     def close(self) -> None:

@@ -220,9 +220,15 @@ class Job:
     priority: int
     attempt: int
     max_attempts: int
+    #: Attempts that died with their worker.
+    losses: int
+    #: Attempts that ran out of memory; each halves the micro-batch.
+    memory_cuts: int
     #: Raised by every claim; what an older fence writes is refused.
     fence: int
     owner: str | None
+    #: The worker whose process the owner is; None for a command that runs the job itself.
+    worker: str | None
     cancel_requested: bool
     #: {"step", "total", "phase", "loss", "eta_s"}, whichever are known.
     progress: Mapping[str, Any]
@@ -233,6 +239,8 @@ class Job:
     started_at: datetime | None
     finished_at: datetime | None
     lease_until: datetime | None
+    #: When it is ended at the latest.
+    deadline_at: datetime | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +258,25 @@ class JobEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class BeatAnswer:
-    """What a beat learns: whether the lease still holds, and whether somebody asked the job to end."""
+    """What a beat learns: whether the lease still holds, and whether the job is to end."""
 
     alive: bool
     cancel_requested: bool
+    #: Its deadline is past.
+    overdue: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A process that takes queued jobs."""
+
+    name: str
+    host: str
+    process_id: int
+    queues: tuple[str, ...]
+    #: What CUDA_VISIBLE_DEVICES says in its jobs; None where it serves no GPU.
+    gpu: str | None
+    #: "working" or "draining".
+    state: str
+    started_at: datetime
+    seen_at: datetime

@@ -1,4 +1,4 @@
-"""The tables of jobs and their journals; the checks keep a job from being in two states at once."""
+"""Tables of jobs, their journals and their workers; checks keep a job from being in two states at once."""
 
 from datetime import datetime
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from registry.job_states import REASONS
 from registry.table import Table
 from registry.times import database_now
 
@@ -24,6 +25,9 @@ class JobRow(Table):
         CheckConstraint(f"({_TERMINAL}) = (finished_at IS NOT NULL)", name="finished_at"),
         CheckConstraint("attempt >= 0 AND attempt <= max_attempts AND attempt <= fence", name="attempt"),
         CheckConstraint("max_attempts > 0", name="max_attempts"),
+        CheckConstraint("losses >= 0 AND losses <= fence", name="losses"),
+        CheckConstraint("memory_cuts >= 0 AND memory_cuts <= fence", name="memory_cuts"),
+        CheckConstraint(f"reason IN ({', '.join(repr(reason) for reason in REASONS)})", name="known_reason"),
         Index(None, "state", "queue", "priority"),
     )
 
@@ -39,8 +43,14 @@ class JobRow(Table):
     priority: Mapped[int]
     attempt: Mapped[int] = mapped_column(insert_default=0)
     max_attempts: Mapped[int]
+    # Attempts that died with their worker or were taken from it.
+    losses: Mapped[int] = mapped_column(insert_default=0)
+    # Attempts that ran out of memory; each halves the micro-batch.
+    memory_cuts: Mapped[int] = mapped_column(insert_default=0)
     fence: Mapped[int] = mapped_column(BigInteger, insert_default=0)
     owner: Mapped[str | None]
+    # The worker whose process the owner is; None for a command that runs the job itself.
+    worker: Mapped[str | None]
     cancel_requested: Mapped[bool] = mapped_column(insert_default=False)
     progress: Mapped[dict[str, Any]] = mapped_column(insert_default=dict)
     outcome: Mapped[dict[str, Any]] = mapped_column(insert_default=dict)
@@ -50,8 +60,8 @@ class JobRow(Table):
     created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
     # Not to be claimed before this time: the pause after a failed attempt.
     ready_at: Mapped[datetime | None]
-    # When a broker was last told of the job.
-    hinted_at: Mapped[datetime | None]
+    # Past it, whoever runs the job ends it, and nobody starts it.
+    deadline_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     lease_until: Mapped[datetime | None]
@@ -68,3 +78,20 @@ class JobEventRow(Table):
     fence: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str]
     payload: Mapped[dict[str, Any]]
+
+
+class WorkerRow(Table):
+    """A worker that says now and then that it is there; its row goes when it ends."""
+
+    __tablename__ = "worker"
+    __table_args__ = (CheckConstraint("state IN ('working', 'draining')", name="state"),)
+
+    #: As owners of jobs are named, so that others on its host can tell whether it lives.
+    name: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str]
+    process_id: Mapped[int]
+    queues: Mapped[list[Any]]
+    gpu: Mapped[str | None]
+    state: Mapped[str] = mapped_column(insert_default="working")
+    started_at: Mapped[datetime] = mapped_column(insert_default=database_now())
+    seen_at: Mapped[datetime] = mapped_column(insert_default=database_now())

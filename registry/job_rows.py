@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from registry import job_rules
@@ -11,7 +11,7 @@ from registry.entities import Job, JobEvent
 from registry.errors import JobNotFound, LeaseLost
 from registry.insertion import insert_or_ignore
 from registry.job_models import JobEventRow, JobRow
-from registry.times import database_now
+from registry.job_states import TRANSITIONS
 
 
 def insert(session: Session, columns: Mapping[str, Any]) -> JobRow | None:
@@ -57,25 +57,22 @@ def transition(
     event: str,
     payload: Mapping[str, Any] | None = None,
 ) -> JobRow | None:
-    """Change the one row the condition names and write the event; None if there is no such row."""
-    row = change(session, where, values)
+    """Let the event happen to the one row the condition names, and write it down; None if there is none.
+
+    The table of transitions decides which states the row may be in, and which it is in afterwards.
+    """
+    step = TRANSITIONS[event]
+    allowed = where & JobRow.state.in_(step.sources)
+    row = change(session, allowed, {**values, "state": step.target})
     if row is not None:
         append_event(session, row, kind=event, payload=payload or {})
     return row
 
 
-def claim(session: Session, job_id: int, *, owner: str, lease_s: float) -> JobRow | None:
+def claim(session: Session, job_id: int, *, owner: str, worker: str | None, lease_s: float) -> JobRow | None:
     """Take the job if it is claimable: the one compare-and-set that everything else rests on."""
-    values = {
-        "state": "running",
-        "owner": owner,
-        "fence": JobRow.fence + 1,
-        "attempt": JobRow.attempt + 1,
-        "lease_until": database_now(lease_s),
-        "started_at": func.coalesce(JobRow.started_at, database_now()),
-        "message": None,
-    }
     free = (JobRow.id == job_id) & job_rules.claimable()
+    values = job_rules.claimed(owner=owner, worker=worker, lease_s=lease_s)
     return transition(session, free, values, event="claimed", payload={"owner": owner})
 
 

@@ -8,7 +8,7 @@ effect once. Leases are measured by the database's clock.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, and_, or_, select, update
+from sqlalchemy import Select, and_, func, or_, select, update
 
 from registry import job_rows, job_rules
 from registry.database import Database
@@ -34,8 +34,11 @@ class JobStore:
         priority: int = 0,
         max_attempts: int = 3,
         idempotency_key: str | None = None,
+        deadline_s: float | None = None,
     ) -> Job:
         """Queue a job; the same idempotency key with the same request gives the job of the first time.
+
+        `deadline_s` seconds from now the job is ended, whether it runs then or waits.
 
         Raises:
             KeyReused: the key came with another kind or spec before.
@@ -48,6 +51,7 @@ class JobStore:
             "priority": priority,
             "max_attempts": job_rules.checked_attempts(max_attempts),
             "idempotency_key": idempotency_key,
+            "deadline_at": job_rules.deadline(deadline_s),
         }
         with self._database.write() as session:
             row = job_rows.insert(session, columns)
@@ -61,13 +65,15 @@ class JobStore:
                 f" else; take another key, or look at: zoo jobs show {known.id}"
             )
 
-    def claim(self, job_id: int, *, owner: str, lease_s: float) -> Job | None:
-        """Take the job; None if somebody else holds it, it has ended, or no attempt is left."""
+    def claim(self, job_id: int, *, owner: str, lease_s: float, worker: str | None = None) -> Job | None:
+        """Take the job; None if somebody else holds it, it has ended, or it may not be started again."""
         with self._database.write() as session:
-            row = job_rows.claim(session, job_id, owner=owner, lease_s=lease_s)
+            row = job_rows.claim(session, job_id, owner=owner, worker=worker, lease_s=lease_s)
             return None if row is None else job_rows.as_job(row)
 
-    def claim_next(self, *, owner: str, lease_s: float, queues: Sequence[str] = ("cpu",)) -> Job | None:
+    def claim_next(
+        self, *, owner: str, lease_s: float, queues: Sequence[str] = ("cpu",), worker: str | None = None
+    ) -> Job | None:
         """Take the free job of highest priority, oldest first; None if there is none."""
         waiting = (
             select(JobRow.id)
@@ -83,7 +89,7 @@ class JobStore:
             job_id = session.scalar(waiting.with_for_update(skip_locked=True))
             if job_id is None:
                 return None
-            row = job_rows.claim(session, job_id, owner=owner, lease_s=lease_s)
+            row = job_rows.claim(session, job_id, owner=owner, worker=worker, lease_s=lease_s)
             return None if row is None else job_rows.as_job(row)
 
     def beat(
@@ -93,11 +99,15 @@ class JobStore:
         values: dict[str, Any] = {"lease_until": database_now(lease_s)}
         if progress is not None:
             values["progress"] = dict(progress)
+        renewed = update(JobRow).where(job_rules.held(job_id, fence)).values(**values)
         with self._database.write() as session:
-            row = job_rows.change(session, job_rules.held(job_id, fence), values)
-            return BeatAnswer(
-                alive=row is not None, cancel_requested=row is not None and row.cancel_requested
-            )
+            answer = session.execute(
+                renewed.returning(JobRow.cancel_requested, job_rules.overdue()),
+                execution_options={"synchronize_session": False},
+            ).one_or_none()
+        if answer is None:
+            return BeatAnswer(alive=False, cancel_requested=False, overdue=False)
+        return BeatAnswer(alive=True, cancel_requested=answer[0], overdue=bool(answer[1]))
 
     def finish(
         self,
@@ -111,49 +121,40 @@ class JobStore:
     ) -> bool:
         """End the job for good; False, and nothing changed, if the fence is no longer ours."""
         values = {
-            **job_rules.ended(job_rules.checked_terminal(state), reason=reason),
+            **job_rules.ended(reason=job_rules.checked_reason(reason)),
             "message": _storable(message),
             "outcome": dict(outcome or {}),
         }
+        event = job_rules.checked_terminal(state)
         with self._database.write() as session:
             row = job_rows.transition(
-                session, job_rules.held(job_id, fence), values, event=state, payload={"reason": reason}
+                session, job_rules.held(job_id, fence), values, event=event, payload={"reason": reason}
             )
             return row is not None
 
     def requeue(
-        self,
-        job_id: int,
-        *,
-        fence: int,
-        reason: str,
-        message: str | None = None,
-        delay_s: float = 0.0,
-        refund: bool = False,
+        self, job_id: int, *, fence: int, reason: str, message: str | None = None, refund: bool = False
     ) -> str | None:
-        """Give the job back for another attempt; gives the new state, None if the fence is no longer ours.
+        """Note an attempt that ended without a result; gives the new state, None if the fence is not ours.
 
-        The new state is "failed" if no attempt is left, "cancelled" if somebody asked for that. `refund`
-        gives the attempt back, for an end that was not the job's fault, such as a worker that shuts down.
-        `delay_s` keeps the job from being claimed for a while.
+        The budget of the reason decides: "queued" for another attempt, "failed" if none is left or the
+        reason has no budget; "cancelled" if somebody asked for that. `refund` holds nothing against the job,
+        for an end that has nothing to do with it, such as a worker that shuts down.
         """
         held = job_rules.held(job_id, fence)
         with self._database.write() as session:
             row = session.scalar(select(JobRow).where(held).with_for_update())
             if row is None:
                 return None
-            values = job_rules.given_back(
-                attempt=row.attempt,
-                max_attempts=row.max_attempts,
-                cancel_requested=row.cancel_requested,
+            event, values = job_rules.after_attempt(
+                job_rules.standing_of(row),
+                reason=reason if refund else job_rules.checked_reason(reason),
                 refund=refund,
-                reason=reason,
-                delay_s=delay_s,
+                cancel_requested=row.cancel_requested,
             )
             values["message"] = _storable(message)
-            state = str(values["state"])
-            job_rows.transition(session, held, values, event=state, payload={"reason": reason})
-            return state
+            changed = job_rows.transition(session, held, values, event=event, payload={"reason": reason})
+            return None if changed is None else changed.state
 
     def request_cancel(self, job_id: int) -> Job:
         """End a job nobody runs at once; ask whoever runs it otherwise. An ended job stays as it is.
@@ -164,14 +165,14 @@ class JobStore:
         free = and_(JobRow.id == job_id, or_(JobRow.state == "queued", job_rules.lapsed()))
         running = and_(JobRow.id == job_id, JobRow.state == "running")
         asked = {"cancel_requested": True}
-        ended = job_rules.ended("cancelled", reason="cancelled")
+        ended = job_rules.ended(reason="cancelled")
         with self._database.write() as session:
             if job_rows.transition(session, free, {**asked, **ended}, event="cancelled") is None:
                 job_rows.transition(session, running, asked, event="cancel_requested")
             return job_rows.as_job(job_rows.find(session, job_id))
 
-    def retry(self, job_id: int, *, max_attempts: int | None = None) -> Job:
-        """Queue a failed or cancelled job again, with all its attempts.
+    def retry(self, job_id: int, *, max_attempts: int | None = None, deadline_s: float | None = None) -> Job:
+        """Queue a failed or cancelled job again, with all its attempts, and the deadline given or none.
 
         Raises:
             JobNotFound: there is no such job.
@@ -185,7 +186,7 @@ class JobStore:
                     f" see: zoo jobs show {job_id}"
                 )
             attempts = row.max_attempts if max_attempts is None else job_rules.checked_attempts(max_attempts)
-            values = job_rules.started_over(max_attempts=attempts)
+            values = job_rules.started_over(max_attempts=attempts, deadline_s=deadline_s)
             job_rows.transition(session, JobRow.id == job_id, values, event="retried")
             return job_rows.as_job(row)
 
@@ -197,17 +198,20 @@ class JobStore:
             return row is not None
 
     def sweep(self) -> tuple[int, ...]:
-        """End the jobs whose lease ran out and that may not be claimed again; gives their numbers."""
-        lost = select(JobRow).where(job_rules.lapsed(), job_rules.spent())
+        """End the jobs that nobody runs and that nobody may claim again; gives their numbers."""
+        lost = select(JobRow, job_rules.overdue()).where(job_rules.spent())
         with self._database.read() as session:
-            if session.scalar(lost.limit(1)) is None:
+            if session.execute(lost.limit(1)).first() is None:
                 return ()
         with self._database.write() as session:
-            rows = session.scalars(lost.with_for_update(skip_locked=True)).all()
-            for row in rows:
-                values = job_rules.abandoned(attempt=row.attempt, cancel_requested=row.cancel_requested)
-                job_rows.transition(session, JobRow.id == row.id, values, event=values["state"])
-            return tuple(row.id for row in rows)
+            rows = session.execute(lost.with_for_update(skip_locked=True)).all()
+            for row, is_overdue in rows:
+                event, values = job_rules.abandoned(
+                    losses=row.losses, cancel_requested=row.cancel_requested, is_overdue=bool(is_overdue)
+                )
+                payload = {"reason": values["reason"]}
+                job_rows.transition(session, JobRow.id == row.id, values, event=event, payload=payload)
+            return tuple(row.id for row, _ in rows)
 
     def add_event(
         self, job_id: int, kind: str, payload: Mapping[str, Any] | None = None, *, fence: int | None = None
@@ -232,19 +236,23 @@ class JobStore:
         """Note where the log is; False if the fence is no longer ours."""
         return self._note(job_id, {"log_path": log_path}, fence=fence)
 
-    def unhinted(self, *, again_after_s: float, limit: int = 100) -> tuple[Job, ...]:
-        """Claimable jobs of which a broker was not told within the last `again_after_s` seconds."""
-        stale = or_(JobRow.hinted_at.is_(None), JobRow.hinted_at < database_now(-again_after_s))
-        wanted = select(JobRow).where(job_rules.claimable(), stale)
-        return self._jobs(wanted.order_by(JobRow.priority.desc(), JobRow.id).limit(limit))
+    def newest(self, kind: str, spec_digest: str) -> Job | None:
+        """The newest job that was asked for just this; None if there is none."""
+        same = select(JobRow).where(JobRow.kind == kind, JobRow.spec_digest == spec_digest)
+        found = self._jobs(same.order_by(JobRow.id.desc()).limit(1))
+        return found[0] if found else None
 
-    def mark_hinted(self, job_ids: Sequence[int]) -> None:
-        """Note that a broker was told of the jobs just now."""
-        with self._database.write() as session:
-            session.execute(
-                update(JobRow).where(JobRow.id.in_(job_ids)).values(hinted_at=database_now()),
-                execution_options={"synchronize_session": False},
-            )
+    def is_claimable(self, job_id: int) -> bool:
+        """Whether the job could be taken now."""
+        wanted = select(JobRow.id).where(JobRow.id == job_id, job_rules.claimable())
+        with self._database.read() as session:
+            return session.scalar(wanted) is not None
+
+    def claimable(self) -> Mapping[str, int]:
+        """Queue -> how many of its jobs could be taken now."""
+        wanted = select(JobRow.queue, func.count()).where(job_rules.claimable()).group_by(JobRow.queue)
+        with self._database.read() as session:
+            return {str(queue): int(count) for queue, count in session.execute(wanted)}
 
     def get(self, job_id: int) -> Job:
         """The job.

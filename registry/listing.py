@@ -64,10 +64,15 @@ JOIN adapter n ON n.id = a.adapter_id
 ORDER BY x.composition_version_id, x.position
 """
 
+_WORKERS = """
+SELECT v.name, v.host, v.process_id, v.queues, v.gpu, v.state, j.id AS job, v.started_at, v.seen_at
+FROM worker v LEFT JOIN job j ON j.worker = v.name AND j.state = 'running'
+"""
+
 _JOBS = """
 SELECT v.id, v.kind, v.state, v.reason, v.message, v.spec, v.queue, v.priority, v.attempt, v.max_attempts,
-       v.owner, v.cancel_requested, v.progress, v.outcome, v.run_id, v.created_at, v.started_at,
-       v.finished_at, v.lease_until
+       v.owner, v.worker, v.cancel_requested, v.progress, v.outcome, v.run_id, v.created_at, v.started_at,
+       v.finished_at, v.lease_until, v.deadline_at
 FROM job v
 """
 
@@ -165,6 +170,13 @@ def jobs(
         if kind is not None:
             where.add("v.kind = ?", kind)
         return _run(reader, _JOBS, where, order="v.id DESC", limit=limit) if reader else []
+
+
+def workers(settings: Settings) -> list[Row]:
+    """Workers by host and age, each with the job it runs, if any."""
+    with open_reader(settings) as reader:
+        where = _Conditions(include_deleted=True)
+        return _run(reader, _WORKERS, where, order="v.host, v.started_at", limit=None) if reader else []
 
 
 class _Conditions:

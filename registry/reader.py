@@ -19,7 +19,7 @@ from registry.settings import Settings
 Row = dict[str, object]
 
 #: Columns SQLite keeps in a plainer form than PostgreSQL does.
-_JSON_COLUMNS = {"domains", "tags", "warnings", "progress", "spec", "outcome"}
+_JSON_COLUMNS = {"domains", "tags", "warnings", "progress", "spec", "outcome", "queues"}
 _SWITCH_COLUMNS = {"cancel_requested", "use_rslora"}
 _TIME_ENDINGS = ("_at", "_until")
 

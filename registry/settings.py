@@ -1,4 +1,4 @@
-"""Where the zoo keeps things: five settings, read once from the environment. Opens and creates nothing."""
+"""Where the zoo keeps things and how patient it is, read once from the environment. Opens nothing."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,15 +25,19 @@ class Settings:
     broker_url: str | None = field(default=None, repr=False)
     #: What MLflow is told.
     mlflow_tracking_uri: str = field(repr=False)
+    #: A job whose worker is silent for so long may be taken by another.
+    lease_s: float = 60.0
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read ZOO_HOME, ZOO_DATABASE_URL, ZOO_ARTIFACT_ROOT, ZOO_BROKER_URL and MLFLOW_TRACKING_URI.
+        """Read ZOO_HOME, ZOO_DATABASE_URL, ZOO_ARTIFACT_ROOT, ZOO_BROKER_URL, ZOO_LEASE_S and
+        MLFLOW_TRACKING_URI.
 
         A variable that is unset or empty takes its default, which lies in ZOO_HOME.
 
         Raises:
-            InvalidSetting: the database URL is of another kind than SQLite and PostgreSQL.
+            InvalidSetting: the database URL is of another kind than SQLite and PostgreSQL, or the lease is no
+                number of seconds.
         """
         home = _home(environ.get("ZOO_HOME", ""))
         return cls(
@@ -42,6 +46,7 @@ class Settings:
             artifact_root=environ.get("ZOO_ARTIFACT_ROOT", "") or str(home / "artifacts"),
             broker_url=environ.get("ZOO_BROKER_URL", "") or None,
             mlflow_tracking_uri=environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{home / 'mlflow.db'}",
+            lease_s=_lease_s(environ.get("ZOO_LEASE_S", "")),
         )
 
     @property
@@ -50,6 +55,20 @@ class Settings:
         if not self.database_url.startswith(_SQLITE_PREFIX):
             return None
         return Path(self.database_url.removeprefix(_SQLITE_PREFIX))
+
+
+def _lease_s(text: str) -> float:
+    if not text:
+        return 60.0
+    try:
+        lease_s = float(text)
+    except ValueError:
+        lease_s = 0.0
+    if not 1.0 <= lease_s <= 86_400.0:
+        raise InvalidSetting(
+            f"ZOO_LEASE_S must be a number of seconds in 1..86400, got {text!r}; unset it for 60"
+        )
+    return lease_s
 
 
 def _home(text: str) -> Path:

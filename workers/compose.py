@@ -145,7 +145,7 @@ def _train(
             folder=context.registry.settings.home / "cache" / "hidden-states",
             base_digest=f"{parts.base.digest} {spec.head.get('scaling_pass_value', 0)}",
             pad_id=pad_id,
-            tokens_per_batch=TOKENS_PER_BATCH,
+            tokens_per_batch=context.micro_batch(TOKENS_PER_BATCH),
             device=model.device,
             on_rows=on_rows,
         )
@@ -222,10 +222,14 @@ def _report(
 
     with watch.phase("report"):
         scores = score_subjects(
-            model, tokenizer, held_out, tokens_per_batch=TOKENS_PER_BATCH, on_scored=on_scored
+            model,
+            tokenizer,
+            held_out,
+            tokens_per_batch=context.micro_batch(TOKENS_PER_BATCH),
+            on_scored=on_scored,
         )
         routing, maps = record_routing(
-            model, tokenizer, held_out, tokens_per_batch=TOKENS_PER_BATCH, pad_id=pad_id
+            model, tokenizer, held_out, tokens_per_batch=context.micro_batch(TOKENS_PER_BATCH), pad_id=pad_id
         )
     names = model.config.adapters
     tasks = Tasks(

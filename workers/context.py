@@ -31,6 +31,10 @@ class JobContext:
         """Say how far the job is; the supervisor shows it and writes it to the job's row."""
         self.send({"phase": phase, "step": step, "total": total, **figures})
 
+    def micro_batch(self, size: int) -> int:
+        """How much of a batch to hold in memory at once: less after every attempt that ran out of memory."""
+        return max(1, size >> self.job.memory_cuts)
+
     def raise_if_stopped(self) -> None:
         """End here if somebody asked for it.
 

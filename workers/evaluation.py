@@ -25,7 +25,8 @@ def run(context: JobContext) -> Mapping[str, Any]:
         scores[answerer.subject] = {}
         for task, reference in spec.datasets.items():
             context.raise_if_stopped()
-            score = score_dataset(context, answerer, reference, limit=spec.limit, tokens=spec.batch_tokens)
+            tokens = context.micro_batch(spec.batch_tokens)
+            score = score_dataset(context, answerer, reference, limit=spec.limit, tokens=tokens)
             scores[answerer.subject][task] = score
             record(context, answerer.subject, task, reference, score, settings={"limit": spec.limit})
             done += 1

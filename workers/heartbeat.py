@@ -20,11 +20,12 @@ _SHARE_WITHOUT_ANSWER = 0.8
 
 
 class Heartbeat:
-    """Beats until it is stopped; `lost` and `cancel_requested` say what the last answers meant."""
+    """Beats until it is stopped; `lost`, `cancel_requested` and `overdue` say what the last answers meant."""
 
     def __init__(self, jobs: JobStore, job: Job, *, lease_s: float) -> None:
         self.lost = threading.Event()
         self.cancel_requested = threading.Event()
+        self.overdue = threading.Event()
         #: what the next beat writes to the job's row
         self.progress: Mapping[str, Any] | None = None
         self._jobs = jobs
@@ -65,6 +66,8 @@ class Heartbeat:
         )
         if answer.cancel_requested:
             self.cancel_requested.set()
+        if answer.overdue:
+            self.overdue.set()
         # A trainer that has ended is noticed elsewhere.
         with self._leash_lock, contextlib.suppress(BrokenPipeError):
             if answer.alive and self._leash is not None:

@@ -9,9 +9,13 @@ _PROC = Path("/proc")
 _STATE, _STARTED = 0, 19
 
 
-def owner_name() -> str:
-    """`host/boot/pid/start`: a number that another process gets later does not make it alive again."""
-    return f"{platform.node()}/{_boot_id()}/{os.getpid()}/{_started(os.getpid())}"
+def owner_name(pid: int | None = None) -> str:
+    """`host/boot/pid/start` of this process, or of another of this host.
+
+    A number that another process gets later does not make a dead one alive again.
+    """
+    named = os.getpid() if pid is None else pid
+    return f"{platform.node()}/{_boot_id()}/{named}/{_started(named)}"
 
 
 def is_dead(owner: str | None) -> bool:

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from workers.leash import EXIT_ABANDONED
+
 #: Beginnings of error codes that come from what was asked for: another attempt would end the same.
 _BAD_INPUT = (
     *("ZOO-E21", "ZOO-E23", "ZOO-E24", "ZOO-E25", "ZOO-E26", "ZOO-E27", "ZOO-E28"),
     *("ZOO-E301", "ZOO-E31", "ZOO-E32", "ZOO-E34", "ZOO-E35", "ZOO-E36", "ZOO-E401"),
 )
 _DISK_FULL = "ZOO-E283"
+#: Beginnings of codes of what failed around the job: a service that does not answer, a GPU that is held.
+_INFRASTRUCTURE = ("ZOO-E29", "ZOO-E417")
 #: what every error that means "somebody asked for the end" exits with
 _INTERRUPTED = 130
 
@@ -45,6 +49,8 @@ def _reason(error: BaseException, code: str) -> str:
         return "host_oom"
     if type(error).__name__ == "OutOfMemoryError":  # torch's; importing torch to name it takes seconds
         return "cuda_oom"
+    if code.startswith(_INFRASTRUCTURE):
+        return "infra"
     return "bad_input" if code.startswith(_BAD_INPUT) else "error"
 
 
@@ -53,20 +59,25 @@ def conclude(
 ) -> Result:
     """The end of an attempt, from what the trainer left (None: nothing) and what the supervisor saw.
 
-    `asked_because` is why the trainer was asked to end, "cancelled" or "deadline", if it was.
+    `asked_because` is why the trainer was asked to end, "cancelled", "deadline" or "drained", if it was. An
+    attempt that was drained ends "queued": another worker goes on.
     """
     if result is not None and result.state != "cancelled":
         return result
+    if asked_because == "drained":
+        return Result(state="queued", reason="drained", message="its worker was shut down")
     if asked_because == "deadline":
         return Result(state="failed", reason="deadline", message="it took longer than it was allowed to")
     if result is not None:
         return result
     if asked_because is not None:
         return Result(state="cancelled", reason="cancelled", message="ended before it could save more")
+    if exit_code == EXIT_ABANDONED:
+        return Result(state="failed", reason="infra", message="its supervisor was silent for a whole lease")
     how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
     if memory_ran_out and exit_code == -signal.SIGKILL:
         return Result(state="failed", reason="host_oom", message="the machine ran out of memory")
-    return Result(state="failed", reason="error", message=f"the trainer ended with {how} and left no result")
+    return Result(state="failed", reason="poison", message=f"the trainer ended with {how} and left no result")
 
 
 def result_path(folder: Path, fence: int) -> Path:

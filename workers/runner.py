@@ -10,41 +10,63 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from registry.crash_points import crash_point
 from registry.entities import Job
-from registry.errors import LeaseLost, RegistryError
+from registry.errors import Conflict, LeaseLost, RegistryError, ServiceUnreachable
+from registry.job_budgets import BUDGETS
 from registry.json_text import digest_of
 from registry.service import Registry
 from workers.errors import JobNotClaimable
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
-from workers.owner import is_dead, owner_name
+from workers.owner import owner_name
+from workers.placement import Placement
+from workers.reconciler import reconcile
 from workers.results import Result
 from workers.shipping import NO_TRACKING, NoShipper, Shipper
 from workers.specs import Spec
 from workers.spool import Run
-from workers.supervisor import Progress, interrupts_counted, order_for, supervise
+from workers.supervisor import Interruption, Progress, interrupts_counted, order_for, supervise
 
-LEASE_S = 60.0
 #: MLflow may take so long for the last of a run; what it has not taken stays in the spool.
 SHIPPING_LIMIT_S = 30.0
+_PAUSE_POLL_S = 0.2
+_FINISH_POLL_S = 0.5
 
 #: Receives what happens besides progress: its kind, and what is known of it.
 Events = Callable[[str, Mapping[str, Any]], None]
 
-_RUN_STATUS = {"succeeded": "FINISHED", "cancelled": "KILLED"}
+_RUN_STATUS = {"succeeded": "FINISHED", "cancelled": "KILLED", "queued": "KILLED"}
 
 
-def submit(registry: Registry, spec: Spec, *, force: bool = False) -> Job:
+def submit(registry: Registry, spec: Spec, *, force: bool = False, placement: Placement | None = None) -> Job:
     """Queue a job; an equal one that has succeeded, runs or waits is given back instead, unless `force`.
 
     A failed or cancelled one is queued again: its checkpoints are still there.
     """
     asked = spec.to_json()
     digest = digest_of(asked)
-    for job in () if force else registry.jobs.list(limit=None):
-        if (job.kind, job.spec_digest) == (spec.kind, digest):
-            return registry.jobs.retry(job.id) if job.state in ("failed", "cancelled") else job
-    return registry.jobs.submit(spec.kind, asked)
+    placed = placement or Placement()
+    if not force and (known := registry.jobs.newest(spec.kind, digest)) is not None:
+        return _asked_again(registry, known, placed)
+    return registry.jobs.submit(
+        spec.kind,
+        asked,
+        # Of two that ask for the same at once, only one makes a job.
+        idempotency_key=None if force else f"{spec.kind} {digest}",
+        queue=placed.queue,
+        priority=placed.priority,
+        deadline_s=placed.deadline_s,
+    )
+
+
+def _asked_again(registry: Registry, known: Job, placed: Placement) -> Job:
+    if known.state not in ("failed", "cancelled"):
+        return known
+    try:
+        return registry.jobs.retry(known.id, deadline_s=placed.deadline_s)
+    except Conflict:  # somebody else asked at the same time
+        return registry.jobs.get(known.id)
 
 
 def job_folder(registry: Registry, job_id: int) -> Path:
@@ -59,10 +81,9 @@ def run_here(
     on_progress: Progress = lambda _: None,
     on_event: Events = lambda *_: None,
     handlers: Mapping[str, str] | None = None,
-    lease_s: float = LEASE_S,
-    deadline_s: float | None = None,
+    lease_s: float | None = None,
 ) -> Job:
-    """Claim a job and run it to its end in a child process; the job as it ended.
+    """Claim a job and run it to its end in child processes, one an attempt; the job as it ended.
 
     Ctrl-C asks the job to end: it writes a checkpoint and becomes `cancelled`. A job whose owner on this host
     is dead is taken over at once.
@@ -71,45 +92,54 @@ def run_here(
         JobNotClaimable: it has ended, or somebody else runs it.
         LeaseLost: it was given to somebody else meanwhile; what this attempt did is discarded.
     """
-    job = _claim(registry, job_id, lease_s=lease_s)
-    return run_claimed(
-        registry,
-        job,
-        on_progress=on_progress,
-        on_event=on_event,
-        handlers=handlers,
-        lease_s=lease_s,
-        deadline_s=deadline_s,
-    )
+    while True:
+        job = _claim(registry, job_id, lease_s=lease_s or registry.settings.lease_s)
+        with interrupts_counted() as count:
+            job = run_claimed(
+                registry,
+                job,
+                interruption=Interruption(because="cancelled", count=count),
+                on_progress=on_progress,
+                on_event=on_event,
+                handlers=handlers,
+                lease_s=lease_s,
+            )
+        if job.state != "queued":
+            return job
+        on_event("another_attempt", {"reason": job.message})
+        _wait_until_ready(registry, job)
 
 
 def run_claimed(
     registry: Registry,
     job: Job,
     *,
+    interruption: Interruption,
     on_progress: Progress = lambda _: None,
     on_event: Events = lambda *_: None,
     handlers: Mapping[str, str] | None = None,
-    lease_s: float = LEASE_S,
-    deadline_s: float | None = None,
+    lease_s: float | None = None,
 ) -> Job:
-    """Run a job that is claimed already; see `run_here`."""
+    """Run one attempt of a job that is claimed already; the job afterwards, "queued" if it goes on.
+
+    Raises:
+        LeaseLost: it was given to somebody else meanwhile; what this attempt did is discarded.
+    """
+    crash_point("after_claim")
     folder = job_folder(registry, job.id)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lease_s = lease_s or registry.settings.lease_s
     heartbeat = Heartbeat(registry.jobs, job, lease_s=lease_s)
     run = _begun_run(job, folder)
     shipper = _shipper(registry, job, folder, on_event)
     order = order_for(job, folder, registry.settings, lease_s=lease_s, handlers=handlers)
-    deadline = None if deadline_s is None else time.monotonic() + deadline_s
     try:
-        with interrupts_counted() as interrupts, JobLog(folder) as log:
+        with JobLog(folder) as log:
             registry.jobs.set_log(job.id, str(log.path), job.fence)
-            result = supervise(
-                order, heartbeat, log, interrupts=interrupts, deadline=deadline, on_progress=on_progress
-            )
+            result = supervise(order, heartbeat, log, interruption=interruption, on_progress=on_progress)
             run.end(_RUN_STATUS.get(result.state, "FAILED"))
             shipper.finish(timeout_s=SHIPPING_LIMIT_S)
-            return _finish(registry, job, result)
+            return _conclude(registry, job, result, heartbeat)
     except BaseException as error:
         _give_back(registry, job, error)
         raise
@@ -122,15 +152,18 @@ def run_claimed(
 def _claim(registry: Registry, job_id: int, *, lease_s: float) -> Job:
     job = registry.jobs.claim(job_id, owner=owner_name(), lease_s=lease_s)
     if job is None:
-        held = registry.jobs.get(job_id)
-        if held.state == "running" and is_dead(held.owner):
-            registry.jobs.expire(job_id, fence=held.fence)
-            job = registry.jobs.claim(job_id, owner=owner_name(), lease_s=lease_s)
-            # A job that killed its process on every attempt ends here.
-            registry.jobs.sweep()
+        # A dead owner's lease is ended, and a job that took down every owner ends here.
+        reconcile(registry)
+        job = registry.jobs.claim(job_id, owner=owner_name(), lease_s=lease_s)
     if job is None:
         raise JobNotClaimable(job_id, state=registry.jobs.get(job_id).state)
     return job
+
+
+def _wait_until_ready(registry: Registry, job: Job) -> None:
+    """Sit out the pause before the next attempt, unless something else happens to the job meanwhile."""
+    while registry.jobs.get(job.id).state == "queued" and not registry.jobs.is_claimable(job.id):
+        time.sleep(_PAUSE_POLL_S)
 
 
 def _begun_run(job: Job, folder: Path) -> Run:
@@ -165,13 +198,40 @@ def _shipper(registry: Registry, job: Job, folder: Path, on_event: Events) -> Sh
 
 
 def _give_back(registry: Registry, job: Job, error: BaseException) -> None:
-    """Queue the job again, its attempt refunded: nothing is known against it, its checkpoints are kept."""
+    """Queue the job again: it is not the job that failed, and its checkpoints are kept."""
     with contextlib.suppress(RegistryError):
-        registry.jobs.requeue(job.id, fence=job.fence, reason="infra", message=repr(error), refund=True)
+        registry.jobs.requeue(job.id, fence=job.fence, reason="infra", message=repr(error))
 
 
-def _finish(registry: Registry, job: Job, result: Result) -> Job:
-    ended = registry.jobs.finish(
+def _conclude(registry: Registry, job: Job, result: Result, heartbeat: Heartbeat) -> Job:
+    """Write the end of the attempt; a database that is away is asked again for as long as the lease holds.
+
+    Raises:
+        LeaseLost: the fence is no longer ours, or the database was away for too long.
+    """
+    crash_point("before_finish")
+    while not heartbeat.lost.is_set():
+        try:
+            if not _written(registry, job, result):
+                break
+            crash_point("after_finish")
+            return registry.jobs.get(job.id)
+        except ServiceUnreachable:
+            heartbeat.lost.wait(_FINISH_POLL_S)
+    raise LeaseLost(job.id, fence=job.fence)
+
+
+def _written(registry: Registry, job: Job, result: Result) -> bool:
+    if result.state == "queued" or result.reason in BUDGETS:
+        state = registry.jobs.requeue(
+            job.id,
+            fence=job.fence,
+            reason=result.reason,
+            message=result.message,
+            refund=result.state == "queued",
+        )
+        return state is not None
+    return registry.jobs.finish(
         job.id,
         fence=job.fence,
         state=result.state,
@@ -179,6 +239,3 @@ def _finish(registry: Registry, job: Job, result: Result) -> Job:
         message=result.message,
         outcome=result.outcome,
     )
-    if not ended:
-        raise LeaseLost(job.id, fence=job.fence)
-    return registry.jobs.get(job.id)

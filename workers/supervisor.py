@@ -11,14 +11,16 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from registry.crash_points import crash_point
 from registry.entities import Job
 from registry.errors import LeaseLost
 from registry.settings import Settings
 from workers.child_environment import child_command, child_environment
+from workers.gpus import visible_gpus
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
 from workers.memory_kills import memory_kills
@@ -29,6 +31,15 @@ GRACE_S = 60.0
 _POLL_S = 0.2
 
 Progress = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interruption:
+    """Signals to this process that end its attempts: how many came, and what they mean to a job."""
+
+    #: "cancelled" where a command runs its own job, "drained" where a worker runs somebody's.
+    because: str
+    count: Callable[[], int]
 
 
 class TrainerProcess:
@@ -110,6 +121,7 @@ def order_for(
         "folder": str(folder),
         "settings": places,
         "parent_pid": os.getpid(),
+        "gpus": visible_gpus(os.environ),
         "lease_s": lease_s,
         "handlers": handlers,
     }
@@ -120,29 +132,27 @@ def supervise(
     heartbeat: Heartbeat,
     log: JobLog,
     *,
-    interrupts: Callable[[], int],
-    deadline: float | None,
+    interruption: Interruption,
     on_progress: Progress,
 ) -> Result:
     """Run one attempt in a trainer process; how it ended.
 
-    The trainer is asked to end on Ctrl-C, on a cancel, and once `deadline` of the monotonic clock is past. A
-    second Ctrl-C waits no longer.
+    The trainer is asked to end on an interruption, on a cancel, and once its deadline is past. A second
+    interruption waits no longer.
 
     Raises:
         LeaseLost: the job is no longer ours, so the trainer was killed.
     """
     trainer = TrainerProcess(order, log=log)
+    crash_point("after_spawn")
     heartbeat.feed(trainer.leash)
     try:
         while trainer.runs and not heartbeat.lost.is_set():
             _pass_on(trainer, heartbeat, on_progress)
             log.keep_small()
-            if interrupts() or heartbeat.cancel_requested.is_set():
-                trainer.ask_to_end("cancelled")
-            elif deadline is not None and time.monotonic() > deadline:
-                trainer.ask_to_end("deadline")
-            if interrupts() > 1:
+            if (because := _asked_because(heartbeat, interruption)) is not None:
+                trainer.ask_to_end(because)
+            if interruption.count() > 1:
                 trainer.kill()
         _pass_on(trainer, heartbeat, on_progress)
     finally:
@@ -151,6 +161,14 @@ def supervise(
     if heartbeat.lost.is_set():
         raise LeaseLost(order["job_id"], fence=order["fence"])
     return trainer.result(Path(order["folder"]), order["fence"])
+
+
+def _asked_because(heartbeat: Heartbeat, interruption: Interruption) -> str | None:
+    if heartbeat.cancel_requested.is_set():
+        return "cancelled"
+    if interruption.count():
+        return interruption.because
+    return "deadline" if heartbeat.overdue.is_set() else None
 
 
 def _pass_on(trainer: TrainerProcess, heartbeat: Heartbeat, on_progress: Progress) -> None:

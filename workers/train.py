@@ -1,6 +1,7 @@
 """The train job: one LoRA adapter from one dataset, registered with lineage, effect and scores."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,9 @@ def _train(context: JobContext, spec: TrainSpec, base: BaseModel) -> tuple[Train
         for row in read_rows(dataset_file(context.registry, spec.train_dataset))
     ]
 
+    micro_batch_rows = context.micro_batch(spec.batch_rows)
+    context.run.tags({"zoo.micro_batch_rows": micro_batch_rows})
+
     def on_step(step: StepMetrics) -> None:
         context.report("training", step.step, spec.steps, loss=step.loss)
         context.run.metrics(
@@ -55,7 +59,7 @@ def _train(context: JobContext, spec: TrainSpec, base: BaseModel) -> tuple[Train
         model,
         tokenizer,
         rows,
-        training_of(spec),
+        replace(training_of(spec), micro_batch_rows=micro_batch_rows),
         base_name=base.name,
         folder=context.folder / "training",
         on_step=on_step,
@@ -105,7 +109,8 @@ def _register(
 def _evaluate(context: JobContext, reference: str, adapter: AdapterVersion) -> dict[str, float]:
     context.report("evaluating", 0, 1)
     answerer = answerer_of(context.registry, f"adapter:{adapter.reference}")
-    score = score_dataset(context, answerer, reference, limit=None, tokens=TOKENS_PER_BATCH)
+    tokens = context.micro_batch(TOKENS_PER_BATCH)
+    score = score_dataset(context, answerer, reference, limit=None, tokens=tokens)
     task = context.registry.dataset(reference).domain or reference
     record(context, answerer.subject, task, reference, score, settings={"limit": None})
     context.run.metrics({"eval/loss": score.loss, "eval/exact_match": score.exact_match})

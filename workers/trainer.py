@@ -22,6 +22,7 @@ from registry.service import Registry
 from registry.settings import Settings
 from workers.context import JobContext
 from workers.errors import HandlerUnknown
+from workers.gpus import lock_gpus
 from workers.leash import die_with_parent, hold_leash, read_order
 from workers.results import Result, failure, write_result
 from workers.spool import Run
@@ -64,8 +65,10 @@ def attempt(
 ) -> Result:
     """Call the job's handler; whatever it raises becomes a result, and its traceback goes to the log."""
     folder = Path(order["folder"])
-    settings = Settings(**{**order["settings"], "home": Path(order["settings"]["home"])})
+    places = order["settings"]
+    settings = Settings(**{**places, "home": Path(places["home"]), "lease_s": float(places["lease_s"])})
     try:
+        lock_gpus(order["gpus"])
         with Registry.open(settings) as registry:
             context = JobContext(
                 registry=registry,

@@ -24,22 +24,25 @@ def shared_prefix_length(rows: Sequence[EncodedRow]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
-def strengths(
-    rows: Sequence[EncodedRow], *, prefix_length: int, least: float, turn: int
-) -> Float[Tensor, "batch seq"]:
-    """Strength of the adapter for each token of a batch padded on the left, as `collate` pads it.
+def prefix_strengths(count: int, *, least: float, turn: int) -> list[float]:
+    """One strength for each row of a batch, spread evenly over `least`..1; `turn` decides whose is which.
 
-    On the shared prefix the rows are spread evenly over `least`..1, which one gets which changes with
-    `turn`; everywhere else it is 1.
+    A single row takes turns as four would.
     """
-    count = len(rows)
+    of = count if count > 1 else 4
+    return [1 - (place + turn) % of / of * (1 - least) for place in range(count)]
+
+
+def token_strengths(
+    rows: Sequence[EncodedRow], on_prefix: Sequence[float], *, prefix_length: int
+) -> Float[Tensor, "batch seq"]:
+    """Strength for each token of a batch padded on the left, as `collate` pads it: 1 after the prefix."""
     width = max(len(row.token_ids) for row in rows)
-    spread = torch.ones(count, width)
-    for place, row in enumerate(rows):
+    tokens = torch.ones(len(rows), width)
+    for row_tokens, row, strength in zip(tokens, rows, on_prefix, strict=True):
         begin = width - len(row.token_ids)
-        share = (place + turn) % count / count if count > 1 else turn % 4 / 4
-        spread[place, begin : begin + prefix_length] = 1 - share * (1 - least)
-    return spread
+        row_tokens[begin : begin + prefix_length] = strength
+    return tokens
 
 
 class StrengthContext:

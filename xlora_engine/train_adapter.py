@@ -9,16 +9,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from xlora_engine.chat import ChatTokenizer, EncodedRow, collate, pad_token, training_order
+from xlora_engine.chat import IGNORED, ChatTokenizer, EncodedRow, collate, pad_token, training_order
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.lora_injection import ALL_LINEAR, injected, write_adapter
-from xlora_engine.prefix_strength import StrengthContext, shared_prefix_length, strengths
+from xlora_engine.prefix_strength import (
+    StrengthContext,
+    prefix_strengths,
+    shared_prefix_length,
+    token_strengths,
+)
 from xlora_engine.training_checkpoints import last_whole, seal
 
 #: What a checkpoint holds and nobody reads: a pickle, and a card that tells where the base model lay.
@@ -43,6 +49,8 @@ class AdapterTraining:
     learning_rate: float = 1e-3
     steps: int = 48
     batch_rows: int = 8
+    #: Rows in memory at once; fewer take longer and learn the same. None: the whole batch.
+    micro_batch_rows: int | None = None
     warmup_steps: int = 4
     weight_decay: float = 0.0
     #: Gradients are scaled down to this norm at most.
@@ -56,6 +64,8 @@ class AdapterTraining:
         for field in ("rank", "steps", "batch_rows"):
             if getattr(self, field) < 1:
                 raise ConfigInvalid(field, "at least 1", getattr(self, field))
+        if self.micro_batch_rows is not None and self.micro_batch_rows < 1:
+            raise ConfigInvalid("micro_batch_rows", "at least 1", self.micro_batch_rows)
         for field in ("alpha", "learning_rate", "gradient_norm", "checkpoint_every_s"):
             if not getattr(self, field) > 0:
                 raise ConfigInvalid(field, "above 0", getattr(self, field))
@@ -69,6 +79,11 @@ class AdapterTraining:
             raise ConfigInvalid("warmup_steps", f"in 0..{self.steps}, the steps", self.warmup_steps)
         if not self.target_modules:
             raise ConfigInvalid("target_modules", "at least one name", self.target_modules)
+
+    @property
+    def parts(self) -> int:
+        """How many micro-batches a batch is cut into."""
+        return math.ceil(self.batch_rows / min(self.micro_batch_rows or self.batch_rows, self.batch_rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +182,8 @@ def _arguments(settings: AdapterTraining, folder: Path, *, on_cpu: bool) -> Trai
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
-        per_device_train_batch_size=1,  # one item of `_Batches` is a whole batch
+        per_device_train_batch_size=1,  # one item of `_Batches` is a whole micro-batch
+        gradient_accumulation_steps=settings.parts,
         train_sampling_strategy="sequential",
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
@@ -203,13 +219,14 @@ class _StrengthTrainer(Trainer):
 
 
 class _Batches(Dataset[dict[str, Any]]):
-    """Item i is the batch of step i; the order is decided by the seed, so a resumed run sees the same."""
+    """The micro-batches of step 0, then those of step 1: the seed decides, so a resumed run sees the same."""
 
     def __init__(self, rows: Sequence[EncodedRow], settings: AdapterTraining, *, pad_id: int) -> None:
         self._rows = rows
         self._pad_id = pad_id
         self._least_strength = settings.least_prefix_strength
         self._prefix_length = shared_prefix_length(rows)
+        self._parts = settings.parts
         self._order = training_order(
             rows, rows_per_batch=settings.batch_rows, steps=settings.steps, seed=settings.seed
         )
@@ -220,21 +237,26 @@ class _Batches(Dataset[dict[str, Any]]):
         return sum(len(self._rows[index].token_ids) for indices in self._order for index in indices)
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._order) * self._parts
 
-    def __getitem__(self, step: int) -> dict[str, Any]:
-        rows = [self._rows[index] for index in self._order[step]]
+    def __getitem__(self, item: int) -> dict[str, Any]:
+        step, part = divmod(item, self._parts)
+        indices = self._order[step][part :: self._parts]
+        spread = prefix_strengths(len(self._order[step]), least=self._least_strength, turn=step)
+        # The last batch of an epoch may be too short for all its parts; what fills one teaches nothing.
+        rows = [self._rows[index] for index in indices or self._order[step][:1]]
         batch = collate(rows, pad_id=self._pad_id)
+        labels = batch.labels if indices else torch.full_like(batch.labels, IGNORED)
         return {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
             "position_ids": batch.position_ids,
             # The vocabulary is wide: logits are made for the answers' positions alone.
-            "labels": batch.labels[:, -batch.keep :],
+            "labels": labels[:, -batch.keep :],
             "logits_to_keep": batch.keep,
             "use_cache": False,
-            STRENGTHS: strengths(
-                rows, prefix_length=self._prefix_length, least=self._least_strength, turn=step
+            STRENGTHS: token_strengths(
+                rows, (spread[part :: self._parts] or spread[:1]), prefix_length=self._prefix_length
             ),
         }
 
@@ -296,7 +318,7 @@ def _run_digest(
     base: PreTrainedModel, rows: Sequence[EncodedRow], settings: AdapterTraining, base_name: str
 ) -> str:
     """Of all that decides what training gives; a checkpoint of another digest is of another run."""
-    deciding = {**asdict(settings), "checkpoint_every_s": None}
+    deciding = {**asdict(settings), "checkpoint_every_s": None, "micro_batch_rows": None}
     model = (base_name, str(base.dtype), base.num_parameters())
     hashed = hashlib.sha256(json.dumps([deciding, model]).encode())
     for row in rows:

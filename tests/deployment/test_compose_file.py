@@ -49,17 +49,7 @@ def zoo_commands() -> list[tuple[str, list[str]]]:
     return found
 
 
-#: `zoo worker` and `zoo relay` come with the job core; once they are there, these tests fail until this goes.
-_TO_COME = pytest.mark.xfail(strict=True, raises=AssertionError, reason="the command is not there yet")
-
-
-@pytest.mark.parametrize(
-    ("service", "arguments"),
-    [
-        pytest.param(*row, marks=_TO_COME if row[1][0] in ("worker", "relay") else ())
-        for row in zoo_commands()
-    ],
-)
+@pytest.mark.parametrize(("service", "arguments"), zoo_commands())
 def test_every_command_is_one_that_the_zoo_takes(service: str, arguments: list[str]) -> None:
     command: click.Command = zoo.cli
     context = click.Context(command, info_name="zoo")

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.brokers import valkey_binary
 from tests.deployment.composition import ROOT, Machine, services
 from tests.services import postgres_server
-from tests.valkey_server import valkey_binary
 from workers.spool import Run
 
 _STARTS_WITHIN_S = 90.0

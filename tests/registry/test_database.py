@@ -96,6 +96,10 @@ def test_foreign_keys_are_enforced(database: Database) -> None:
         "attempt = 1",
         "attempt = -1",
         "max_attempts = 0",
+        "losses = 1",
+        "losses = -1",
+        "memory_cuts = 1",
+        "state = 'failed', finished_at = created_at, reason = 'bad luck'",
     ],
 )
 def test_the_database_itself_refuses_a_job_in_no_proper_state(database: Database, change: str) -> None:

@@ -2,15 +2,18 @@
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
 import pytest
+from sqlalchemy import text
 
 from registry.database import Database
 from registry.entities import Job
 from registry.errors import Conflict, InvalidField, InvalidName, JobNotFound, KeyReused
+from registry.job_budgets import LOSSES_ALLOWED, MEMORY_CUTS_ALLOWED
 from registry.jobs import JobStore
 from registry.settings import Settings
 
@@ -46,6 +49,11 @@ def _running(jobs: JobStore, *, lease_s: float = LEASE_S, max_attempts: int = 3)
     claimed = jobs.claim(job.id, owner="first", lease_s=lease_s)
     assert claimed is not None
     return claimed
+
+
+def _skip_pauses(jobs: JobStore) -> None:
+    with jobs._database.write() as session:
+        session.execute(text("UPDATE job SET ready_at = NULL"))
 
 
 def _kinds(jobs: JobStore, job_id: int) -> list[str]:
@@ -154,9 +162,10 @@ def test_the_next_job_is_the_most_urgent_and_then_the_oldest_of_the_queue(jobs: 
 
 def test_a_lapsed_lease_is_taken_over_with_a_new_fence(jobs: JobStore) -> None:
     lost = _running(jobs, lease_s=LAPSED_S)
-    taken = jobs.claim_next(owner="second", lease_s=LEASE_S)
+    taken = jobs.claim_next(owner="second", lease_s=LEASE_S, worker="w")
     assert taken is not None
-    assert (taken.id, taken.fence, taken.attempt, taken.owner) == (lost.id, 2, 2, "second")
+    assert (taken.id, taken.fence, taken.owner, taken.worker) == (lost.id, 2, "second", "w")
+    assert (taken.attempt, taken.losses) == (1, 1)
     assert taken.started_at == lost.started_at
 
 
@@ -208,17 +217,104 @@ def test_a_job_cannot_be_finished_into_a_state_that_is_no_end(jobs: JobStore) ->
         jobs.finish(job.id, fence=job.fence, state="queued", reason="ok")
 
 
-def test_a_job_that_kills_its_process_is_started_so_often_and_no_more(jobs: JobStore) -> None:
-    job = _running(jobs, lease_s=LAPSED_S, max_attempts=3)
-    for owner in ("second", "third"):
+def test_a_job_that_takes_its_worker_down_is_started_so_often_and_no_more(jobs: JobStore) -> None:
+    job = _running(jobs, lease_s=LAPSED_S, max_attempts=1)
+    for _ in range(LOSSES_ALLOWED):
         assert jobs.sweep() == ()
-        assert jobs.claim(job.id, owner=owner, lease_s=LAPSED_S) is not None
+        assert jobs.claim(job.id, owner="next", lease_s=LAPSED_S) is not None
 
-    assert jobs.claim(job.id, owner="fourth", lease_s=LEASE_S) is None
+    assert jobs.claim(job.id, owner="one more", lease_s=LEASE_S) is None
+    assert jobs.claimable() == {}
     assert jobs.sweep() == (job.id,)
     ended = jobs.get(job.id)
-    assert (ended.state, ended.reason, ended.attempt) == ("failed", "poison", 3)
+    assert (ended.state, ended.reason, ended.attempt, ended.fence) == ("failed", "poison", 1, 11)
+    assert ended.message == "its worker ended without a word 11 times; see the log"
+    assert jobs.events(job.id)[-1].payload == {"reason": "poison"}
     assert jobs.sweep() == ()
+
+
+def test_row_5_a_job_that_kills_its_process_is_started_so_often_and_no_more(jobs: JobStore) -> None:
+    job = jobs.submit("train", {}, max_attempts=3)
+    states = []
+    while (claimed := jobs.claim(job.id, owner="w", lease_s=LEASE_S)) is not None:
+        states.append(jobs.requeue(job.id, fence=claimed.fence, reason="poison", message="SIGKILL"))
+        _skip_pauses(jobs)
+    assert states == ["queued", "queued", "failed"]
+    ended = jobs.get(job.id)
+    assert (ended.reason, ended.attempt, ended.message) == ("poison", 3, "SIGKILL")
+
+
+@pytest.mark.parametrize(
+    ("reason", "starts"),
+    [
+        ("infra", LOSSES_ALLOWED + 1),
+        ("cuda_oom", MEMORY_CUTS_ALLOWED + 1),
+        ("host_oom", MEMORY_CUTS_ALLOWED + 1),
+        *((reason, 1) for reason in ("error", "bad_input", "disk_full", "deadline")),
+    ],
+)
+def test_each_cause_has_its_own_budget(jobs: JobStore, reason: str, starts: int) -> None:
+    job = jobs.submit("train", {}, max_attempts=1)
+    started = 0
+    while (claimed := jobs.claim(job.id, owner="w", lease_s=LEASE_S)) is not None:
+        started += 1
+        assert claimed.attempt == 1
+        jobs.requeue(job.id, fence=claimed.fence, reason=reason)
+        _skip_pauses(jobs)
+    ended = jobs.get(job.id)
+    assert (started, ended.state, ended.reason) == (starts, "failed", reason)
+
+
+def test_out_of_memory_is_counted_so_that_the_next_attempt_takes_less(jobs: JobStore) -> None:
+    job = _running(jobs)
+    jobs.requeue(job.id, fence=1, reason="cuda_oom")
+    again = jobs.claim(job.id, owner="w", lease_s=LEASE_S)
+    assert again is not None
+    assert (again.memory_cuts, again.attempt) == (1, 1)
+
+
+def test_a_reason_nobody_knows_is_refused(jobs: JobStore) -> None:
+    job = _running(jobs)
+    for give_back in (
+        lambda: jobs.requeue(job.id, fence=1, reason="bad luck"),
+        lambda: jobs.finish(job.id, fence=1, state="failed", reason="bad luck"),
+    ):
+        with pytest.raises(InvalidField, match="bad_input"):
+            give_back()
+
+
+def test_row_28_a_job_that_was_claimed_and_never_beat_does_not_stay_running(jobs: JobStore) -> None:
+    job = _running(jobs, lease_s=LAPSED_S)
+    assert jobs.get(job.id).lease_until is not None
+    assert jobs.claimable() == {"cpu": 1}
+
+
+def test_a_deadline_reaches_a_running_job_by_its_next_beat(jobs: JobStore) -> None:
+    job = jobs.submit("train", {}, deadline_s=0.3)
+    claimed = jobs.claim(job.id, owner="w", lease_s=LEASE_S)
+    assert claimed is not None
+    assert not jobs.beat(job.id, fence=1, lease_s=LEASE_S).overdue
+    time.sleep(0.35)
+    assert jobs.beat(job.id, fence=1, lease_s=LEASE_S).overdue
+    assert jobs.sweep() == ()
+
+
+def test_a_job_that_waits_past_its_deadline_is_never_started(jobs: JobStore) -> None:
+    job = jobs.submit("train", {}, deadline_s=0.001)
+    time.sleep(0.01)
+    assert jobs.claim(job.id, owner="w", lease_s=LEASE_S) is None
+    assert jobs.sweep() == (job.id,)
+    ended = jobs.get(job.id)
+    assert (ended.state, ended.reason) == ("failed", "deadline")
+    again = jobs.retry(job.id)
+    assert (again.state, again.deadline_at) == ("queued", None)
+
+
+@pytest.mark.parametrize("deadline_s", [0.0, -1.0, float("nan")])
+def test_a_deadline_lies_ahead(jobs: JobStore, deadline_s: float) -> None:
+    with pytest.raises(InvalidField, match="deadline"):
+        jobs.submit("train", {}, deadline_s=deadline_s)
+    assert jobs.list() == ()
 
 
 def test_a_sweep_leaves_living_owners_alone(jobs: JobStore) -> None:
@@ -227,18 +323,12 @@ def test_a_sweep_leaves_living_owners_alone(jobs: JobStore) -> None:
     assert jobs.get(job.id) == job
 
 
-def test_an_attempt_that_failed_is_queued_again_after_its_pause(jobs: JobStore) -> None:
+def test_an_attempt_that_died_is_queued_again_after_a_pause(jobs: JobStore) -> None:
     job = _running(jobs)
-    assert jobs.requeue(job.id, fence=job.fence, reason="error", message="no", delay_s=3600) == "queued"
+    assert jobs.requeue(job.id, fence=job.fence, reason="poison", message="no") == "queued"
     assert jobs.get(job.id).message == "no"
     assert jobs.claim(job.id, owner="second", lease_s=LEASE_S) is None
     assert jobs.claim_next(owner="second", lease_s=LEASE_S) is None
-
-
-def test_the_last_attempt_that_fails_ends_the_job(jobs: JobStore) -> None:
-    job = _running(jobs, max_attempts=1)
-    assert jobs.requeue(job.id, fence=job.fence, reason="cuda_oom") == "failed"
-    assert (jobs.get(job.id).state, jobs.get(job.id).reason) == ("failed", "cuda_oom")
 
 
 def test_a_refunded_attempt_does_not_count_but_the_fence_still_grows(jobs: JobStore) -> None:
@@ -262,7 +352,7 @@ def test_a_running_job_learns_of_the_cancel_by_its_next_beat(jobs: JobStore) -> 
     assert jobs.request_cancel(job.id).state == "running"
     answer = jobs.beat(job.id, fence=job.fence, lease_s=LEASE_S)
     assert (answer.alive, answer.cancel_requested) == (True, True)
-    assert jobs.requeue(job.id, fence=job.fence, reason="error") == "cancelled"
+    assert jobs.requeue(job.id, fence=job.fence, reason="poison") == "cancelled"
 
 
 def test_a_job_whose_owner_is_gone_is_cancelled_at_once(jobs: JobStore) -> None:
@@ -346,15 +436,13 @@ def test_the_run_and_the_log_are_noted(jobs: JobStore) -> None:
     assert (noted.run_id, noted.log_path) == ("abc", "job.log")
 
 
-def test_a_broker_is_told_once_of_what_waits(jobs: JobStore) -> None:
-    waiting = jobs.submit("train", {})
-    lost = _running(jobs, lease_s=LAPSED_S)
+def test_what_could_be_taken_is_counted_by_queue(jobs: JobStore) -> None:
+    jobs.submit("train", {})
+    jobs.submit("train", {}, queue="gpu")
     _running(jobs)
-
-    assert {job.id for job in jobs.unhinted(again_after_s=30)} == {waiting.id, lost.id}
-    jobs.mark_hinted([waiting.id, lost.id])
-    assert jobs.unhinted(again_after_s=30) == ()
-    assert {job.id for job in jobs.unhinted(again_after_s=-1)} == {waiting.id, lost.id}
+    assert jobs.claimable() == {"cpu": 1, "gpu": 1}
+    _running(jobs, lease_s=LAPSED_S)
+    assert jobs.claimable() == {"cpu": 2, "gpu": 1}
 
 
 def test_jobs_are_listed_newest_first_and_by_state(jobs: JobStore) -> None:

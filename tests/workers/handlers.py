@@ -82,6 +82,14 @@ def fill_the_disk_for_good(context: JobContext) -> Mapping[str, Any]:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def need_less_memory(context: JobContext) -> Mapping[str, Any]:
+    """Find room for two rows, not for more."""
+    rows = context.micro_batch(8)
+    if rows > 2:
+        raise MemoryError
+    return {"rows": rows}
+
+
 def refuse(context: JobContext) -> Mapping[str, Any]:
     """Find the request wanting."""
     raise SpecInvalid("rank", allowed="a whole number in 1..1024", value=0)

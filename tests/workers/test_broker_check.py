@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from registry.settings import Settings
-from tests.valkey_server import ValkeyServer
+from tests.brokers import ValkeyServer
 from tests.workers.findings import only, silent, states
 from workers.checks import broker
 from workers.findings import FAULT, OK, WARNING
@@ -18,10 +19,9 @@ __all__ = ["silent"]
 
 @pytest.fixture(scope="module")
 def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
-    server.start()
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"), durable=True)
     yield server
-    server.kill()
+    server.stop()
 
 
 def with_broker(settings: Settings, url: str) -> Settings:
@@ -32,7 +32,7 @@ def test_one_that_is_set_up_well_is_healthy(settings: Settings, valkey: ValkeySe
     findings = list(broker.check(with_broker(settings, valkey.url)))
     assert states(findings) == [OK, OK, OK]
     assert "Valkey 9" in findings[0].finding
-    assert valkey.password not in str(findings)
+    assert str(urlsplit(valkey.url).password) not in str(findings)
 
 
 def test_none_is_no_fault(settings: Settings) -> None:
@@ -40,12 +40,13 @@ def test_none_is_no_fault(settings: Settings) -> None:
 
 
 def test_eviction_is_a_fault_and_no_append_only_file_a_warning(settings: Settings, tmp_path: Path) -> None:
-    server = ValkeyServer(tmp_path / "valkey", appendonly="no", maxmemory_policy="allkeys-lru")
-    server.start()
+    server = ValkeyServer(tmp_path / "valkey")
     try:
+        with server.client() as client:
+            client.config_set("maxmemory-policy", "allkeys-lru")
         _, eviction, persistence = broker.check(with_broker(settings, server.url))
     finally:
-        server.kill()
+        server.stop()
     assert (eviction.state, persistence.state) == (FAULT, WARNING)
     assert "CONFIG SET maxmemory-policy noeviction" in str(eviction.mend)
     assert "CONFIG SET appendonly yes" in str(persistence.mend)
@@ -53,7 +54,7 @@ def test_eviction_is_a_fault_and_no_append_only_file_a_warning(settings: Setting
 
 def test_a_wrong_password_is_named_without_being_told(settings: Settings, valkey: ValkeyServer) -> None:
     for account in (":wrong@", ""):
-        url = f"redis://{account}127.0.0.1:{valkey.port}/0"
+        url = f"redis://{account}127.0.0.1:{urlsplit(valkey.url).port}/0"
         found = only(broker.check(with_broker(settings, url)))
         assert (found.state, found.unreachable) == (FAULT, False)
         assert "refuses the account" in found.finding
@@ -63,11 +64,9 @@ def test_a_wrong_password_is_named_without_being_told(settings: Settings, valkey
 def test_an_account_that_may_not_ask_is_told_to_look_elsewhere(
     settings: Settings, valkey: ValkeyServer
 ) -> None:
-    import redis
-
-    with redis.Redis.from_url(valkey.url) as client:
+    with valkey.client() as client:
         client.execute_command(*("ACL", "SETUSER", "zoo", "on", ">pass", "~zoo:*", "+@all", "-@dangerous"))
-    url = f"redis://zoo:pass@127.0.0.1:{valkey.port}/0"
+    url = f"redis://zoo:pass@127.0.0.1:{urlsplit(valkey.url).port}/0"
     found = only(broker.check(with_broker(settings, url)))
     assert found.state == WARNING
     assert "CONFIG GET" in str(found.mend)
@@ -80,12 +79,15 @@ def test_one_that_accepts_and_never_answers_takes_no_longer_than_its_limit(
     monkeypatch.setattr(broker, "TIMEOUT_S", 0.5)
     started = time.monotonic()
     found = only(broker.check(with_broker(settings, f"{scheme}://127.0.0.1:{silent}/0")))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert (found.state, found.unreachable) == (FAULT, True)
     assert "restart" in str(found.mend)
 
 
-def test_a_frozen_one_does_not_answer(settings: Settings, valkey: ValkeyServer) -> None:
+def test_a_frozen_one_does_not_answer(
+    settings: Settings, valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "TIMEOUT_S", 0.5)
     valkey.freeze()
     try:
         found = only(broker.check(with_broker(settings, valkey.url)))

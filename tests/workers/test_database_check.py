@@ -61,7 +61,10 @@ def test_a_read_only_server_takes_no_writes(settings: Settings) -> None:
     assert "read-only transaction" in findings[-1].finding
 
 
-def test_the_process_that_was_frozen_with_the_write_lock_is_named(settings: Settings) -> None:
+def test_the_process_that_was_frozen_with_the_write_lock_is_named(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_file, "_WAIT_S", 0.2)
     code = (
         "import sqlite3, sys\n"
         "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"

@@ -8,6 +8,7 @@ import pytest
 
 from registry.errors import AdapterNotFound, DiskFull, Incompatible
 from workers.errors import SpecInvalid, StopRequested
+from workers.leash import EXIT_ABANDONED
 from workers.results import Result, conclude, failure, read_result, result_path, write_result
 from xlora_engine.errors import TrainingDiverged, TrainingStopped
 
@@ -59,9 +60,12 @@ def test_an_error_of_ours_keeps_its_code_in_the_message() -> None:
         (None, -9, "cancelled", False, "cancelled", "cancelled"),
         (None, -9, "deadline", False, "failed", "deadline"),
         (None, -9, None, True, "failed", "host_oom"),
-        (None, -9, None, False, "failed", "error"),
-        (None, -11, None, True, "failed", "error"),
-        (None, 1, None, False, "failed", "error"),
+        (None, -9, None, False, "failed", "poison"),
+        (None, -11, None, True, "failed", "poison"),
+        (None, 1, None, False, "failed", "poison"),
+        (None, EXIT_ABANDONED, None, False, "failed", "infra"),
+        (CANCELLED, 0, "drained", False, "queued", "drained"),
+        (None, -9, "drained", False, "queued", "drained"),
     ],
 )
 def test_the_supervisor_concludes(

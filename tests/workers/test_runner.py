@@ -104,12 +104,18 @@ def test_a_killed_parent_leaves_no_trainer_and_its_job_can_be_taken_over_at_once
     parent.wait()
     wait_until_gone(pid, timeout_s=2)
     ended = run_here(registry, job.id, handlers=handler("succeed"))
-    assert (ended.state, ended.attempt, ended.outcome["fence"]) == ("succeeded", 2, 2)
+    assert (ended.state, ended.losses, ended.outcome["fence"]) == ("succeeded", 1, 2)
 
 
-def test_a_job_that_kills_its_process_fails_with_a_reason(registry: Registry, job: Job) -> None:
-    ended = run_here(registry, job.id, handlers=handler("die"))
-    assert (ended.state, ended.reason) == ("failed", "error")
+def test_row_5_a_job_that_kills_its_process_is_poison_after_its_attempts(
+    registry: Registry, job: Job
+) -> None:
+    notes: list[Mapping[str, Any]] = []
+    ended = run_here(
+        registry, job.id, handlers=handler("die"), on_event=lambda kind, known: notes.append({kind: known})
+    )
+    assert (ended.state, ended.reason, ended.fence) == ("failed", "poison", ended.max_attempts)
+    assert notes == [{"another_attempt": {"reason": ended.message}}] * 2
     assert ended.message == "the trainer ended with SIGKILL and left no result"
     *_, last = read_lines(job_folder(registry, job.id), offset=0)
     assert (last.record["action"], last.record["status"]) == ("end", "FAILED")
@@ -143,8 +149,10 @@ def test_a_cancel_from_elsewhere_reaches_the_trainer(registry: Registry, job: Jo
     assert (job_folder(registry, job.id) / "checkpoint").exists()
 
 
-def test_a_job_past_its_deadline_is_asked_to_end_and_fails(registry: Registry, job: Job) -> None:
-    ended = run_here(registry, job.id, handlers=handler("wait_to_be_stopped"), deadline_s=0.5)
+def test_row_7_a_job_past_its_deadline_saves_a_checkpoint_and_fails(registry: Registry) -> None:
+    job = registry.jobs.submit("train", {}, deadline_s=1.5)
+    ended = run_here(registry, job.id, handlers=handler("wait_to_be_stopped"), lease_s=3)
+    assert (job_folder(registry, job.id) / "checkpoint").exists()
     assert (ended.state, ended.reason) == ("failed", "deadline")
 
 
@@ -186,7 +194,7 @@ def test_a_fault_of_the_supervisor_gives_the_job_back_unspent(registry: Registry
         run_here(registry, job.id, on_progress=break_down, handlers=handler("ignore_everything"))
     wait_until_gone(int((job_folder(registry, job.id) / "pid").read_text()), timeout_s=2)
     given_back = registry.jobs.get(job.id)
-    assert (given_back.state, given_back.attempt) == ("queued", 0)
+    assert (given_back.state, given_back.attempt, given_back.losses) == ("queued", 0, 1)
 
 
 def test_what_a_library_prints_goes_to_the_log_and_it_can_read_nothing(registry: Registry, job: Job) -> None:
@@ -219,6 +227,19 @@ def test_a_job_that_runs_or_has_ended_is_not_started_again(registry: Registry, j
     registry.jobs.finish(job.id, fence=1, state="succeeded", reason="ok")
     with pytest.raises(JobNotClaimable, match=f"job {job.id} is succeeded"):
         run_here(registry, job.id)
+
+
+def test_row_6_a_job_out_of_memory_is_tried_again_with_less(registry: Registry, job: Job) -> None:
+    ended = run_here(registry, job.id, handlers=handler("need_less_memory"))
+    assert (ended.state, ended.memory_cuts, ended.attempt) == ("succeeded", 2, 1)
+    assert ended.outcome == {"rows": 2}
+    kinds = [(event.kind, event.payload.get("reason")) for event in registry.jobs.events(job.id)]
+    assert kinds.count(("queued", "host_oom")) == 2
+
+
+def test_row_24_a_full_disk_ends_the_job_without_another_try(registry: Registry, job: Job) -> None:
+    ended = run_here(registry, job.id, handlers=handler("fill_the_disk"))
+    assert (ended.state, ended.reason, ended.fence) == ("failed", "disk_full", 1)
 
 
 def test_an_equal_request_gives_the_job_of_before(registry: Registry) -> None:

@@ -61,7 +61,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(
     started = time.monotonic()
     url = f"http://zoo:secret@127.0.0.1:{silent}"
     found = only(tracking.check(replace(settings, mlflow_tracking_uri=url)))
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 10
     assert (found.state, found.unreachable) == (FAULT, True)
     assert "secret" not in str(found)
 

@@ -12,7 +12,12 @@ from tests.pico import pico_llama
 from xlora_engine.chat import EncodedRow, collate
 from xlora_engine.lora_injection import injected, write_adapter
 from xlora_engine.model import XLoraModel
-from xlora_engine.prefix_strength import StrengthContext, shared_prefix_length, strengths
+from xlora_engine.prefix_strength import (
+    StrengthContext,
+    prefix_strengths,
+    shared_prefix_length,
+    token_strengths,
+)
 
 ROWS = [
     EncodedRow(token_ids=(1, 2, 3, 9, 4, 5), prompt_length=5),
@@ -31,25 +36,33 @@ def test_equal_prompts_keep_a_token_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("turn", range(3))
-def test_strengths_are_spread_on_the_prefix_and_full_elsewhere(turn: int) -> None:
-    spread = strengths(ROWS, prefix_length=3, least=0.25, turn=turn)
-    begins = [1, 2, 0]
-    on_prefix = [float(row[begin]) for row, begin in zip(spread, begins, strict=True)]
-    assert sorted(on_prefix) == [0.5, 0.75, 1.0]
-    assert on_prefix[-turn % 3] == 1.0
-    for row, begin, strength in zip(spread, begins, on_prefix, strict=True):
-        assert (row[begin : begin + 3] == strength).all()
-        assert (row[:begin] == 1).all()
-        assert (row[begin + 3 :] == 1).all()
+def test_strengths_are_spread_over_a_batch_and_take_turns(turn: int) -> None:
+    spread = prefix_strengths(3, least=0.25, turn=turn)
+    assert sorted(spread) == [0.5, 0.75, 1.0]
+    assert spread[-turn % 3] == 1.0
 
 
 def test_a_batch_of_one_takes_turns() -> None:
-    firsts = [float(strengths(ROWS[:1], prefix_length=3, least=0.0, turn=t)[0, 0]) for t in range(4)]
-    assert firsts == [1.0, 0.75, 0.5, 0.25]
+    assert [prefix_strengths(1, least=0.0, turn=turn) for turn in range(5)] == [
+        [1],
+        [0.75],
+        [0.5],
+        [0.25],
+        [1],
+    ]
 
 
 def test_a_least_strength_of_one_changes_nothing() -> None:
-    assert (strengths(ROWS, prefix_length=3, least=1.0, turn=1) == 1).all()
+    assert prefix_strengths(4, least=1.0, turn=1) == [1.0] * 4
+
+
+def test_a_token_after_the_prefix_has_full_strength_and_so_has_padding() -> None:
+    tokens = token_strengths(ROWS, [0.5, 0.75, 0.25], prefix_length=3)
+    assert tokens.tolist() == [
+        [1, 0.5, 0.5, 0.5, 1, 1, 1],
+        [1, 1, 0.75, 0.75, 0.75, 1, 1],
+        [0.25, 0.25, 0.25, 1, 1, 1, 1],
+    ]
 
 
 def test_the_weakened_adapter_is_the_mixture_with_these_scalings(tmp_path: Path) -> None:
@@ -67,7 +80,7 @@ def test_the_weakened_adapter_is_the_mixture_with_these_scalings(tmp_path: Path)
         "attention_mask": batch.attention_mask,
         "position_ids": batch.position_ids,
     }
-    spread = strengths(ROWS, prefix_length=3, least=0.25, turn=1)
+    spread = token_strengths(ROWS, [0.75, 0.5, 0.25], prefix_length=3)
     with injected(pico_llama(), config, seed=0) as adapted, torch.no_grad():
         context = StrengthContext(adapted)
         with context.using(spread):

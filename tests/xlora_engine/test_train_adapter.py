@@ -311,6 +311,28 @@ def test_a_run_on_a_bfloat16_base_goes_on_likewise(run: Callable[..., Run]) -> N
     assert weights(result) == weights(whole)
 
 
+@pytest.mark.parametrize("micro_batch_rows", [1, 3])
+def test_small_micro_batches_learn_the_same(run: Callable[..., Run], micro_batch_rows: int) -> None:
+    # 14 rows in batches of 4: the last batch of an epoch is shorter than the others.
+    whole = load_file(run("whole")().folder / "adapter_model.safetensors")
+    cut_run = run("cut")
+    cut_up = cut_run(replace(SETTINGS, micro_batch_rows=micro_batch_rows))
+    cut = load_file(cut_up.folder / "adapter_model.safetensors")
+    assert all(torch.allclose(whole[name], cut[name], atol=1e-5) for name in whole)
+    assert [step.step for step in cut_run.steps] == list(range(1, 9))
+
+
+def test_a_run_goes_on_with_smaller_micro_batches_to_the_same_weights(run: Callable[..., Run]) -> None:
+    whole = load_file(run("whole")().folder / "adapter_model.safetensors")
+    stopped = run("stopped")
+    with pytest.raises(TrainingStopped):
+        stopped(SETTINGS, stop_after=3)
+    resumed = stopped(replace(SETTINGS, micro_batch_rows=2))
+    assert stopped.steps[0].step > 1
+    found = load_file(resumed.folder / "adapter_model.safetensors")
+    assert all(torch.allclose(whole[name], found[name], atol=1e-5) for name in whole)
+
+
 @pytest.mark.parametrize("damage", ["no seal", "cut", "other bytes", "file gone"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     run: Callable[..., Run], undisturbed: TrainedAdapter, damage: str
@@ -405,6 +427,7 @@ def test_a_target_module_the_base_does_not_have_is_refused_by_name(run: Callable
         ("rank", 0),
         ("steps", 0),
         ("batch_rows", 0),
+        ("micro_batch_rows", 0),
         ("alpha", 0.0),
         ("learning_rate", 0.0),
         ("learning_rate", math.nan),

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from registry.presentation import Output, output_options
-from workers.commands.running import detach_option, force_option, run_job
+from workers.commands.running import Submission, run_job, submission_options
 
 
 @click.command()
@@ -26,8 +26,7 @@ from workers.commands.running import detach_option, force_option, run_job
 @click.option("--eval-rows", type=int, help="Rows of each held-out dataset in the report.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides initial values and samples.")
 @click.option("--dry-run", is_flag=True, help="Check and show the plan; train nothing.")
-@detach_option
-@force_option
+@submission_options
 @output_options
 def command(
     adapters: str,
@@ -37,8 +36,7 @@ def command(
     mixed: tuple[str, ...],
     head: str,
     dry_run: bool,
-    detach: bool,
-    force: bool,
+    submission: Submission,
     output: Output,
     **budget: Any,
 ) -> None:
@@ -65,7 +63,7 @@ def command(
         require_compatible(plan)
         if dry_run:
             return
-        job = run_job(registry, plan.spec(), output=output, detach=detach, force=force)
+        job = run_job(registry, plan.spec(), output=output, submission=submission)
         if job is not None:
             _show(registry, job, output)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.presentation import Output, output_options
-from workers.commands.running import detach_option, force_option, run_job
+from workers.commands.running import Submission, run_job, submission_options
 
 if TYPE_CHECKING:
     from registry.service import Registry
@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=int, help="Rows of each dataset to use; all if left out.")
 @click.option("--batch-tokens", type=int, default=1024, show_default=True, help="Tokens in one forward.")
-@detach_option
-@force_option
+@submission_options
 @output_options
 def command(
     subjects: tuple[str, ...],
     data: tuple[str, ...],
     limit: int | None,
     batch_tokens: int,
-    detach: bool,
-    force: bool,
+    submission: Submission,
     output: Output,
 ) -> None:
     """Score SUBJECTS on held-out data; the scores land on their records.
@@ -45,7 +43,7 @@ def command(
             limit=limit,
             batch_tokens=batch_tokens,
         )
-        job = run_job(registry, spec, output=output, detach=detach, force=force)
+        job = run_job(registry, spec, output=output, submission=submission)
     if job is not None:
         output.emit(
             [

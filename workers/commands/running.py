@@ -1,9 +1,11 @@
 """Submit a job and, unless it is to wait for a worker, run it here under a progress bar."""
 
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -11,32 +13,89 @@ from registry.entities import Job
 from registry.presentation import Output
 from registry.service import Registry
 from workers.errors import JobCancelled, JobFailed
+from workers.placement import QUEUES, Placement, default_queue, is_served, seconds
 from workers.runner import run_here, submit
 from workers.specs import Spec
 
 Progress = Callable[[Mapping[str, Any]], None]
+Command = TypeVar("Command", bound=Callable[..., Any])
 
-detach_option = click.option(
-    "--detach", is_flag=True, help="Leave the job queued for a worker instead of running it here."
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """How a job is to be run, whatever it is."""
+
+    detach: bool
+    force: bool
+    queue: str | None
+    priority: int
+    deadline_s: float | None
+
+    def placement(self, registry: Registry) -> Placement:
+        """Where the job goes."""
+        queue = self.queue or default_queue(registry)
+        return Placement(queue=queue, priority=self.priority, deadline_s=self.deadline_s)
+
+
+_SUBMISSION_OPTIONS = (
+    click.option(
+        "--detach", is_flag=True, help="Leave the job queued for a worker instead of running it here."
+    ),
+    click.option("--force", is_flag=True, help="Run it again, even where an equal job has succeeded."),
+    click.option(
+        "--queue", type=click.Choice(QUEUES), help="Which workers may take it; gpu where there is one."
+    ),
+    click.option("--priority", type=int, default=0, show_default=True, help="Higher ones are taken first."),
+    click.option("--deadline", help="End it so long from now at the latest: 90s, 30m, 2h, 1d."),
 )
-force_option = click.option(
-    "--force", is_flag=True, help="Run it again, even where an equal job has succeeded."
-)
 
 
-def run_job(registry: Registry, spec: Spec, *, output: Output, detach: bool, force: bool) -> Job | None:
+def submission_options(command: Command) -> Command:
+    """Give a command the options of submitting; it receives them as `submission`."""
+
+    @functools.wraps(command)
+    def with_submission(
+        *args: Any,
+        detach: bool,
+        force: bool,
+        queue: str | None,
+        priority: int,
+        deadline: str | None,
+        **rest: Any,
+    ) -> Any:
+        submission = Submission(
+            detach=detach,
+            force=force,
+            queue=queue,
+            priority=priority,
+            deadline_s=None if deadline is None else seconds(deadline),
+        )
+        return command(*args, submission=submission, **rest)
+
+    decorated: Any = with_submission
+    for option in reversed(_SUBMISSION_OPTIONS):
+        decorated = option(decorated)
+    return cast("Command", decorated)
+
+
+def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submission) -> Job | None:
     """The job that answers this spec, ended well: an equal one of before, or one run now; None if it waits.
 
     Raises:
         JobFailed: it ended without a result.
         JobCancelled: somebody, Ctrl-C perhaps, asked it to end.
     """
-    job = submit(registry, spec, force=force)
+    placement = submission.placement(registry)
+    job = submit(registry, spec, force=submission.force, placement=placement)
     if job.state == "succeeded":
         output.hint(f"job {job.id} did just this before; --force runs it again")
         return job
-    if detach:
+    if submission.detach:
         output.emit_id(job.id, human=_queued(job))
+        if job.state == "queued" and not is_served(registry, job.queue):
+            output.hint(
+                f"no worker takes jobs from {job.queue} yet; start one with: zoo worker --queue {job.queue}"
+            )
         return None
 
     def on_event(kind: str, known: Mapping[str, Any]) -> None:
@@ -62,7 +121,8 @@ def require_success(job: Job) -> Job:
 
 def _queued(job: Job) -> str:
     return (
-        f"queued as #{job.id} on {job.queue}\n"
+        f"{job.state} as #{job.id} on {job.queue}\n"
+        f"  wait    zoo jobs wait {job.id}\n"
         f"  show    zoo jobs show {job.id}\n"
         f"  logs    zoo jobs logs {job.id} -f\n"
         f"  cancel  zoo jobs cancel {job.id}"

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from registry.presentation import Output, output_options
-from workers.commands.running import detach_option, force_option, run_job
+from workers.commands.running import Submission, run_job, submission_options
 
 #: Options of `zoo train` that are fields of its spec: option -> (type, help).
 TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
@@ -47,8 +47,7 @@ def _training_options(command: Any) -> Any:
 @click.option("--licence", help="Licence of the adapter.")
 @click.option("--description", default="", help="What others should know.")
 @_training_options
-@detach_option
-@force_option
+@submission_options
 @output_options
 def command(
     name: str,
@@ -57,8 +56,7 @@ def command(
     eval_data: str | None,
     domains: tuple[str, ...],
     target_modules: str,
-    detach: bool,
-    force: bool,
+    submission: Submission,
     output: Output,
     **settings: Any,
 ) -> None:
@@ -81,6 +79,6 @@ def command(
             target_modules=tuple(target_modules.split(",")),
             **settings,
         )
-        job = run_job(registry, spec, output=output, detach=detach, force=force)
+        job = run_job(registry, spec, output=output, submission=submission)
         if job is not None:
             output.emit_made(job.outcome["adapter"], job.outcome)

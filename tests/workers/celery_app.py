@@ -1,0 +1,9 @@
+"""The Celery application with jobs of the tests: `celery -A tests.workers.celery_app worker`."""
+
+import os
+
+from registry.settings import Settings
+from tests.workers.handler_table import HANDLERS
+from workers.hints import make_app
+
+app = make_app(Settings.from_env(os.environ), handlers=HANDLERS)

@@ -1,0 +1,16 @@
+"""A worker without a broker, as `zoo worker` is, whose jobs do what `handler_table` says."""
+
+import os
+import sys
+
+from registry.settings import Settings
+from tests.workers.handler_table import HANDLERS
+from workers.serving import serve_from_database
+
+if __name__ == "__main__":
+    serve_from_database(
+        Settings.from_env(os.environ),
+        sys.argv[1:] or ["cpu"],
+        say=lambda text: print(text, file=sys.stderr, flush=True),  # noqa: T201
+        handlers=HANDLERS,
+    )

@@ -1,0 +1,58 @@
+"""Two trainers never share a GPU, and a dead one's GPU is free at once."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from workers.errors import GpuBusy
+from workers.gpus import lock_gpus, visible_gpus
+
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from workers.gpus import lock_gpus
+lock_gpus(["0", "1"], folder=Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def holder(folder: Path) -> Iterator["subprocess.Popen[str]"]:
+    root = Path(__file__).resolve().parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(folder)], cwd=root, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def test_a_gpu_that_another_process_holds_is_refused_by_name(tmp_path: Path) -> None:
+    with holder(tmp_path), pytest.raises(GpuBusy, match="GPU 1"):
+        lock_gpus(["1"], timeout_s=0.1, folder=tmp_path)
+
+
+def test_a_killed_holder_frees_its_gpus_and_others_are_free_anyway(tmp_path: Path) -> None:
+    with holder(tmp_path) as process:
+        lock_gpus(["2"], timeout_s=0, folder=tmp_path)
+        process.kill()
+        process.wait()
+        assert len(lock_gpus(["1", "0"], timeout_s=2, folder=tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("environ", "gpus"),
+    [
+        ({"CUDA_VISIBLE_DEVICES": "0"}, ("0",)),
+        ({"CUDA_VISIBLE_DEVICES": "2, GPU-ab"}, ("2", "GPU-ab")),
+        ({"CUDA_VISIBLE_DEVICES": ""}, ()),
+    ],
+)
+def test_the_environment_decides_which_gpus_there_are(environ: dict[str, str], gpus: tuple[str, ...]) -> None:
+    assert visible_gpus(environ) == gpus

@@ -1,0 +1,34 @@
+"""`zoo relay`: tell the broker of queued jobs, in a process of its own."""
+
+import os
+import signal
+from typing import Any
+
+import click
+
+from registry.settings import Settings
+
+
+@click.command()
+def command() -> None:
+    """Publish hints for queued jobs and free the jobs of dead workers on this host.
+
+    Every worker does both; a relay of its own is for a deployment whose workers come and go.
+
+    Example: zoo relay
+    """
+    from registry.service import Registry
+    from workers.app import app
+    from workers.relay import Relay
+    from workers.service import Reconciling
+
+    settings = Settings.from_env(os.environ)
+    with Registry.open(settings) as registry, Reconciling(registry):
+        relay = Relay(registry, app, say=lambda text: click.echo(text, err=True))
+
+        def stop(*_: Any) -> None:
+            relay.stop()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, stop)
+        relay.run()

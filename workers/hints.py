@@ -1,0 +1,127 @@
+"""What a Celery worker does on a hint, and what its main process does besides.
+
+The one task is a hint that there is work. The pool's child claims from the database and supervises a trainer
+process; the main process keeps the worker seen, reconciles, and relays. Neither ever imports torch.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from celery import Celery, signals
+
+from registry.service import Registry
+from registry.settings import Settings
+from workers.celery_settings import celery_settings
+from workers.errors import BrokerUnusable
+from workers.fallback import Fallback
+from workers.owner import owner_name
+from workers.relay import LOOK, Relay
+from workers.service import Service, Upkeep, describe, service_here
+from workers.slot import forget_slot, slot_of
+from workers.supervisor import Interruption
+from workers.taking import take_next
+
+_log = logging.getLogger(__name__)
+
+#: What the main process sends its pool when the worker is to end; SIGTERM would kill an idle child.
+_DRAIN = signal.SIGUSR2
+
+
+def make_app(settings: Settings, *, handlers: Mapping[str, str] | None = None) -> Celery:
+    """An application on the broker that the settings name.
+
+    Raises:
+        BrokerUnusable: they name none.
+    """
+    if settings.broker_url is None:
+        raise BrokerUnusable(
+            "ZOO_BROKER_URL is not set, so there is no broker to work with;"
+            " set it, or start `zoo worker`, which takes jobs from the database"
+        )
+    app = Celery("zoo")
+    app.conf.update(celery_settings(settings.broker_url))
+    drains: list[int] = []
+    main = _Main(settings, handlers)
+
+    @app.task(name=LOOK)  # type: ignore[untyped-decorator]  # Celery has no types
+    def look(queue: str) -> None:
+        """Take the next job of the queue, if there is one."""
+        interruption = Interruption(because="drained", count=lambda: len(drains))
+        try:
+            # A slot that is taken loses nothing: the relay makes another hint while a job can be claimed.
+            with slot_of(os.getppid()) as is_free, Registry.open(settings) as registry:
+                if is_free:
+                    take_next(
+                        registry,
+                        queues=(queue,),
+                        worker=owner_name(os.getppid()),
+                        interruption=interruption,
+                        handlers=handlers,
+                        say=_log.info,
+                    )
+        except Exception:
+            # A MemoryError that left a task would end the whole worker (celery/app/trace.py).
+            _log.exception("a job was given back")
+
+    def prepare_child(**_: Any) -> None:
+        signal.signal(_DRAIN, lambda number, _: drains.append(number))
+
+    # Signals hold their receivers weakly unless told otherwise.
+    signals.worker_process_init.connect(prepare_child, weak=False)
+    signals.worker_ready.connect(main.on_ready, weak=False)
+    signals.worker_shutting_down.connect(main.on_shutting_down, weak=False)
+    signals.worker_shutdown.connect(main.on_shutdown, weak=False)
+    return app
+
+
+class _Main:
+    """What the worker's main process does besides Celery's own work."""
+
+    def __init__(self, settings: Settings, handlers: Mapping[str, str] | None) -> None:
+        self._settings = settings
+        self._handlers = handlers
+        self._draining = threading.Event()
+        self._stack = contextlib.ExitStack()
+
+    def on_ready(self, sender: Any = None, **_: Any) -> None:
+        """Celery has connected and its pool is up."""
+        queues = tuple(sorted(sender.app.amqp.queues.consume_from, reverse=True))
+        service = service_here(queues)
+        registry = self._stack.enter_context(Registry.open(self._settings))
+        self._stack.enter_context(Upkeep(registry, service, draining=self._draining.is_set))
+        relay = Relay(registry, sender.app, say=_log.warning)
+        threading.Thread(target=relay.run, name="relay", daemon=True).start()
+        self._stack.callback(relay.stop)
+        fallback = Fallback(registry, service, lambda: self._take(registry, service))
+        self._stack.callback(fallback.stop)
+        _log.info("serves %s", describe(service))
+
+    def _take(self, registry: Registry, service: Service) -> bool:
+        return take_next(
+            registry,
+            queues=service.queues,
+            worker=service.name,
+            interruption=Interruption(because="drained", count=lambda: int(self._draining.is_set())),
+            handlers=self._handlers,
+            say=_log.info,
+        )
+
+    def on_shutting_down(self, **_: Any) -> None:
+        """Somebody asked for the end: jobs save a checkpoint and are given back."""
+        from billiard.process import active_children
+
+        self._draining.set()
+        for child in active_children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, _DRAIN)
+
+    def on_shutdown(self, **_: Any) -> None:
+        """The pool has ended."""
+        self._draining.set()
+        self._stack.close()
+        forget_slot(os.getpid())

@@ -1,0 +1,49 @@
+"""A worker from its start to its end: fed by the database alone, or by the hints of a broker."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from registry.service import Registry
+from registry.settings import Settings
+from workers.errors import BrokerUnusable
+from workers.service import Upkeep, describe, service_here
+from workers.supervisor import Interruption, interrupts_counted
+from workers.taking import take_all
+
+
+def serve_from_database(
+    settings: Settings,
+    queues: Sequence[str],
+    *,
+    say: Callable[[str], None],
+    handlers: Mapping[str, str] | None = None,
+) -> None:
+    """Take jobs from the database until SIGTERM or Ctrl-C; the job that runs then is given back."""
+    with Registry.open(settings) as registry, interrupts_counted() as interrupts:
+        service = service_here(queues)
+        interruption = Interruption(because="drained", count=interrupts)
+        with Upkeep(registry, service, draining=lambda: interrupts() > 0):
+            say(f"worker {service.process_id} serves {describe(service)} from the database")
+            take_all(registry, service, interruption=interruption, handlers=handlers, say=say)
+
+
+def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str) -> None:
+    """Be a Celery worker until SIGTERM or Ctrl-C.
+
+    Raises:
+        BrokerUnusable: Celery is not installed.
+        DatabaseUnreachable: the database does not answer, which is said at once, not with the first job.
+    """
+    try:
+        from workers.app import app
+    except ModuleNotFoundError as missing:
+        raise BrokerUnusable(
+            f"ZOO_BROKER_URL is set, but {missing.name} is not installed;"
+            " install it with: pip install 'adapter-zoo[broker]', or unset ZOO_BROKER_URL"
+        ) from missing
+    Registry.open(settings).close()
+    name = f"{'-'.join(queues)}-{os.getpid()}@%h"
+    quick = ("--without-mingle", "--without-gossip", "--concurrency", "1", "--pool", "prefork")
+    app.worker_main(
+        ["worker", "--loglevel", log_level, *quick, "--queues", ",".join(queues), "--hostname", name]
+    )
