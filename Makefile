@@ -3,9 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := zoo.py registry xlora_engine workers migrations tests examples
+PACKAGES := zoo.py registry xlora_engine workers migrations tests examples benchmarks
 
-.PHONY: demo test lint types tests clean
+.PHONY: demo test lint types tests bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
@@ -21,6 +21,10 @@ types: $(VENV)/.installed
 
 tests: $(VENV)/.installed $(VENV)/.bitsandbytes
 	$(BIN)/python -m pytest
+
+# Side by side with the base model and PEFT; `make bench BENCH="--device cuda"` passes options on.
+bench: $(VENV)/.demo
+	$(BIN)/python -m benchmarks $(BENCH)
 
 # One installation for everything: the locked versions, so that what is tested is what is demonstrated.
 $(VENV)/.installed: pyproject.toml constraints.txt

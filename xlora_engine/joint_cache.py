@@ -81,7 +81,7 @@ class _JointLayer(CacheLayerMixin):
     values: Tensor
 
     def __init__(self, mixture: DynamicLayer, scaling: DynamicLayer) -> None:
-        super().__init__()
+        CacheLayerMixin.__init__(self)
         tokens = mixture.get_seq_length()
         self.keys = _joined(mixture.keys, scaling.keys, tokens)
         self.values = _joined(mixture.values, scaling.values, tokens)

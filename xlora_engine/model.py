@@ -20,7 +20,7 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding import Decoder
 from xlora_engine.errors import ConfigInvalid, EngineError
 from xlora_engine.head import ScalingHead
-from xlora_engine.layer import MixtureEmbedding, MixtureLayer, share_inputs
+from xlora_engine.layer import MixtureEmbedding, MixtureLayer, expert_dtype, share_inputs
 from xlora_engine.quantised import keep_unpacked, require_differentiable
 from xlora_engine.recomputation import Recomputation
 from xlora_engine.scaling_context import ScalingContext
@@ -313,7 +313,7 @@ class XLoraModel(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The base model's dtype, hence of experts and logits; the head is always float32."""
+        """The base model's dtype, hence that of logits; the head is always float32."""
         return self.base.dtype
 
     def updates_of(self, expert: Expert) -> dict[str, LowRank]:
@@ -372,6 +372,7 @@ def _wrap(
         updates = {i: e.updates[path] for i, e in enumerate(experts) if path in e.updates}
         target = base.get_submodule(path)
         kind = MixtureEmbedding if next(iter(updates.values())).is_embedding else MixtureLayer
+        device = next(target.parameters(), torch.empty(0, device=base.device)).device
         layers[path] = kind(
             target,
             updates,
@@ -379,8 +380,8 @@ def _wrap(
             experts=len(experts),
             context=context,
             global_weight=config.global_scaling_weight,
-            dtype=base.dtype,
-            device=next(target.parameters(), torch.empty(0, device=base.device)).device,
+            dtype=expert_dtype(base.dtype, device),
+            device=device,
         )
     share_inputs(layers)
     for path, layer in layers.items():

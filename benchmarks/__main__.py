@@ -1,0 +1,79 @@
+"""`python -m benchmarks`: every contender in its own process, in turn; ratios to a file and on screen."""
+
+import argparse
+import json
+import sys
+import time
+from collections import defaultdict
+from dataclasses import asdict
+from pathlib import Path
+
+from benchmarks.process import ContenderProcess, serve
+from benchmarks.ratios import summarise, table
+from benchmarks.subject import Subject, find_or_make
+
+HOME = Path.home() / ".cache" / "adapter-zoo-bench"
+
+#: PEFT computes every token anew at each step; it is asked for so many new tokens, and multiplied up.
+PEFT_NEW_TOKENS = 4
+
+
+def main() -> None:
+    """Measure and write down."""
+    asked = _parser().parse_args()
+    if asked.serve:
+        subject = Subject.read(asked.subject)
+        serve(asked.serve, subject, device_name=asked.device, threads=asked.threads, tasks=sys.stdin)
+        return
+    record = asked.subject or find_or_make(asked.home)
+    contenders = asked.contenders.split(",")
+    processes = {
+        name: ContenderProcess(name, record, device=asked.device, threads=asked.threads)
+        for name in contenders
+    }
+    measured: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
+    for name, process in processes.items():
+        measured["load", name].append(_row(process.load))
+    started = time.monotonic()
+    for task in asked.tasks.split(";"):
+        for repetition in range(-1, asked.repetitions):  # the first warms up, on input of its own
+            for name, process in processes.items():
+                whole = asked.new_tokens or 128
+                new = min(PEFT_NEW_TOKENS, whole) if name == "peft" else whole
+                if (repetition < 0 and name == "peft") or time.monotonic() - started > asked.seconds:
+                    continue
+                found = process.measure(task, repetition=max(repetition, 0), new_tokens=new)
+                if found is not None and repetition >= 0:
+                    factor = whole / new if task.startswith("generate") else 1.0
+                    seconds, cpu, mib = _row(found)
+                    measured[task, name].append((seconds * factor, cpu * factor, mib))
+                    print(f"{task}: {name} {seconds * factor:.2f} s", file=sys.stderr, flush=True)
+    for process in processes.values():
+        process.close()
+    results = summarise(measured)
+    asked.out.write_text(json.dumps([asdict(result) for result in results], indent=1), encoding="utf-8")
+    print(table(results))
+
+
+def _row(found: dict[str, float]) -> tuple[float, float, float]:
+    return found["seconds"], found["cpu_seconds"], found["peak_bytes"] / 2**20
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no task after so long")
+    parser.add_argument("--new-tokens", type=int, default=None, help="instead of 128")
+    parser.add_argument("--tasks", default="generate, batch 1;generate, batch 8;score;training step")
+    parser.add_argument("--contenders", default="base,peft,two caches,ours")
+    parser.add_argument("--home", type=Path, default=HOME, help="where what is measured is made and kept")
+    parser.add_argument("--subject", type=Path, help="a subject.json of another base model and composition")
+    parser.add_argument("--out", type=Path, default=Path("bench.json"))
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

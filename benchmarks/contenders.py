@@ -1,0 +1,128 @@
+"""Who is measured: the base model alone, PEFT, two plain caches, and the engine as it is by default."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from benchmarks.subject import Subject
+from xlora_engine.checkpoint import load_checkpoint
+from xlora_engine.model import XLoraModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """A loaded model and how it does each task; None: it does not do that."""
+
+    #: Greedy, so many new tokens whatever they are.
+    generate: Callable[[Int[Tensor, "batch seq"], int], object]
+    #: Logits of every token, without gradient.
+    score: Callable[[Int[Tensor, "batch seq"]], object]
+    #: One step's forward and backward for the scaling head; what the step needs is prepared before.
+    prepare_step: Callable[[Int[Tensor, "batch seq"]], Callable[[], object]] | None
+
+
+def base_alone(base: PreTrainedModel, _subject: Subject) -> Contender:
+    """`transformers` with its cache."""
+    return Contender(
+        generate=lambda ids, new: _generate(base, ids, new),
+        score=lambda ids: base(ids, use_cache=False),
+        prepare_step=None,
+    )
+
+
+def ours(base: PreTrainedModel, subject: Subject) -> Contender:
+    """The engine with its defaults."""
+    model = XLoraModel.from_pretrained(subject.composition, base, verify=False)
+    return _engine(model, prefetch_scalings=True)
+
+
+def two_caches(base: PreTrainedModel, subject: Subject) -> Contender:
+    """The engine with a scaling pass and a mixture pass for each token, as mistral.rs does it."""
+    model = XLoraModel.from_pretrained(subject.composition, base, verify=False)
+    return _engine(model, prefetch_scalings=False)
+
+
+def peft_xlora(base: PreTrainedModel, subject: Subject) -> Contender:
+    """PEFT's X-LoRA with the same experts and the same scaling head."""
+    from peft import XLoraConfig, get_peft_model
+
+    saved = load_checkpoint(subject.composition)
+    base.config.use_cache = False
+    config = XLoraConfig(
+        task_type="CAUSAL_LM",
+        hidden_size=base.config.hidden_size,
+        # Its experts must be called by their numbers (huggingface/peft#3421).
+        adapters={str(number): str(path) for number, path in enumerate(subject.experts.values())},
+        xlora_depth=saved.config.xlora_depth,
+        xlora_size=saved.config.xlora_size,
+        layerwise_scalings=saved.config.layerwise_scalings,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model: Any = get_peft_model(base, config)
+    classifier = model.internal_xlora_classifier
+    linears = [layer for layer in classifier.modules() if isinstance(layer, torch.nn.Linear)]
+    with torch.no_grad():
+        for number, linear in enumerate(linears):
+            linear.weight.copy_(saved.head[f"layers.{number}.weight"])
+            linear.bias.copy_(saved.head[f"layers.{number}.bias"])
+    model.eval()
+
+    def prepare_step(ids: Int[Tensor, "batch seq"]) -> Callable[[], object]:
+        def step() -> None:
+            classifier.zero_grad()
+            model(input_ids=ids, labels=ids).loss.backward()
+
+        return step
+
+    return Contender(
+        generate=lambda ids, new: _generate(model, ids, new, use_cache=False),
+        score=lambda ids: model(input_ids=ids),
+        prepare_step=prepare_step,
+    )
+
+
+#: Name -> how it is loaded into a base model.
+CONTENDERS: dict[str, Callable[[PreTrainedModel, Subject], Contender]] = {
+    "base": base_alone,
+    "peft": peft_xlora,
+    "two caches": two_caches,
+    "ours": ours,
+}
+
+
+def _engine(model: XLoraModel, *, prefetch_scalings: bool) -> Contender:
+    def prepare_step(ids: Int[Tensor, "batch seq"]) -> Callable[[], object]:
+        hidden = model.scaling_pass(ids)  # once for all epochs and compositions, hence not of the step
+
+        def step() -> None:
+            model.head.zero_grad()
+            out = model.mixture_pass(model.head(hidden), input_ids=ids, labels=ids, use_cache=False)
+            if out.loss is not None:
+                out.loss.backward()
+
+        return step
+
+    return Contender(
+        generate=lambda ids, new: _generate(model, ids, new, prefetch_scalings=prefetch_scalings),
+        score=lambda ids: model(ids, use_cache=False),
+        prepare_step=prepare_step,
+    )
+
+
+def _generate(model: Any, ids: Int[Tensor, "batch seq"], new: int, **asked: Any) -> object:
+    return model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new,
+        min_new_tokens=new,
+        do_sample=False,
+        pad_token_id=0,
+        **asked,
+    )

@@ -1,0 +1,76 @@
+"""A contender in a process of its own: tasks on stdin, measurements on stdout, a JSON line each."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from benchmarks.subject import Subject
+
+
+def serve(contender: str, subject: Subject, *, device_name: str, threads: int, tasks: TextIO) -> None:
+    """Load, tell how long that took, then do what is asked until there is no more."""
+    import torch
+
+    from benchmarks.contenders import CONTENDERS
+    from benchmarks.measures import TASKS, Task, measure, timed
+    from benchmarks.subject import DTYPE
+    from xlora_engine.base_model import load_base, load_tokenizer
+
+    torch.set_num_threads(threads)
+    device = torch.device(device_name)
+    tokenizer = load_tokenizer(subject.base)
+    base = load_base(subject.base, dtype=DTYPE, device=device)
+    made: list[Any] = []
+    load = timed(lambda: made.append(CONTENDERS[contender](base, subject)), device)
+    _say(asdict(load))
+    for line in tasks:
+        asked = json.loads(line)
+        task: Task = TASKS[asked["task"]]
+        if asked["new_tokens"] is not None and task.new_tokens:
+            task = Task(**{**asdict(task), "new_tokens": asked["new_tokens"]})
+        found = measure(made[0], task, tokenizer, repetition=asked["repetition"], device=device)
+        _say(None if found is None else asdict(found))
+
+
+def _say(value: object) -> None:
+    print(json.dumps(value), flush=True)
+
+
+class ContenderProcess:
+    """The other end of `serve`."""
+
+    def __init__(self, contender: str, subject_record: Path, *, device: str, threads: int) -> None:
+        command = [sys.executable, "-m", "benchmarks", "--serve", contender, "--subject", str(subject_record)]
+        # A waiting thread that spins would take the other contenders' processor.
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+        self._process = subprocess.Popen(
+            [*command, "--device", device, "--threads", str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.load: dict[str, float] = self._hear()
+
+    def measure(self, task: str, *, repetition: int, new_tokens: int | None) -> dict[str, float] | None:
+        """One measurement, or None where the contender does not do the task."""
+        if self._process.stdin is None:
+            raise BrokenPipeError("the contender's process takes no tasks")
+        asked = {"task": task, "repetition": repetition, "new_tokens": new_tokens}
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        found: dict[str, float] | None = self._hear()
+        return found
+
+    def close(self) -> None:
+        """Let it end."""
+        self._process.communicate()
+
+    def _hear(self) -> Any:
+        if self._process.stdout is None or not (line := self._process.stdout.readline()):
+            raise SystemExit(f"a contender ended with code {self._process.wait()}; its error stands above")
+        return json.loads(line)

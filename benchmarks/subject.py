@@ -1,0 +1,132 @@
+"""What is measured: SmolLM2-135M, three experts that know something, and a scaling head that routes.
+
+Made once and kept. Untrained experts would not do: how often the base model guesses the mixture's next
+token decides how fast the mixture generates.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from examples.demo import find_gguf
+from xlora_engine.base_model import convert_gguf, load_base, load_tokenizer
+from xlora_engine.chat import ChatTokenizer, EncodedRow, encode, pad_token, read_rows
+from xlora_engine.config import XLoraConfig
+from xlora_engine.hidden_states import compute_hidden_states
+from xlora_engine.model import XLoraModel
+from xlora_engine.train_adapter import AdapterTraining, train_adapter
+from xlora_engine.warm_start import RoutedRows, WarmStart, warm_start
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+DOMAINS = ("bio", "protein", "materials")
+MAX_TOKENS = 128
+
+#: The same dtype on every machine: where a CPU emulates it, the figures say nothing.
+DTYPE = torch.bfloat16
+
+TRAINING = AdapterTraining(rank=8, alpha=16, steps=80, batch_rows=4, learning_rate=2e-3)
+HEAD = XLoraConfig(layerwise_scalings=True, xlora_depth=2, xlora_size=256)
+ROUTING = WarmStart(steps=400)
+#: Rows of each domain that the head learns to route, one in eight held out.
+ROUTED_ROWS = 96
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Folders that every contender loads from."""
+
+    base: Path
+    experts: dict[str, Path]
+    #: Base model, experts and trained head, as `XLoraModel.save_pretrained` writes them.
+    composition: Path
+
+    def write(self, path: Path) -> None:
+        """As JSON, last of all, so that a subject half made is made again."""
+        experts = {name: str(folder) for name, folder in self.experts.items()}
+        fields = {"base": str(self.base), "experts": experts, "composition": str(self.composition)}
+        path.write_text(json.dumps(fields, indent=1), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> "Subject":
+        """What `write` wrote; or somebody did by hand, for a base model and composition of their own."""
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            base=Path(fields["base"]),
+            experts={name: Path(folder) for name, folder in fields["experts"].items()},
+            composition=Path(fields["composition"]),
+        )
+
+
+def find_or_make(folder: Path) -> Path:
+    """The record of the subject kept in a folder of its recipe; made there, in some minutes, if it is not."""
+    folder = folder / hashlib.sha256(_recipe().encode()).hexdigest()[:12]
+    record = folder / "subject.json"
+    if not record.exists():
+        _make(folder).write(record)
+    return record
+
+
+def domain_rows(tokenizer: ChatTokenizer, split: str) -> dict[str, list[EncodedRow]]:
+    """Every domain's rows of the example data, encoded; `split` is train or eval."""
+    return {
+        domain: [
+            encode(tokenizer, row, max_tokens=MAX_TOKENS)
+            for row in read_rows(EXAMPLES / f"{domain}.{split}.jsonl")
+        ]
+        for domain in DOMAINS
+    }
+
+
+def _recipe() -> str:
+    """Changes whenever what would be made changes."""
+    return json.dumps([asdict(TRAINING), HEAD.to_json(), asdict(ROUTING), ROUTED_ROWS, str(DTYPE)])
+
+
+def _make(folder: Path) -> Subject:
+    base_folder = folder / "base"
+    if not base_folder.exists():
+        print("converting the base model", flush=True)
+        convert_gguf(find_gguf(), base_folder)
+    base = load_base(base_folder, dtype=DTYPE, device=torch.device("cpu"))
+    tokenizer = load_tokenizer(base_folder)
+    rows = domain_rows(tokenizer, "train")
+    experts = {}
+    for domain in DOMAINS:
+        experts[domain] = folder / domain / "adapter"
+        if (experts[domain] / "adapter_model.safetensors").exists():
+            continue  # an earlier call was broken off
+        print(f"training the expert {domain}", flush=True)
+        made = train_adapter(
+            base, tokenizer, rows[domain], TRAINING, base_name="smollm2", folder=folder / domain
+        )
+        print(f"  {made.seconds:.0f} s, final loss {made.final_loss:.3f}", flush=True)
+    print("training the scaling head", flush=True)
+    _compose(base, experts, rows, pad_id=pad_token(tokenizer)).save_pretrained(folder / "composition")
+    return Subject(base=base_folder, experts=experts, composition=folder / "composition")
+
+
+def _compose(
+    base: PreTrainedModel, experts: dict[str, Path], rows: dict[str, list[EncodedRow]], *, pad_id: int
+) -> XLoraModel:
+    model = XLoraModel.from_adapters(base, experts, HEAD)
+    warm_start(model.head, routed_rows(model, rows, pad_id=pad_id), ROUTING)
+    return model.eval()
+
+
+def routed_rows(model: XLoraModel, rows: dict[str, list[EncodedRow]], *, pad_id: int) -> RoutedRows:
+    """The first rows of each domain with their hidden states, as the training stages take them."""
+    flat = [row for domain in DOMAINS for row in rows[domain][:ROUTED_ROWS]]
+    hidden = compute_hidden_states(
+        model.scaling_pass, flat, pad_id=pad_id, tokens_per_batch=2048, device=model.device
+    )
+    places = range(len(flat))
+    return RoutedRows(
+        hidden=hidden,
+        experts=torch.arange(len(DOMAINS)).repeat_interleave(ROUTED_ROWS),
+        train=tuple(place for place in places if place % 8),
+        held_out=tuple(place for place in places if place % 8 == 0),
+    )
