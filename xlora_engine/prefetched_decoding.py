@@ -59,6 +59,7 @@ def can_prefetch(mixture: "XLoraModel", config: GenerationConfig, inputs: dict[s
         mixture.config.scaling_pass_value == 0  # else the scaling pass is no base model, and guesses badly
         and bool(config.use_cache)
         and can_be_joined(inputs.get("cache"))
+        and not mixture._forward_hooks  # who listens to every call must hear every token
         and not config.is_assistant
         and not config.output_attentions
         and not config.output_hidden_states

@@ -90,6 +90,13 @@ def need_less_memory(context: JobContext) -> Mapping[str, Any]:
     return {"rows": rows}
 
 
+def chain(context: JobContext) -> Mapping[str, Any]:
+    """Work in steps that build on each other, with checkpoints, and register what comes out."""
+    from tests.faults.chained import run_chain
+
+    return run_chain(context)
+
+
 def refuse(context: JobContext) -> Mapping[str, Any]:
     """Find the request wanting."""
     raise SpecInvalid("rank", allowed="a whole number in 1..1024", value=0)

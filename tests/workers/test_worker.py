@@ -242,7 +242,7 @@ def test_row_14_a_malformed_message_costs_no_job(
                     workers.append(start(CELERY, served))
                 return registry.jobs.get(job).state == "succeeded"
 
-            wait_until(done, what="the job ends", timeout_s=60)
+            wait_until(done, what="the job ends")
             assert len(workers) <= 2
         finally:
             for worker in workers:

@@ -1,0 +1,18 @@
+"""Whatever dies, hangs or is spoilt, and in whatever order: every job ends, once, with the right result."""
+
+import pytest
+
+from tests.faults.chaos import chaos
+
+SECONDS = 30.0
+JOBS = 25
+SEED = 7
+
+
+@pytest.mark.parametrize("on_postgres", [False, True], ids=["sqlite", "postgresql"])
+def test_no_fault_loses_or_doubles_a_job(on_postgres: bool) -> None:
+    outcome = chaos(seed=SEED, jobs=JOBS, seconds=SECONDS, drain_s=240, on_postgres=on_postgres)
+    assert sum(outcome.faults.values()) >= 5, outcome
+    assert (outcome.unfinished, outcome.wrong, outcome.doubled) == ([], [], []), str(outcome)
+    assert outcome.orphans == [], str(outcome)
+    assert outcome.steps_ratio <= 1.2, str(outcome)
