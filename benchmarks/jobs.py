@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from registry import listing
@@ -65,10 +66,7 @@ def listed(settings: Settings, *, count: int = 10_000) -> str:
                     },
                 )
         page, everything = (
-            min(
-                _timed(lambda limit=limit: listing.jobs(settings, states=["queued"], limit=limit))
-                for _ in "12345"
-            )
+            min(_timed(partial(listing.jobs, settings, states=["queued"], limit=limit)) for _ in "12345")
             for limit in (20, None)
         )
         claim = _timed(lambda: registry.jobs.claim_next(owner="bench", lease_s=60))
@@ -82,7 +80,7 @@ def submit_to_start(settings: Settings, command: tuple[str, ...] | None) -> str:
         if command is None:
             for number in range(REPETITIONS):
                 job = registry.jobs.submit("train", {"n": number})
-                delays.append(_timed(lambda job=job: run_here(registry, job.id, handlers=_HANDLERS)))
+                delays.append(_timed(partial(run_here, registry, job.id, handlers=_HANDLERS)))
             return spread(delays)
         with running(command, settings):
             wait_for_state(registry, registry.jobs.submit("train", {}).id, "succeeded")
@@ -108,7 +106,7 @@ def dead_worker(settings: Settings) -> str:
                 wait_until((job_folder(registry, job.id) / "pid").exists, what="the job")
                 worker.kill()
                 started = time.monotonic()
-                wait_until(lambda job=job: registry.jobs.is_claimable(job.id), what="noticed")
+                wait_until(partial(registry.jobs.is_claimable, job.id), what="noticed")
                 delays.append(time.monotonic() - started)
     return spread(delays)
 
@@ -138,7 +136,7 @@ def wiped(settings: Settings, spoil: Callable[[], None]) -> str:
             job = registry.jobs.submit("train", {"n": number})
             started = time.monotonic()
             spoil()
-            wait_until(lambda job=job: registry.jobs.get(job.id).state != "queued", what="the claim")
+            wait_until(partial(_has_left_the_queue, registry, job.id), what="the claim")
             delays.append(time.monotonic() - started)
             wait_for_state(registry, job.id, "succeeded")
     return spread(delays)
@@ -164,6 +162,10 @@ def submissions(settings: Settings, valkey: ValkeyServer) -> str:
             return f"answering {answering}; hung {latencies()}"
         finally:
             valkey.thaw()
+
+
+def _has_left_the_queue(registry: Registry, job_id: int) -> bool:
+    return registry.jobs.get(job_id).state != "queued"
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -5,6 +5,7 @@ python check_four_bit_base.py EMPTY_FOLDER
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import bitsandbytes
 import torch
@@ -71,7 +72,7 @@ def check(root: Path) -> None:
         assert len(found) == len(expected) > 2
         for ours, theirs in zip(found, expected, strict=True):
             assert_close(ours, theirs)
-    asked = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    asked: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
     assert torch.equal(model.generate(token_ids, **asked), exact.generate(token_ids, **asked))
 
     model.save_pretrained(root / "saved")

@@ -103,9 +103,8 @@ def test_generation_goes_on_from_a_given_cache(name: str, mixture: Mixture, toke
     )
     assert isinstance(first.cache, XLoraCache)
 
-    rest = model.generate(
-        first.sequences, max_new_tokens=4, min_new_tokens=4, do_sample=False, **{name: first.cache}
-    )
+    given: dict[str, Any] = {name: first.cache}
+    rest = model.generate(first.sequences, max_new_tokens=4, min_new_tokens=4, do_sample=False, **given)
 
     assert torch.equal(rest, generate(model, token_ids, do_sample=False))
 
