@@ -16,12 +16,12 @@ from xlora_engine.shared_down import SharedDown, siblings
 
 
 def expert_dtype(base_dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """What experts compute in: as the base model does, but in float32 on a CPU.
+    """What experts compute in: as the base model does, but in float32 at least on a CPU.
 
     Their products are small: there a bfloat16 one was measured to take four times as long as a float32
     one, whose cost is its call. PEFT keeps experts in float32 everywhere.
     """
-    return torch.float32 if device.type == "cpu" else base_dtype
+    return torch.promote_types(base_dtype, torch.float32) if device.type == "cpu" else base_dtype
 
 
 class MixtureLayer(nn.Module):

@@ -181,7 +181,7 @@ def test_what_trains_is_told_by_identity_and_no_call_changes_it_or_a_value(
     model = mixture(use_trainable_adapters=experts_train, scaling_pass_value=0.2)
     trained = {id(p) for p in model.head.parameters()}
     if experts_train:
-        trained |= {id(p) for layer in model.layers.values() for p in (layer.down, layer.up)}
+        trained |= {id(p) for layer in model.layers.values() for p in (layer.down.weight, layer.up)}
     before = {name: (p, p.detach().clone()) for name, p in model.named_parameters()}
 
     for _ in range(2):

@@ -90,13 +90,13 @@ def test_gradients_pass_an_int8_base_as_they_pass_its_dequantised_weights(
             torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
 
 
-def test_a_bfloat16_int8_base_has_bfloat16_experts_and_generates_with_its_cache(
+def test_a_bfloat16_int8_base_has_float32_experts_and_generates_with_its_cache(
     expert_folders: dict[str, Path], token_ids: Tensor
 ) -> None:
     model = XLoraModel.from_adapters(int8_llama(torch.bfloat16), expert_folders, CONFIG)
     asked: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
 
-    assert {layer.down.dtype for layer in model.layers.values()} == {torch.bfloat16}
+    assert {layer.down.weight.dtype for layer in model.layers.values()} == {torch.float32}
     assert model(token_ids).logits.dtype == torch.bfloat16
     assert model.generate(token_ids, **asked).shape == (2, token_ids.shape[1] + 4)
     exact = XLoraModel.from_adapters(dequantised_llama(), expert_folders, CONFIG)
