@@ -32,6 +32,10 @@ _CARRIED = {
 #: Rotary embeddings whose frequencies depend on the longest row of a batch.
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
+#: On a CPU, for more rows than this two plain passes are as fast: each row costs more there, and the
+#: more rows, the seldomer all are guessed right. Measured: one row a fifth faster, eight rows no faster.
+MOST_ROWS_ON_CPU = 4
+
 #: Logits processors without a state: they may also be asked what they would do to a guess.
 _STATELESS: tuple[type[logits_process.LogitsProcessor], ...] = (
     logits_process.TemperatureLogitsWarper,
@@ -67,6 +71,7 @@ def can_prefetch(mixture: "XLoraModel", config: GenerationConfig, inputs: dict[s
         and (mask is None or mask.dim() == 2)
         and positions is not None
         and positions.dim() == 2
+        and (positions.device.type != "cpu" or len(positions) <= MOST_ROWS_ON_CPU)
         and _rope_type(base) not in _LENGTH_DEPENDENT_ROPE
         and not getattr(base, "num_kv_shared_layers", 0)
     )

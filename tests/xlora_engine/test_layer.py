@@ -187,6 +187,9 @@ def test_layers_that_share_their_input_share_one_product_and_answer_as_before(
                         layer(given_x), expected(layer.base, given_x, updates, weights)
                     )
             torch.testing.assert_close(o(x), expected(o.base, x, UPDATES, used[:, :, 3 if layerwise else 0]))
+            q(x)
+            k_weights = used[:, :, 1 if layerwise else 0]
+            torch.testing.assert_close(k(y), expected(k.base, y, ATTENTION["attn.k_proj"], k_weights))
 
 
 def test_a_shared_product_is_computed_once_and_kept_no_longer_than_it_is_wanted(

@@ -14,6 +14,7 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.coupled_choice import CoupledChoice
 from xlora_engine.joint_cache import LEAST_GROWTH
 from xlora_engine.model import XLoraModel
+from xlora_engine.prefetched_decoding import MOST_ROWS_ON_CPU
 
 NEW_TOKENS = 12
 
@@ -23,7 +24,7 @@ LOUDNESS = {"often right": 0.1, "seldom right": 1.0}
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
     "sampling": {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 20},
-    "several samples": {"do_sample": True, "num_return_sequences": 3},
+    "several samples": {"do_sample": True, "num_return_sequences": 2},
     "penalties": {"do_sample": False, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2},
     "chunked prompt": {"do_sample": False, "prefill_chunk_size": 4},
 }
@@ -258,6 +259,13 @@ def test_what_cannot_be_prefetched_is_decoded_plainly(why: str, mixture: Mixture
     model = mixture(**config)
 
     assert passes(model, token_ids, **asked) == 2 * NEW_TOKENS
+
+
+def test_many_rows_are_decoded_plainly_on_a_cpu(mixture: Mixture, token_ids: Tensor) -> None:
+    many = token_ids[:1].repeat(MOST_ROWS_ON_CPU + 1, 1)
+
+    assert passes(mixture(), many) == 2 * NEW_TOKENS
+    assert passes(mixture(global_scaling_weight=0.0), many[1:]) == NEW_TOKENS + 2
 
 
 def test_a_choice_is_what_multinomial_draws_and_the_same_when_asked_again() -> None:
