@@ -110,6 +110,7 @@ def dead_worker(settings: Settings) -> str:
                 started = time.monotonic()
                 wait_until(lambda job=job: registry.jobs.is_claimable(job.id), what="noticed")
                 delays.append(time.monotonic() - started)
+                registry.jobs.request_cancel(job.id)
     return spread(delays)
 
 
