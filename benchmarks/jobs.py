@@ -108,6 +108,7 @@ def dead_worker(settings: Settings) -> str:
                 started = time.monotonic()
                 wait_until(partial(registry.jobs.is_claimable, job.id), what="noticed")
                 delays.append(time.monotonic() - started)
+                registry.jobs.request_cancel(job.id)
     return spread(delays)
 
 

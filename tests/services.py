@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psycopg
 import pytest
@@ -202,8 +202,14 @@ def _started(binaries: Path, folder: Path, options: Sequence[str]) -> subprocess
     if said is None or not any(_READY in line for line in said):
         raise RuntimeError(f"PostgreSQL ended with {process.wait()} instead of starting")
     # A pipe that nobody reads would stop the server once it is full.
-    threading.Thread(target=lambda: [None for _ in said], daemon=True).start()
+    threading.Thread(target=_read_out, args=(said,), daemon=True).start()
     return process
+
+
+def _read_out(stream: IO[bytes]) -> None:
+    with stream:
+        for _ in stream:
+            pass
 
 
 def _end_with_parent() -> None:
