@@ -18,6 +18,7 @@ from tests.workers.processes import (
     CELERY,
     POLLING,
     RELAY,
+    command_line,
     descendants,
     end_tree,
     running,
@@ -126,8 +127,11 @@ def test_rows_2_and_19_a_killed_worker_leaves_no_trainer_and_another_takes_over_
                 assert (taken.state, taken.losses, taken.attempt) == ("running", 1, 1)
                 # Two seconds are the promise; the rest is room for a busy machine.
                 assert noticed_s < 6
-                assert not [pid for pid in below if Path(f"/proc/{pid}").exists() and pid in trainers(1)]
-                assert [worker.process_id for worker in registry.workers.list()] == [second.pid]
+                wait_until(lambda: not any(map(command_line, below)), what="nothing of the first is left")
+                wait_until(
+                    lambda: [worker.process_id for worker in registry.workers.list()] == [second.pid],
+                    what="the first is off the list",
+                )
         finally:
             end_tree(first)
 
