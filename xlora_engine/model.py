@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -20,10 +20,11 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding import Decoder
 from xlora_engine.errors import ConfigInvalid, EngineError
 from xlora_engine.head import ScalingHead
-from xlora_engine.layer import MixtureEmbedding, MixtureLayer, expert_dtype, share_inputs
+from xlora_engine.layer import MixtureLayer
 from xlora_engine.quantised import keep_unpacked, require_differentiable
 from xlora_engine.recomputation import Recomputation
 from xlora_engine.scaling_context import ScalingContext
+from xlora_engine.wrapping import presence, replace_module, wrap
 
 
 @dataclass
@@ -74,8 +75,8 @@ class XLoraModel(nn.Module):
         self.base = base
         base.requires_grad_(False)
         base.eval()
-        self.layers = _wrap(base, self.experts, self.config, self.context)
-        present = _presence(self.layers, self.config)
+        self.layers = wrap(base, self.experts, self.config, self.context)
+        present = presence(self.layers, self.config)
         self.head = ScalingHead(self.config, layer_count=len(self.layers), seed=seed, present=present)
         self.head.to(base.device)
         self._fixed: _Fixed | None = None
@@ -297,14 +298,14 @@ class XLoraModel(nn.Module):
     def unload(self) -> PreTrainedModel:
         """Put the base model's own layers back and return it; this model is of no use afterwards."""
         for path, layer in self.layers.items():
-            _replace(self.base, path, layer.base)
+            replace_module(self.base, path, layer.base)
         keep_unpacked(self.base, unpacked=False)
         return self.base
 
     def rewrap(self) -> None:
         """Undo `unload`, unless another model has wrapped the base meanwhile."""
         for path, layer in self.layers.items():
-            _replace(self.base, path, layer)
+            replace_module(self.base, path, layer)
 
     @property
     def device(self) -> torch.device:
@@ -360,44 +361,3 @@ def _resolve(config: XLoraConfig, base: PreTrainedModel, experts: Sequence[Exper
     if config.adapters not in ((), names):
         raise ConfigInvalid("adapters", f"{names}, the experts given", config.adapters)
     return replace(config, hidden_size=width, adapters=names)
-
-
-def _wrap(
-    base: PreTrainedModel, experts: Sequence[Expert], config: XLoraConfig, context: ScalingContext
-) -> dict[str, MixtureLayer]:
-    """Replace every layer that an expert touches; keys in module order, which numbers the layers."""
-    touched = [path for path, _ in base.named_modules() if any(path in e.updates for e in experts)]
-    layers: dict[str, MixtureLayer] = {}
-    for number, path in enumerate(touched):
-        updates = {i: e.updates[path] for i, e in enumerate(experts) if path in e.updates}
-        target = base.get_submodule(path)
-        kind = MixtureEmbedding if next(iter(updates.values())).is_embedding else MixtureLayer
-        device = next(target.parameters(), torch.empty(0, device=base.device)).device
-        layers[path] = kind(
-            target,
-            updates,
-            layer=number,
-            experts=len(experts),
-            context=context,
-            global_weight=config.global_scaling_weight,
-            dtype=expert_dtype(base.dtype, device),
-            device=device,
-        )
-    share_inputs(layers)
-    for path, layer in layers.items():
-        _replace(base, path, layer)
-    return layers
-
-
-def _presence(layers: Mapping[str, MixtureLayer], config: XLoraConfig) -> Bool[Tensor, "layer expert"] | None:
-    """Which experts touch each layer, where the configuration renormalises absent ones away."""
-    if config.absent_experts == "lost":
-        return None
-    experts = range(len(config.adapters))
-    present = torch.tensor([[i in layer.ranks for i in experts] for layer in layers.values()])
-    return None if present.all() else present
-
-
-def _replace(base: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(base.get_submodule(parent), name, module)
