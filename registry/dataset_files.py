@@ -77,7 +77,7 @@ def check_row(line: bytes, *, number: int) -> str | None:
     refusal = partial(InvalidDataset, line=number)
     if not line.strip():
         raise refusal(f"line {number}: expected a JSON object, got a blank line; remove it")
-    row = parse_object(line, what=f"line {number}", refusal=refusal)
+    row = parse_object(line.rstrip(b"\r\n"), what=f"line {number}", refusal=refusal)
     messages = row.get("messages")
     if not isinstance(messages, list) or not messages:
         raise refusal(f"line {number}: expected a list of messages under 'messages', got {shown(messages)}")

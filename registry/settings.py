@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from registry.errors import InvalidSetting
 
@@ -84,6 +85,7 @@ def _database_url(text: str, *, home: Path) -> str:
         return f"{_SQLITE_PREFIX}{home / 'zoo.db'}"
     for prefix in _POSTGRESQL_PREFIXES:
         if text.startswith(prefix):
+            _require_port(text)
             return _POSTGRESQL_PREFIXES[0] + text.removeprefix(prefix)
     if text.startswith(_SQLITE_PREFIX):
         return _sqlite_url(text.removeprefix(_SQLITE_PREFIX))
@@ -92,6 +94,13 @@ def _database_url(text: str, *, home: Path) -> str:
         "ZOO_DATABASE_URL must start with sqlite:/// or postgresql://,"
         f" got one that starts with {text.partition(':')[0]!r}; unset it to use {home / 'zoo.db'}"
     )
+
+
+def _require_port(url: str) -> None:
+    try:
+        urlsplit(url).port  # noqa: B018 - reading it checks it
+    except ValueError as error:
+        raise InvalidSetting("ZOO_DATABASE_URL has a port that is no number in 0..65535; mend it") from error
 
 
 def _sqlite_url(path: str) -> str:

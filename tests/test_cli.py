@@ -40,6 +40,13 @@ class Answer:
 
 Ask = Callable[..., Answer]
 
+#: A plan that holds, but for the name and what a test adds.
+COMPOSE = (
+    "compose", "--adapters", "bio@1,protein", "--dry-run",
+    *(part for domain in ("biology", "proteins") for part in ("--data", f"{domain}=bio.eval")),
+    *(part for domain in ("biology", "proteins") for part in ("--eval-data", f"{domain}=bio.eval")),
+)  # fmt: skip
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -254,6 +261,16 @@ def test_an_unknown_name_exits_with_3_and_says_what_is_alike(catalogue: Path, as
         ("adapters", "ls", "--limit", "0"),
         ("adapters", "show", "../x"),
         ("nonsense",),
+        ("jobs", "show", "9" * 30),
+        ("train", "--name", "a b", "--base", "pico", "--data", "bio.eval", "--detach"),
+        ("train", "--name", "x", "--base", "pico", "--data", "bio.eval", "--detach", "--priority", "9" * 20),
+        ("train", "--name", "x", "--base", "pico", "--data", "bio.eval", "--detach", "--deadline", "99999d"),
+        ("eval", "bio", "--data", "x=bio.eval", "--data", "x=bio.eval", "--detach"),
+        (*COMPOSE, "--name", "a/b"),
+        (*COMPOSE, "--name", "x", "--data", "biology=bio.eval"),
+        (*COMPOSE, "--name", "x", "--head", '{"nope": 1}'),
+        (*COMPOSE, "--name", "x", "--head", '{"top_k_lora": 3}'),
+        (*COMPOSE, "--name", "x", "--mixture-steps", "-1"),
     ],
 )
 def test_misuse_exits_with_2_and_prints_no_data(
@@ -262,6 +279,22 @@ def test_misuse_exits_with_2_and_prints_no_data(
     refused = ask(*arguments)
     assert (refused.out, refused.code) == ("", 2)
     assert refused.err
+
+
+def test_a_dry_run_speaks_to_people_and_scripts(catalogue: Path, ask: Ask) -> None:
+    assert "together" in ask(*COMPOSE, "--name", "x").out
+    rows = ask(*COMPOSE, "--name", "x", "--json").json
+    assert [row["expert"] for row in rows[:3]] == ["bio@1", "protein@1", "together"]
+    assert ask(*COMPOSE, "--name", "x", "-q").out.split() == [row["expert"] for row in rows]
+
+
+def test_cancelling_what_has_ended_says_so(home: Path, ask: Ask) -> None:
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"})
+        claim = registry.jobs.claim(job.id, owner="here", lease_s=60)
+        assert claim is not None
+        registry.jobs.finish(job.id, fence=claim.fence, state="succeeded", reason="ok")
+    assert "nothing to cancel" in ask("jobs", "cancel", str(job.id)).err
 
 
 def test_jobs_are_listed_shown_cancelled_and_retried(home: Path, ask: Ask) -> None:

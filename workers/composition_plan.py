@@ -13,6 +13,7 @@ from registry.entities import AdapterVersion
 from registry.errors import Incompatible, InvalidField
 from registry.service import Registry
 from workers.specs import ComposeSpec
+from xlora_engine.config import XLoraConfig
 
 #: The scaling head unless asked otherwise: small enough to learn in seconds, and gates every layer apart.
 DEFAULT_HEAD = {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 256}
@@ -45,16 +46,29 @@ class Plan:
     verdicts: tuple[Verdict, ...]
 
     def spec(self) -> ComposeSpec:
-        """The job's spec; every reference in it names a version."""
+        """The job's spec; every reference in it names a version.
+
+        Raises:
+            ConfigInvalid: the scaling head cannot be of these experts.
+            SpecInvalid: another field is out of its range.
+        """
+        head = {**DEFAULT_HEAD, **self.request.head}
+        experts = [adapter.name for adapter in self.adapters]
+        XLoraConfig.from_json({**head, "adapters": experts})
         return ComposeSpec(
             name=self.request.name,
             adapters=tuple(adapter.reference for adapter in self.adapters),
             data=self.data,
             eval_data=self.eval_data,
             mixed_datasets=self.mixed,
-            head={**DEFAULT_HEAD, **self.request.head},
+            head=head,
             **self.request.budget,
         )
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the adapters do not go together."""
+        return bool(refused(self.verdicts))
 
     def verdict_rows(self) -> list[dict[str, object]]:
         """A row for each expert, then one for each finding about them together."""

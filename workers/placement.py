@@ -13,6 +13,7 @@ QUEUES = ("gpu", "cpu")
 #: A worker that was not seen for so long is not counted on.
 WORKER_SEEN_WITHIN_S = 30.0
 
+LONGEST_DEADLINE_S = 366 * 86_400.0
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -43,6 +44,6 @@ def seconds(text: str) -> float:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     value = float(found[1]) * _UNITS_S[found[2] or "s"] if found else 0.0
-    if not value > 0:
-        raise SpecInvalid("deadline", allowed="a time such as 90s, 30m, 2h or 1d", value=text)
+    if not 0 < value <= LONGEST_DEADLINE_S:
+        raise SpecInvalid("deadline", allowed="a time such as 90s, 30m, 2h or 1d, at most a year", value=text)
     return value

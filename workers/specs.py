@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeAlias
 
+from registry.references import checked_name
 from workers.errors import SpecInvalid
 from workers.field_rules import integer, named_texts, number, optional, settings, settle, text, texts
 
@@ -97,6 +98,7 @@ class TrainSpec(_Stored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checked_name(self.name, kind="adapter")
         if self.warmup_steps > self.steps:
             raise SpecInvalid("warmup_steps", allowed=f"at most steps={self.steps}", value=self.warmup_steps)
 
@@ -130,7 +132,7 @@ class ComposeSpec(_Stored):
     eval_data: Mapping[str, str] = named_texts(least=0, default=dict)
     #: held-out datasets whose rows join several domains
     mixed_datasets: tuple[str, ...] = texts(least=0, default=())
-    #: fields of XLoraConfig; the engine checks them
+    #: fields of XLoraConfig, whose own rules the plan asks
     head: Mapping[str, Any] = settings()
     warm_start_steps: int = integer(0, 10_000_000, default=800)
     mixture_steps: int = integer(0, 10_000_000, default=6)
@@ -142,6 +144,7 @@ class ComposeSpec(_Stored):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checked_name(self.name, kind="composition")
         for reference in self.adapters:
             _, separator, version = reference.partition("@")
             if not separator or not version.isdecimal():

@@ -72,7 +72,9 @@ def write_mistralrs(saved: SavedModel, folder: Path) -> None:
         raise NotRepresentable("mistralrs", "layers", "the numbering of layers is not known without a base")
     if not saved.base_id:
         raise NotRepresentable(
-            "mistralrs", "base_model_id", "it must be the base model's name on the hub; give base_id"
+            "mistralrs",
+            "base_model_id",
+            "it must be the base model's name on the hub; give base_id (--base-id)",
         )
     _require_distinct(saved)
     _require_same_targets(saved)

@@ -1,5 +1,6 @@
 """`zoo jobs`: what ran, runs and waits; logs; asking a job to end; waiting for one."""
 
+import codecs
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -22,6 +23,9 @@ _COLUMNS = ("id", "kind", "name", "state", "progress", "attempt", "created_at", 
 #: how `wait` ends
 _EXIT_CODES = {"succeeded": 0, "failed": 7, "cancelled": 130}
 _TIMED_OUT = 1
+#: A whole number that the database can hold.
+JOB_ID = click.IntRange(1, 2**31 - 1)
+
 _POLL_EVERY_S = 0.5
 _DEFAULT_LIMIT = 20
 
@@ -55,7 +59,7 @@ def ls(states: tuple[str, ...], kind: str | None, limit: int, no_limit: bool, ou
 
 
 @command.command()
-@click.argument("job_id", type=int)
+@click.argument("job_id", type=JOB_ID)
 @output_options
 def show(job_id: int, output: Output) -> None:
     """Show one job: what was asked, how it goes or ended, and its journal.
@@ -78,7 +82,7 @@ def show(job_id: int, output: Output) -> None:
 
 
 @command.command()
-@click.argument("job_id", type=int)
+@click.argument("job_id", type=JOB_ID)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
 @click.option("--tail", type=click.IntRange(min=1), help="Only the last so many lines.")
 def logs(job_id: int, follow: bool, tail: int | None) -> None:
@@ -91,13 +95,13 @@ def logs(job_id: int, follow: bool, tail: int | None) -> None:
         if job.log_path is None and not follow:
             click.echo(f"job {job_id} is {job.state} and has not written anything yet", err=True)
             return
-        chunks = _followed(registry, job) if follow else iter([_content(job, offset=0)])
+        chunks = _followed(registry, job) if follow else iter([_content(job)])
         for number, chunk in enumerate(chunks):
             click.echo(_last_lines(chunk, tail) if number == 0 else chunk, nl=False)
 
 
 @command.command()
-@click.argument("job_ids", nargs=-1, required=True, type=int)
+@click.argument("job_ids", nargs=-1, required=True, type=JOB_ID)
 @output_options
 def cancel(job_ids: tuple[int, ...], output: Output) -> None:
     """Ask jobs to end; what they have saved is kept.
@@ -108,12 +112,14 @@ def cancel(job_ids: tuple[int, ...], output: Output) -> None:
         for job_id in job_ids:
             job = registry.jobs.request_cancel(job_id)
             output.emit_made(str(job.id), {"job": job.id, "state": job.state})
+            if job.state in TERMINAL_STATES and job.state != "cancelled":
+                output.hint(f"job {job.id} has {job.state} already, so there is nothing to cancel")
             if job.state == "running":
                 output.hint(f"asked to end, it saves a checkpoint first; wait with: zoo jobs wait {job.id}")
 
 
 @command.command()
-@click.argument("job_ids", nargs=-1, required=True, type=int)
+@click.argument("job_ids", nargs=-1, required=True, type=JOB_ID)
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds to wait at most.")
 @output_options
 def wait(job_ids: tuple[int, ...], timeout_s: float | None, output: Output) -> None:
@@ -131,7 +137,7 @@ def wait(job_ids: tuple[int, ...], timeout_s: float | None, output: Output) -> N
 
 
 @command.command()
-@click.argument("job_id", type=int)
+@click.argument("job_id", type=JOB_ID)
 @output_options
 def retry(job_id: int, output: Output) -> None:
     """Queue a failed or cancelled job again; it goes on from its last checkpoint.
@@ -177,26 +183,32 @@ def _wait_for(registry: "Registry", job_id: int, *, deadline: float | None) -> "
 
 
 def _followed(registry: "Registry", job: "Job") -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     offset = 0
     while True:
         # Asked before reading, so that what was written last before the end is read too.
         job = registry.jobs.get(job.id)
-        chunk = _content(job, offset=offset)
-        offset = 0 if job.log_path is None else _size_bytes(job.log_path)
-        if chunk:
+        written, offset = _read(job, offset=offset)
+        if chunk := decoder.decode(written):
             yield chunk
         if job.state in TERMINAL_STATES:
             return
         time.sleep(_POLL_EVERY_S)
 
 
-def _content(job: "Job", *, offset: int) -> str:
+def _content(job: "Job") -> str:
+    return _read(job, offset=0)[0].decode(errors="replace")
+
+
+def _read(job: "Job", *, offset: int) -> tuple[bytes, int]:
+    """What was written since `offset`, and the offset after it."""
     if job.log_path is None or not Path(job.log_path).exists():
-        return ""
+        return b"", 0
     with Path(job.log_path).open("rb") as stream:
         # A log that was cut to size starts over.
         stream.seek(offset if offset <= _size_bytes(job.log_path) else 0)
-        return stream.read().decode(errors="replace")
+        written = stream.read()
+        return written, stream.tell()
 
 
 def _size_bytes(path: str) -> int:

@@ -69,6 +69,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a blank line": (b"", "got a blank line"),
     "spaces": (b"  \t", "got a blank line"),
     "no JSON": (b"{'messages': []}", "line 2 is not JSON: .* at column 2"),
+    "cut off": (GOOD[:-2], "line 2 is not JSON: .* at column"),
     "a list": (b"[]", "must hold a JSON object, got"),
     "two objects": (GOOD + GOOD, "Extra data"),
     "a BOM": (b"\xef\xbb\xbf" + GOOD, "byte order mark"),

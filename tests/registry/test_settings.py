@@ -62,6 +62,7 @@ def test_paths_are_made_absolute_and_a_tilde_is_the_users_folder() -> None:
         "sqlite:///:memory:",
         "sqlite:///",
         "sqlite:///zoo.db?mode=memory",
+        "postgresql://zoo:secret@127.0.0.1:xx/zoo",
     ],
 )
 def test_a_database_that_cannot_be_shared_is_refused(url: str) -> None:

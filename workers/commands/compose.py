@@ -58,8 +58,12 @@ def command(
             budget={key: value for key, value in budget.items() if value is not None},
         )
         plan = make_plan(registry, request)
-        if dry_run or output.is_human:
-            output.table(plan.verdict_rows(), to_stderr=not dry_run)
+        if not plan.is_refused:
+            plan.spec()  # what is out of range is refused before anything is shown
+        if dry_run:
+            output.emit(plan.verdict_rows(), key="expert")
+        elif output.is_human:
+            output.table(plan.verdict_rows(), to_stderr=True)
         require_compatible(plan)
         if dry_run:
             return
@@ -87,6 +91,8 @@ def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
         domain, separator, reference = pair.partition("=")
         if not separator or not domain or not reference:
             raise click.BadParameter(f"expected domain=DATASET, got {pair!r}", param_hint=option)
+        if domain in pairs:
+            raise click.BadParameter(f"{domain} is given twice", param_hint=option)
         pairs[domain] = reference
     return pairs
 

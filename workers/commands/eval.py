@@ -62,5 +62,10 @@ def _tasks(registry: "Registry", data: tuple[str, ...]) -> dict[str, str]:
     for given in data:
         name, separator, reference = given.partition("=")
         dataset = dataset_reference(registry, reference if separator else given)
-        tasks[name if separator else dataset.domain or dataset.name] = dataset.reference
+        task = name if separator else dataset.domain or dataset.name
+        if task in tasks:
+            raise click.BadParameter(
+                f"two datasets for the task {task}; name them: task=DATASET", param_hint="--data"
+            )
+        tasks[task] = dataset.reference
     return tasks

@@ -45,7 +45,13 @@ _SUBMISSION_OPTIONS = (
     click.option(
         "--queue", type=click.Choice(QUEUES), help="Which workers may take it; gpu where there is one."
     ),
-    click.option("--priority", type=int, default=0, show_default=True, help="Higher ones are taken first."),
+    click.option(
+        "--priority",
+        type=click.IntRange(-1000, 1000),
+        default=0,
+        show_default=True,
+        help="Higher ones are taken first.",
+    ),
     click.option("--deadline", help="End it so long from now at the latest: 90s, 30m, 2h, 1d."),
 )
 
