@@ -126,7 +126,7 @@ def _checked(reader: Reader) -> Reader | None:
     if stored[0] in REVISIONS:
         raise SchemaMismatch(
             f"the database is at revision {stored[0]!r}, this release needs {HEAD!r};"
-            " any command that opens it brings it up to date, such as: zoo bases show NAME"
+            " bring it up to date with: zoo migrate"
         )
     raise SchemaMismatch(
         f"the database is at revision {stored[0]!r}, this release knows them up to {HEAD!r};"

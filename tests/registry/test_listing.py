@@ -205,9 +205,7 @@ def test_before_anything_was_registered_there_is_nothing_to_show(
     assert not settings.home.exists()
 
 
-@pytest.mark.parametrize(
-    ("revision", "remedy"), [("0001", "zoo bases show"), ("9999", "pip install --upgrade")]
-)
+@pytest.mark.parametrize(("revision", "remedy"), [("0001", "zoo migrate"), ("9999", "pip install --upgrade")])
 def test_another_releases_database_is_refused_with_the_way_out(
     settings: Settings, database: Database, revision: str, remedy: str
 ) -> None:
