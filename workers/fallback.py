@@ -21,10 +21,13 @@ _LOOK_EVERY_S = 1.0
 class Fallback:
     """A thread of the worker's main process; `take` runs one job, if there is one."""
 
-    def __init__(self, registry: Registry, service: Service, take: Callable[[], bool]) -> None:
+    def __init__(
+        self, registry: Registry, service: Service, take: Callable[[], bool], *, patience_s: float
+    ) -> None:
         self._registry = registry
         self._service = service
         self._take = take
+        self._patience_s = patience_s
         self._stopping = threading.Event()
         self._free_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="fallback", daemon=True)
@@ -47,5 +50,6 @@ class Fallback:
                 self._free_since = None
                 return
             self._free_since = self._free_since or time.monotonic()
-            if time.monotonic() - self._free_since > PATIENCE_S:
+            if time.monotonic() - self._free_since > self._patience_s:
+                self._free_since = None
                 self._take()

@@ -18,7 +18,7 @@ from registry.service import Registry
 from registry.settings import Settings
 from workers.celery_settings import celery_settings
 from workers.errors import BrokerUnusable
-from workers.fallback import Fallback
+from workers.fallback import PATIENCE_S, Fallback
 from workers.owner import owner_name
 from workers.relay import LOOK, Relay
 from workers.service import Service, Upkeep, describe, service_here
@@ -32,8 +32,10 @@ _log = logging.getLogger(__name__)
 _DRAIN = signal.SIGUSR2
 
 
-def make_app(settings: Settings, *, handlers: Mapping[str, str] | None = None) -> Celery:
-    """An application on the broker that the settings name.
+def make_app(
+    settings: Settings, *, handlers: Mapping[str, str] | None = None, patience_s: float = PATIENCE_S
+) -> Celery:
+    """An application on the broker that the settings name; its workers wait so long for hints that stay away.
 
     Raises:
         BrokerUnusable: they name none.
@@ -46,7 +48,7 @@ def make_app(settings: Settings, *, handlers: Mapping[str, str] | None = None) -
     app = Celery("zoo")
     app.conf.update(celery_settings(settings.broker_url))
     drains: list[int] = []
-    main = _Main(settings, handlers)
+    main = _Main(settings, handlers, patience_s)
 
     @app.task(name=LOOK)  # type: ignore[untyped-decorator]  # Celery has no types
     def look(queue: str) -> None:
@@ -82,9 +84,10 @@ def make_app(settings: Settings, *, handlers: Mapping[str, str] | None = None) -
 class _Main:
     """What the worker's main process does besides Celery's own work."""
 
-    def __init__(self, settings: Settings, handlers: Mapping[str, str] | None) -> None:
+    def __init__(self, settings: Settings, handlers: Mapping[str, str] | None, patience_s: float) -> None:
         self._settings = settings
         self._handlers = handlers
+        self._patience_s = patience_s
         self._draining = threading.Event()
         self._stack = contextlib.ExitStack()
 
@@ -97,7 +100,9 @@ class _Main:
         relay = Relay(registry, sender.app, say=_log.warning)
         threading.Thread(target=relay.run, name="relay", daemon=True).start()
         self._stack.callback(relay.stop)
-        fallback = Fallback(registry, service, lambda: self._take(registry, service))
+        fallback = Fallback(
+            registry, service, lambda: self._take(registry, service), patience_s=self._patience_s
+        )
         self._stack.callback(fallback.stop)
         _log.info("serves %s", describe(service))
 

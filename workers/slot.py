@@ -19,7 +19,11 @@ def slot_of(worker_pid: int) -> Iterator[bool]:
         except BlockingIOError:
             yield False
         else:
-            yield True
+            try:
+                yield True
+            finally:
+                # Not by closing alone: a pool's child forked meanwhile has inherited the lock.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)
 

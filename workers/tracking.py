@@ -216,7 +216,11 @@ def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
+        try:
+            yield
+        finally:
+            # Not by closing alone: a process forked meanwhile has inherited the lock.
+            fcntl.flock(stream, fcntl.LOCK_UN)
 
 
 def _is_gone(exc: Exception) -> bool:

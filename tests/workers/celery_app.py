@@ -4,6 +4,11 @@ import os
 
 from registry.settings import Settings
 from tests.workers.handler_table import HANDLERS
+from workers.fallback import PATIENCE_S
 from workers.hints import make_app
 
-app = make_app(Settings.from_env(os.environ), handlers=HANDLERS)
+app = make_app(
+    Settings.from_env(os.environ),
+    handlers=HANDLERS,
+    patience_s=float(os.environ.get("TEST_PATIENCE_S", PATIENCE_S)),
+)
