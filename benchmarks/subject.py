@@ -121,7 +121,12 @@ def routed_rows(model: XLoraModel, rows: dict[str, list[EncodedRow]], *, pad_id:
     """The first rows of each domain with their hidden states, as the training stages take them."""
     flat = [row for domain in DOMAINS for row in rows[domain][:ROUTED_ROWS]]
     hidden = compute_hidden_states(
-        model.scaling_pass, flat, pad_id=pad_id, tokens_per_batch=2048, device=model.device
+        model.scaling_pass,
+        flat,
+        new_cache=lambda: model.new_cache().scaling,
+        pad_id=pad_id,
+        tokens_per_batch=2048,
+        device=model.device,
     )
     places = range(len(flat))
     return RoutedRows(

@@ -3,6 +3,7 @@
 Run again, it reuses what it made: registering equal bytes and asking for an equal job change nothing.
 """
 
+import argparse
 import importlib.util
 import os
 import shlex
@@ -41,8 +42,8 @@ class Step:
     arguments: tuple[str, ...]
 
 
-def steps(gguf: Path) -> list[Step]:
-    """The whole demo, in order."""
+def steps(gguf: Path, *, seed: int) -> list[Step]:
+    """The whole demo, in order; the seed is that of the three trainings and of the composition."""
     made = [
         Step(
             title="a base model",
@@ -54,18 +55,18 @@ def steps(gguf: Path) -> list[Step]:
         Step(title="a dataset", arguments=("register", "dataset", str(HERE / name)))
         for name in (*files, "mixed.eval.jsonl")
     ]
-    made += [_train(domain) for domain in DOMAINS]
-    compose = ("compose", "--adapters", ",".join(DOMAINS), "--name", "science", "--mixed", "mixed.eval")
-    made.append(Step(title="the composition, with its report", arguments=compose))
+    made += [_train(domain, seed=seed) for domain in DOMAINS]
+    compose = ("compose", "--name", "science", "--adapters", ",".join(DOMAINS), "--mixed", "mixed.eval")
+    made.append(Step(title="the composition, with its report", arguments=(*compose, "--seed", str(seed))))
     asked = ("generate", "science", *QUESTIONS, "--system", SYSTEM, "--max-new-tokens", "16")
     return [*made, Step(title="a question for each domain, and one that needs two", arguments=asked)]
 
 
-def _train(domain: str) -> Step:
+def _train(domain: str, *, seed: int) -> Step:
     data = ("--data", f"{domain}.train", "--eval-data", f"{domain}.eval", "--licence", "Apache-2.0")
     return Step(
         title=f"the adapter {domain}",
-        arguments=("train", "--name", domain, "--base", "smollm2", *data, *TRAINING),
+        arguments=("train", "--name", domain, "--base", "smollm2", *data, *TRAINING, "--seed", str(seed)),
     )
 
 
@@ -88,9 +89,14 @@ def run(arguments: Sequence[str]) -> float:
 
 def main() -> None:
     """Run every step, each with its time."""
+    parser = argparse.ArgumentParser(prog="python -m examples.demo", description=__doc__)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="Another seed trains other adapters and another head."
+    )
+    seed = parser.parse_args().seed
     started = time.monotonic()
     taken: list[tuple[str, float]] = []
-    for step in steps(find_gguf()):
+    for step in steps(find_gguf(), seed=seed):
         print(f"\n# {step.title}\n$ zoo {shlex.join(step.arguments)}", flush=True)
         taken.append((step.title, run(step.arguments)))
         print(f"  ({taken[-1][1]:.1f} s)", flush=True)

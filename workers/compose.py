@@ -141,12 +141,11 @@ def _train(
     with watch.phase("hidden states"):
         hidden = cached_hidden_states(
             rows,
-            model.scaling_pass,
+            model,
             folder=context.registry.settings.home / "cache" / "hidden-states",
             base_digest=f"{parts.base.digest} {spec.head.get('scaling_pass_value', 0)}",
             pad_id=pad_id,
             tokens_per_batch=context.micro_batch(TOKENS_PER_BATCH),
-            device=model.device,
             on_rows=on_rows,
         )
     routed = rows.routed(hidden)

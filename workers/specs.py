@@ -136,10 +136,10 @@ class ComposeSpec(_Stored):
     head: Mapping[str, Any] = settings()
     warm_start_steps: int = integer(0, 10_000_000, default=800)
     mixture_steps: int = integer(0, 10_000_000, default=6)
-    samples_per_domain: int = integer(1, 10_000_000, default=224)
-    eval_rows: int = integer(1, 10_000_000, default=48)
+    samples_per_domain: int = integer(1, 10_000_000, default=512)
+    eval_rows: int = integer(1, 10_000_000, default=64)
     warm_start_learning_rate: float = number(0.0, 1.0, default=2e-3, above=True)
-    mixture_learning_rate: float = number(0.0, 1.0, default=5e-4, above=True)
+    mixture_learning_rate: float = number(0.0, 1.0, default=2e-4, above=True)
     seed: int = integer(0, _SEED, default=0)
 
     def __post_init__(self) -> None:

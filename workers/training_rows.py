@@ -5,6 +5,7 @@ again by every composition over the same rows.
 """
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ import torch
 
 from registry.service import Registry
 from xlora_engine.chat import ChatTokenizer, EncodedRow, encode, read_rows
-from xlora_engine.hidden_states import HiddenStates, ScalingPass, compute_hidden_states
+from xlora_engine.hidden_states import HiddenStates, compute_hidden_states
+from xlora_engine.model import XLoraModel
 from xlora_engine.warm_start import RoutedRows
 
-#: One row in so many is held out of training, to stop it early.
+#: One row in so many is held out of training, to stop it early, up to so many a domain.
 HELD_OUT_SHARE = 8
+HELD_OUT_ROWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +51,16 @@ class DrawnRows:
 def draw_rows(
     files: Mapping[int, Path], tokenizer: ChatTokenizer, *, rows_per_domain: int, max_tokens: int, seed: int
 ) -> DrawnRows:
-    """Draw rows from each expert's dataset; the same seed draws the same rows, one in eight held out."""
+    """Draw rows from each expert's dataset; the same seed draws the same rows and holds out the same."""
     encoded: list[EncodedRow] = []
     experts: list[int] = []
     train: list[int] = []
     held_out: list[int] = []
     for expert, path in files.items():
         drawn = encode_sample(path, tokenizer, count=rows_per_domain, max_tokens=max_tokens, seed=seed)
+        stride = max(HELD_OUT_SHARE, math.ceil(len(drawn) / HELD_OUT_ROWS))
         for place, row in enumerate(drawn):
-            (held_out if place % HELD_OUT_SHARE == 0 else train).append(len(encoded))
+            (held_out if place % stride == 0 else train).append(len(encoded))
             encoded.append(row)
             experts.append(expert)
     return DrawnRows(
@@ -82,13 +86,12 @@ def encode_sample(
 
 def cached_hidden_states(
     rows: DrawnRows,
-    scaling_pass: ScalingPass,
+    model: XLoraModel,
     *,
     folder: Path,
     base_digest: str,
     pad_id: int,
     tokens_per_batch: int,
-    device: torch.device,
     on_rows: Callable[[int], None],
 ) -> HiddenStates:
     """The rows' hidden states: as an earlier composition left them in `folder`, else computed and left."""
@@ -98,11 +101,12 @@ def cached_hidden_states(
         on_rows(len(rows.encoded))
         return HiddenStates.load(path)
     hidden = compute_hidden_states(
-        scaling_pass,
+        model.scaling_pass,
         rows.encoded,
+        new_cache=lambda: model.new_cache().scaling,
         pad_id=pad_id,
         tokens_per_batch=tokens_per_batch,
-        device=device,
+        device=model.device,
         on_rows=on_rows,
     )
     hidden.save(path)

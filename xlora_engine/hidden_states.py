@@ -7,29 +7,17 @@ experts nor on the scaling head.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.cache_utils import Cache
 
-from xlora_engine.chat import EncodedRow, collate, length_grouped
+from xlora_engine.chat import EncodedRow, length_grouped
 from xlora_engine.errors import CheckpointUnreadable
-
-
-class ScalingPass(Protocol):
-    """What computes hidden states; `XLoraModel.scaling_pass` is one."""
-
-    def __call__(
-        self,
-        input_ids: Int[Tensor, "batch seq"],
-        *,
-        attention_mask: Int[Tensor, "batch seq"],
-        position_ids: Int[Tensor, "batch seq"],
-    ) -> Float[Tensor, "batch seq hidden"]:
-        """Last hidden states of the base model, after its final norm."""
+from xlora_engine.shared_prefix import ScalingPass, SharedPrefix, run_shared_prefix
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,20 +75,53 @@ def compute_hidden_states(
     scaling_pass: ScalingPass,
     rows: Sequence[EncodedRow],
     *,
+    new_cache: Callable[[], Cache],
     pad_id: int,
     tokens_per_batch: int,
     device: torch.device,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> HiddenStates:
-    """Run the scaling pass over all rows; `on_rows` hears how many more are done after each batch."""
+    """Run the scaling pass over all rows; `on_rows` hears how many more are done after each batch.
+
+    What all rows begin with is run once; `new_cache` makes the empty cache that holds it.
+    """
+    prefix = run_shared_prefix(scaling_pass, rows, new_cache=new_cache, device=device)
+    shared = 0 if prefix is None else prefix.length
+    own = [EncodedRow(token_ids=row.token_ids[shared:], prompt_length=0) for row in rows]
     found: dict[int, Tensor] = {}
-    for indices in length_grouped(rows, tokens_per_batch=tokens_per_batch):
-        batch = collate([rows[index] for index in indices], pad_id=pad_id).to(device)
-        hidden = scaling_pass(
-            batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids
-        )
+    for indices in length_grouped(own, tokens_per_batch=tokens_per_batch):
+        token_ids = [own[index].token_ids for index in indices]
+        hidden = _run(scaling_pass, token_ids, prefix, pad_id=pad_id, device=device)
         for index, states in zip(indices, hidden.to("cpu", torch.bfloat16), strict=True):
-            found[index] = states[-len(rows[index].token_ids) :].clone()
+            first = states[: len(own[index].token_ids)]
+            found[index] = first.clone() if prefix is None else torch.cat([prefix.hidden, first])
         on_rows(len(indices))
     lengths = torch.tensor([0, *(len(row.token_ids) for row in rows)])
     return HiddenStates(values=torch.cat([found[i] for i in range(len(rows))]), starts=lengths.cumsum(0))
+
+
+def _run(
+    scaling_pass: ScalingPass,
+    token_ids: Sequence[Sequence[int]],
+    prefix: SharedPrefix | None,
+    *,
+    pad_id: int,
+    device: torch.device,
+) -> Float[Tensor, "batch seq hidden"]:
+    """One batch, after the prefix where there is one.
+
+    Padded on the right: padding between a prefix and its row would use up sliding windows.
+    """
+    width = max(len(ids) for ids in token_ids)
+    shared = 0 if prefix is None else prefix.length
+    input_ids = torch.full((len(token_ids), width), pad_id)
+    mask = torch.zeros(len(token_ids), shared + width, dtype=torch.long)
+    for place, ids in enumerate(token_ids):
+        input_ids[place, : len(ids)] = torch.tensor(ids)
+        mask[place, : shared + len(ids)] = 1
+    return scaling_pass(
+        input_ids.to(device),
+        attention_mask=mask.to(device),
+        position_ids=torch.arange(shared, shared + width, device=device).expand(len(token_ids), -1),
+        cache=None if prefix is None else prefix.repeated(len(token_ids)),
+    )

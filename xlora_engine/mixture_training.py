@@ -23,7 +23,7 @@ class MixtureTraining:
     steps: int = 6
     #: Rows for each step, drawn from all domains in turn.
     rows_per_step: int = 12
-    learning_rate: float = 5e-4
+    learning_rate: float = 2e-4
     weight_decay: float = 0.0
     #: Gradients are scaled down to this norm at most.
     gradient_norm: float = 1.0

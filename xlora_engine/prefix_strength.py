@@ -8,7 +8,6 @@ does not lean on any.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
 
 import torch
 from jaxtyping import Float
@@ -18,19 +17,13 @@ from torch import Tensor, nn
 from xlora_engine.chat import EncodedRow
 
 
-def shared_prefix_length(rows: Sequence[EncodedRow]) -> int:
-    """Tokens with which the prompt of every row begins, but for one at least that is a row's own."""
-    columns = zip(*(row.token_ids[: row.prompt_length - 1] for row in rows), strict=False)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-
-
 def prefix_strengths(count: int, *, least: float, turn: int) -> list[float]:
-    """One strength for each row of a batch, spread evenly over `least`..1; `turn` decides whose is which.
+    """One strength for each row of a batch, spread evenly over `least`..1, both of them among them.
 
-    A single row takes turns as four would.
+    `turn` decides whose is which; a single row takes turns as four would.
     """
     of = count if count > 1 else 4
-    return [1 - (place + turn) % of / of * (1 - least) for place in range(count)]
+    return [1 - (place + turn) % of / (of - 1) * (1 - least) for place in range(count)]
 
 
 def token_strengths(

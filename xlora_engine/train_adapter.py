@@ -22,9 +22,9 @@ from xlora_engine.lora_injection import ALL_LINEAR, injected, write_adapter
 from xlora_engine.prefix_strength import (
     StrengthContext,
     prefix_strengths,
-    shared_prefix_length,
     token_strengths,
 )
+from xlora_engine.shared_prefix import shared_prefix_length
 from xlora_engine.training_checkpoints import last_whole, seal
 
 #: What a checkpoint holds and nobody reads: a pickle, and a card that tells where the base model lay.

@@ -25,7 +25,7 @@ class WarmStart:
     #: The most optimiser steps; 0 leaves this stage out.
     steps: int = 800
     #: Tokens drawn for each step, from all rows alike.
-    tokens_per_step: int = 2048
+    tokens_per_step: int = 1024
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     #: Held-out loss is looked at this often, in steps.

@@ -15,7 +15,6 @@ from xlora_engine.model import XLoraModel
 from xlora_engine.prefix_strength import (
     StrengthContext,
     prefix_strengths,
-    shared_prefix_length,
     token_strengths,
 )
 
@@ -26,30 +25,16 @@ ROWS = [
 ]
 
 
-def test_the_shared_prefix_ends_before_the_first_token_of_a_rows_own() -> None:
-    assert shared_prefix_length(ROWS) == 3
-    assert shared_prefix_length([*ROWS, EncodedRow(token_ids=(2, 3, 4), prompt_length=2)]) == 0
-
-
-def test_equal_prompts_keep_a_token_of_their_own() -> None:
-    assert shared_prefix_length([EncodedRow(token_ids=(1, 2, 3, 4), prompt_length=3)] * 2) == 2
-
-
 @pytest.mark.parametrize("turn", range(3))
 def test_strengths_are_spread_over_a_batch_and_take_turns(turn: int) -> None:
     spread = prefix_strengths(3, least=0.25, turn=turn)
-    assert sorted(spread) == [0.5, 0.75, 1.0]
+    assert sorted(spread) == [0.25, 0.625, 1.0]
     assert spread[-turn % 3] == 1.0
 
 
 def test_a_batch_of_one_takes_turns() -> None:
-    assert [prefix_strengths(1, least=0.0, turn=turn) for turn in range(5)] == [
-        [1],
-        [0.75],
-        [0.5],
-        [0.25],
-        [1],
-    ]
+    strengths = [prefix_strengths(1, least=0.25, turn=turn)[0] for turn in range(5)]
+    assert strengths == [1, 0.75, 0.5, 0.25, 1]
 
 
 def test_a_least_strength_of_one_changes_nothing() -> None:

@@ -21,7 +21,7 @@ from xlora_engine.adapter_weights import read_expert
 from xlora_engine.base_model import load_base
 from xlora_engine.chat import ChatRow, EncodedRow, collate, encode, training_order
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
-from xlora_engine.prefix_strength import shared_prefix_length
+from xlora_engine.shared_prefix import shared_prefix_length
 from xlora_engine.train_adapter import AdapterTraining, StepMetrics, TrainedAdapter, train_adapter
 
 SETTINGS = AdapterTraining(
