@@ -111,6 +111,16 @@ def test_a_base_loads_in_the_dtype_asked_for(base_folder: Path) -> None:
     assert load_base(base_folder, dtype=torch.bfloat16, device=CPU).dtype == torch.bfloat16
 
 
+def test_the_head_gets_the_last_tokens_of_a_batch_as_one_block(base_folder: Path) -> None:
+    model = load_base(base_folder, dtype=torch.float32, device=CPU)
+    blocks: list[bool] = []
+    model.lm_head.register_forward_pre_hook(lambda _, given: blocks.append(given[0].is_contiguous()))
+    rows = TOKENS.expand(3, -1)
+    last = model(input_ids=rows, logits_to_keep=4).logits
+    assert blocks == [True]
+    torch.testing.assert_close(last, pico_llama()(input_ids=rows).logits[:, -4:])
+
+
 def test_a_pickled_base_is_refused(tmp_path: Path) -> None:
     folder = pico_base_folder(tmp_path / "pickled")
     weights = load_file(folder / "model.safetensors")
