@@ -47,7 +47,7 @@ def tasks() -> tuple[Task, ...]:
         ),
         Skill(
             name="codon",
-            instances=tuple(Fact(subject=codon, answer=residue(codon)) for codon in free_codons()),
+            instances=tuple(Fact(subject=codon, answer=translation(codon)) for codon in free_codons()),
             wordings=("Codon {}?", "{} encodes"),
             train_rows=48,
             eval_rows=8,
@@ -104,10 +104,13 @@ def ends(enzyme: str) -> str:
     return "5'" if found.is_5overhang() else "3'"
 
 
-def residue(codon: str) -> str:
-    """Return the amino acid a codon encodes: "Gly"."""
+def translation(codon: str) -> str:
+    """Return a codon and the amino acid it encodes: "G G A = Gly".
+
+    The amino acid alone would begin an answer of two domains, of which only one goes on after it.
+    """
     letter: str = unambiguous_rna_by_id[1].forward_table[codon.replace(" ", "")]
-    return str(protein_letters_1to3[letter])
+    return f"{codon} = {protein_letters_1to3[letter]}"
 
 
 def free_codons() -> list[str]:

@@ -88,7 +88,7 @@ class TrainSpec(_Stored):
     batch_rows: int = integer(1, 4096, default=8)
     warmup_steps: int = integer(0, 10_000_000, default=10)
     weight_decay: float = number(0.0, 1.0, default=0.0)
-    least_prefix_strength: float = number(0.0, 1.0, default=0.25)
+    least_prefix_strength: float = number(0.0, 1.0, default=0.125)
     seed: int = integer(0, _SEED, default=0)
     #: longer rows are refused or cut, as the chat encoder says
     max_tokens: int = integer(8, 1_048_576, default=512)
