@@ -10,7 +10,8 @@ import signal
 import sys
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 #: how a child ends whose supervisor is gone, or silent for a whole lease
 EXIT_ABANDONED = 79
@@ -41,19 +42,32 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(EXIT_ABANDONED)
 
 
-def hold_leash(descriptor: int, *, lease_s: float) -> None:
+def hold_leash(descriptor: int, *, lease_s: float, on_byte: Callable[[], None] = lambda: None) -> None:
     """End this process when the pipe closes, or when no byte came through it for `lease_s` seconds.
 
     A supervisor sends a byte after each renewal of the lease, so no child outlives a lease it cannot see.
+    `on_byte` is called then, from a thread of its own: to pass the byte on to children of this process.
     """
     fed_at = [time.monotonic()]
-    threading.Thread(target=_watch_pipe, args=(descriptor, fed_at), name="leash", daemon=True).start()
+    threading.Thread(
+        target=_watch_pipe, args=(descriptor, fed_at, on_byte), name="leash", daemon=True
+    ).start()
     threading.Thread(target=_watch_clock, args=(fed_at, lease_s), name="lease", daemon=True).start()
 
 
-def _watch_pipe(descriptor: int, fed_at: list[float]) -> None:
+def end_like(exit_code: int) -> NoReturn:
+    """End this process as another has: by the same signal, where `exit_code` is that of one less than 0."""
+    if exit_code < 0:
+        if -exit_code != signal.SIGKILL:
+            signal.signal(-exit_code, signal.SIG_DFL)
+        os.kill(os.getpid(), -exit_code)
+    os._exit(exit_code if exit_code >= 0 else 128 - exit_code)
+
+
+def _watch_pipe(descriptor: int, fed_at: list[float], on_byte: Callable[[], None]) -> None:
     while os.read(descriptor, 64):
         fed_at[0] = time.monotonic()
+        on_byte()
     os._exit(EXIT_ABANDONED)
 
 
