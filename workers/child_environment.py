@@ -23,6 +23,7 @@ _PASSED_ON = (
     "MPLCONFIGDIR",
     "CUDA_",
     "NVIDIA_",
+    "NCCL_",
     "HIP_",
     "ROCR_",
     "PYTORCH_",

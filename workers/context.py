@@ -7,6 +7,7 @@ from pathlib import Path
 from registry.entities import Job
 from registry.service import Registry
 from workers.errors import StopRequested
+from workers.ranks import Place
 from workers.spool import Run
 
 
@@ -22,6 +23,8 @@ class JobContext:
     folder: Path
     #: Where metrics, tags and files of the run go.
     run: Run
+    #: Which of the job's processes this is.
+    place: Place
     #: Answers true once somebody asked the job to end.
     stop_requested: Callable[[], bool]
     #: Receives progress; `report` fills it in.

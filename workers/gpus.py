@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from workers.errors import GpuBusy
+from workers.errors import GpuBusy, SpecInvalid
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _DRIVER = Path("/proc/driver/nvidia/gpus")
@@ -21,11 +21,27 @@ _POLL_S = 0.1
 
 
 def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """The GPUs that torch would see, the first one where nothing limits it; none on a machine without."""
+    """The GPUs that torch would see: all of this machine where nothing limits it."""
     if _VISIBLE in environ:
         return tuple(name.strip() for name in environ[_VISIBLE].split(",") if name.strip())
-    has_one = _DRIVER.is_dir() and any(_DRIVER.iterdir())
-    return ("0",) if has_one else ()
+    return tuple(str(index) for index in range(len(list(_DRIVER.iterdir())))) if _DRIVER.is_dir() else ()
+
+
+def gpus_for(processes: int, visible: Sequence[str]) -> tuple[str, ...]:
+    """One of the visible GPUs for each process, the first ones; none where none is visible.
+
+    Raises:
+        SpecInvalid: there are fewer GPUs than processes, and at least one.
+    """
+    if visible and processes > len(visible):
+        allowed = f"at most {len(visible)}, one for each GPU that may be used here ({', '.join(visible)})"
+        raise SpecInvalid("processes", allowed=allowed, value=processes)
+    return tuple(visible[:processes])
+
+
+def limited_to(gpus: Sequence[str]) -> dict[str, str]:
+    """What keeps torch from seeing other GPUs: a Trainer uses all that it sees."""
+    return {_VISIBLE: ",".join(gpus)} if gpus else {}
 
 
 def lock_gpus(

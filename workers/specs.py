@@ -19,6 +19,9 @@ from workers.field_rules import integer, named_texts, number, optional, settings
 #: every linear layer of the decoder except the output head
 ALL_LINEAR = ("all-linear",)
 
+#: What one machine may have of GPUs.
+MOST_PROCESSES = 64
+
 _REFERENCE_LENGTH = 256
 _SEED = 2**32 - 1
 
@@ -86,6 +89,8 @@ class TrainSpec(_Stored):
     learning_rate: float = number(0.0, 1.0, default=2e-4, above=True)
     steps: int = integer(1, 10_000_000, default=200)
     batch_rows: int = integer(1, 4096, default=8)
+    #: share the rows of each batch: one GPU each where there are any
+    processes: int = integer(1, MOST_PROCESSES, default=1)
     warmup_steps: int = integer(0, 10_000_000, default=10)
     weight_decay: float = number(0.0, 1.0, default=0.0)
     least_prefix_strength: float = number(0.0, 1.0, default=0.125)
@@ -101,6 +106,9 @@ class TrainSpec(_Stored):
         checked_name(self.name, kind="adapter")
         if self.warmup_steps > self.steps:
             raise SpecInvalid("warmup_steps", allowed=f"at most steps={self.steps}", value=self.warmup_steps)
+        if self.batch_rows % self.processes:
+            allowed = f"a divisor of batch_rows={self.batch_rows}, whose rows the processes share evenly"
+            raise SpecInvalid("processes", allowed=allowed, value=self.processes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +169,11 @@ Spec: TypeAlias = TrainSpec | EvalSpec | ComposeSpec
 SPECS: dict[str, type[TrainSpec] | type[EvalSpec] | type[ComposeSpec]] = {
     spec.kind: spec for spec in (TrainSpec, EvalSpec, ComposeSpec)
 }
+
+
+def processes_of(stored: Mapping[str, Any]) -> int:
+    """How many processes a stored request wants; only training may want more than one."""
+    return int(stored.get("processes", 1))
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:

@@ -100,6 +100,22 @@ class Run:
         os.write(self._descriptor, json.dumps(record).encode() + b"\n")
 
 
+class NoRun(Run):
+    """Keeps nothing: for the processes of a job whose first one reports for all of them."""
+
+    def __init__(self) -> None:
+        pass
+
+    def artifact(self, path: Path, *, folder: str = "") -> None:
+        """Nothing is copied."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _append(self, action: str, **fields: Any) -> None:
+        pass
+
+
 def read_lines(job_folder: Path, *, offset: int) -> Iterator[Line]:
     """The complete lines from `offset` on; what a killed process left half-written is passed over."""
     lines = job_folder / SPOOL_FOLDER / _LINES

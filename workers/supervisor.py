@@ -6,7 +6,6 @@ Never imports torch, and writes nothing to the job's row.
 import contextlib
 import json
 import os
-import selectors
 import signal
 import subprocess
 import time
@@ -23,8 +22,10 @@ from workers.child_environment import child_command, child_environment
 from workers.gpus import visible_gpus
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
+from workers.json_lines import JsonLines
 from workers.memory_kills import memory_kills
 from workers.results import Result, conclude, read_result
+from workers.specs import processes_of
 
 #: A trainer asked to end may write a checkpoint first.
 GRACE_S = 60.0
@@ -59,7 +60,7 @@ class TrainerProcess:
             bufsize=0,
             start_new_session=True,
         )
-        self._lines = _Lines(self._process.stdout)
+        self._lines = JsonLines(self._process.stdout)
         self.leash = self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             if self.leash is not None:
@@ -92,9 +93,8 @@ class TrainerProcess:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Make sure that it has ended, and give its pipes back."""
-        if self.runs:
-            self.kill()
+        """Make sure that it has ended with whatever it started, and give its pipes back."""
+        self.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
@@ -121,6 +121,7 @@ def order_for(
         "folder": str(folder),
         "settings": places,
         "parent_pid": os.getpid(),
+        "processes": processes_of(job.spec),
         "gpus": visible_gpus(os.environ),
         "until": until,
         "handlers": handlers,
@@ -191,29 +192,3 @@ def interrupts_counted() -> Iterator[Callable[[], int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-class _Lines:
-    """Complete JSON lines out of a pipe, as they come."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._rest = b""
-        self._selector = selectors.DefaultSelector()
-        os.set_blocking(stream.fileno(), False)
-        self._selector.register(stream, selectors.EVENT_READ)
-
-    def read(self, *, timeout_s: float) -> list[dict[str, Any]]:
-        """What has come; waits at most `timeout_s` for it."""
-        if self._stream is None:
-            time.sleep(timeout_s)
-            return []
-        if not self._selector.select(timeout_s):
-            return []
-        content = self._stream.read()
-        if not content:
-            self._selector.close()
-            self._stream = None
-            return []
-        *complete, self._rest = (self._rest + content).split(b"\n")
-        return [json.loads(line) for line in complete if line]

@@ -5,6 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import PreTrainedModel
+
 from registry.entities import AdapterVersion, BaseModel
 from workers.answering import answerer_of
 from workers.context import JobContext
@@ -15,6 +18,7 @@ from xlora_engine.base_model import load_base, load_tokenizer
 from xlora_engine.chat import encode, read_rows
 from xlora_engine.compute_dtype import compute_dtype, default_device
 from xlora_engine.probe import adapter_effect
+from xlora_engine.process_group import ProcessGroup, joined
 from xlora_engine.train_adapter import AdapterTraining, StepMetrics, TrainedAdapter, train_adapter
 
 #: Tokens in one forward of the final evaluation.
@@ -22,10 +26,16 @@ TOKENS_PER_BATCH = 1024
 
 
 def run(context: JobContext) -> Mapping[str, Any]:
-    """Carry out one train job; its outcome names the adapter registered."""
+    """Carry out one train job; its outcome names the adapter registered by the first process."""
     spec = TrainSpec.from_json(context.job.spec)
     base = context.registry.base(spec.base)
-    trained, effect = _train(context, spec, base)
+    place = context.place
+    meeting_place = Path(place.meeting_place)
+    with joined(rank=place.rank, size=place.processes, meeting_place=meeting_place) as group:
+        model, trained = _train(context, spec, base, group)
+    if not group.is_first:
+        return {}
+    effect = adapter_effect(model, trained.folder, name=spec.name)
     adapter = _register(context, spec, base, trained.folder, effect)
     context.run.tags({"zoo.adapter": adapter.reference, "zoo.base": base.name})
     context.run.metrics({"effect": effect})
@@ -35,18 +45,20 @@ def run(context: JobContext) -> Mapping[str, Any]:
     return outcome
 
 
-def _train(context: JobContext, spec: TrainSpec, base: BaseModel) -> tuple[TrainedAdapter, float]:
+def _train(
+    context: JobContext, spec: TrainSpec, base: BaseModel, group: ProcessGroup
+) -> tuple[PreTrainedModel, TrainedAdapter]:
     context.report("loading", 0, spec.steps)
     base_folder = context.registry.materialise(base)
     device = default_device()
-    model = load_base(base_folder, dtype=compute_dtype(device), device=device)
+    model = load_base(base_folder, dtype=_agreed_dtype(group, device), device=device)
     tokenizer = load_tokenizer(base_folder)
     rows = [
         encode(tokenizer, row, max_tokens=spec.max_tokens)
         for row in read_rows(dataset_file(context.registry, spec.train_dataset))
     ]
 
-    micro_batch_rows = context.micro_batch(spec.batch_rows)
+    micro_batch_rows = context.micro_batch(spec.batch_rows // spec.processes)
     context.run.tags({"zoo.micro_batch_rows": micro_batch_rows})
 
     def on_step(step: StepMetrics) -> None:
@@ -62,11 +74,17 @@ def _train(context: JobContext, spec: TrainSpec, base: BaseModel) -> tuple[Train
         replace(training_of(spec), micro_batch_rows=micro_batch_rows),
         base_name=base.name,
         folder=context.folder / "training",
+        group=group,
         on_step=on_step,
         stop=context.stop_requested,
     )
-    effect = adapter_effect(model, trained.folder, name=spec.name)
-    return trained, effect
+    return model, trained
+
+
+def _agreed_dtype(group: ProcessGroup, device: torch.device) -> torch.dtype:
+    """What the first process finds: on a CPU it is measured, and another may measure something else."""
+    fastest = compute_dtype(device) if group.is_first else torch.float32
+    return torch.bfloat16 if group.from_first(int(fastest == torch.bfloat16)) else torch.float32
 
 
 def training_of(spec: TrainSpec) -> AdapterTraining:

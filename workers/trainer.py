@@ -2,7 +2,8 @@
 
     python -m workers.trainer < order
 
-The order, one JSON line, says which job under which fence; the pipe it comes through is the leash.
+The order, one JSON line, says which job under which fence; the pipe it comes through is the leash. A job of
+several processes has a trainer that starts this program again for each of them, and does no work itself.
 Standard output carries progress, a JSON line each; everything printed goes to the log.
 """
 
@@ -22,10 +23,11 @@ from registry.service import Registry
 from registry.settings import Settings
 from workers.context import JobContext
 from workers.errors import HandlerUnknown
-from workers.gpus import lock_gpus
-from workers.leash import die_with_parent, hold_leash, read_order
+from workers.gpus import gpus_for, limited_to, lock_gpus
+from workers.leash import die_with_parent, end_like, hold_leash, read_order
+from workers.ranks import Place, Ranks
 from workers.results import Result, failure, write_result
-from workers.spool import Run
+from workers.spool import NoRun, Run
 
 #: Kind of job -> the function that carries it out.
 HANDLERS = {
@@ -40,7 +42,8 @@ def main() -> int:
     leash, progress = _private_pipes()
     order = read_order(leash)
     die_with_parent(order["parent_pid"])
-    hold_leash(leash, until=order["until"])
+    ranks = Ranks()
+    hold_leash(leash, until=order["until"], on_renewal=ranks.lengthen)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to decide on
@@ -48,12 +51,44 @@ def main() -> int:
     def send(said: Mapping[str, object]) -> None:
         os.write(progress, json.dumps(said, default=str).encode() + b"\n")
 
-    result = attempt(order, stop_requested=stop.is_set, send=send)
+    if "place" in order:
+        return _end_as_rank(attempt(order, stop_requested=stop.is_set, send=send), send)
+    if order["processes"] > 1:
+        result = _attempt_together(order, ranks, stop_requested=stop.is_set, send=send)
+    else:
+        result = attempt(order, stop_requested=stop.is_set, send=send)
     try:
         write_result(Path(order["folder"]), order["fence"], result)
     except OSError as error:
         # A full disk has no room for the result either; the pipe has.
         send({"result": vars(failure(error))})
+    return 0
+
+
+def _attempt_together(
+    order: Mapping[str, Any],
+    ranks: Ranks,
+    *,
+    stop_requested: Callable[[], bool],
+    send: Callable[[Mapping[str, object]], None],
+) -> Result:
+    """The result of the process that decided; if it left none, this process ends just as that one did."""
+    try:
+        end = ranks.run(order, gpu_locks=_take_gpus(order), stop_requested=stop_requested, send=send)
+    except BaseException as error:  # as in `attempt`
+        traceback.print_exception(error)
+        return failure(error)
+    if end.result is None:
+        sys.stderr.write(f"rank {end.rank} ended without a result, exit code {end.exit_code}\n")
+        end_like(end.exit_code or 0)
+    return end.result
+
+
+def _end_as_rank(result: Result, send: Callable[[Mapping[str, object]], None]) -> int:
+    """Tell the result; after a failure, stay until killed: a broken connection would hide the cause."""
+    send({"result": vars(result)})
+    if result.state == "failed":
+        threading.Event().wait()
     return 0
 
 
@@ -67,15 +102,17 @@ def attempt(
     folder = Path(order["folder"])
     places = order["settings"]
     settings = Settings(**{**places, "home": Path(places["home"]), "lease_s": float(places["lease_s"])})
+    place = Place(**order.get("place", {}))
     try:
-        lock_gpus(order["gpus"])
+        _take_gpus(order)
         with Registry.open(settings) as registry:
             context = JobContext(
                 registry=registry,
                 job=registry.jobs.get(order["job_id"]),
                 fence=order["fence"],
                 folder=folder,
-                run=Run(folder),
+                run=Run(folder) if place.is_first else NoRun(),
+                place=place,
                 stop_requested=stop_requested,
                 send=send,
             )
@@ -85,6 +122,13 @@ def attempt(
         traceback.print_exception(error)
         return failure(error)
     return Result(state="succeeded", reason="ok", outcome=outcome)
+
+
+def _take_gpus(order: Mapping[str, Any]) -> list[int]:
+    """Lock a GPU for each process, and see no other from now on; the locks' descriptors."""
+    gpus = gpus_for(order["processes"], order["gpus"])
+    os.environ |= limited_to(gpus)
+    return lock_gpus(gpus)
 
 
 def find_handler(job: Job, handlers: Mapping[str, str]) -> Callable[[JobContext], Mapping[str, Any]]:

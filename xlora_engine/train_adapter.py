@@ -9,29 +9,24 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback
 
-from xlora_engine.chat import IGNORED, ChatTokenizer, EncodedRow, collate, pad_token, training_order
+from xlora_engine.chat import ChatTokenizer, EncodedRow, pad_token, training_order
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.lora_injection import ALL_LINEAR, injected, write_adapter
-from xlora_engine.prefix_strength import (
-    StrengthContext,
-    prefix_strengths,
-    token_strengths,
-)
-from xlora_engine.shared_prefix import shared_prefix_length
-from xlora_engine.training_checkpoints import last_whole, seal
+from xlora_engine.prefix_strength import StrengthContext
+from xlora_engine.process_group import ALONE, ProcessGroup
+from xlora_engine.training_batches import STRENGTHS, Batches, only
+from xlora_engine.training_checkpoints import last_whole, seal, step_of
 
 #: What a checkpoint holds and nobody reads: a pickle, and a card that tells where the base model lay.
 UNREAD_FILES = (TRAINING_ARGS_NAME, "README.md")
 
-#: The item of a batch that is not the model's.
-STRENGTHS = "adapter_strengths"
+#: What the first process of a group wishes after a step.
+_GO_ON, _SAVE, _STOP = range(3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +44,7 @@ class AdapterTraining:
     learning_rate: float = 1e-3
     steps: int = 48
     batch_rows: int = 8
-    #: Rows in memory at once; fewer take longer and learn the same. None: the whole batch.
+    #: Rows in one process's memory at once; fewer take longer and learn the same. None: its whole share.
     micro_batch_rows: int | None = None
     warmup_steps: int = 4
     weight_decay: float = 0.0
@@ -81,10 +76,16 @@ class AdapterTraining:
         if not self.target_modules:
             raise ConfigInvalid("target_modules", "at least one name", self.target_modules)
 
-    @property
-    def parts(self) -> int:
-        """How many micro-batches a batch is cut into."""
-        return math.ceil(self.batch_rows / min(self.micro_batch_rows or self.batch_rows, self.batch_rows))
+    def parts(self, processes: int) -> int:
+        """How many micro-batches a batch is cut into, the same number for each process.
+
+        Raises:
+            ConfigInvalid: the rows of a batch cannot be shared out evenly.
+        """
+        if self.batch_rows % processes:
+            raise ConfigInvalid("batch_rows", f"a multiple of {processes}, the processes", self.batch_rows)
+        share = self.batch_rows // processes
+        return processes * math.ceil(share / min(self.micro_batch_rows or share, share))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,7 @@ def train_adapter(
     *,
     base_name: str,
     folder: Path,
+    group: ProcessGroup = ALONE,
     on_step: Callable[[StepMetrics], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainedAdapter:
@@ -132,34 +134,50 @@ def train_adapter(
     Checkpoints go to `folder/checkpoints`; a second call with the same arguments goes on from the
     last whole one, to the same weights as an undisturbed run. The adapter goes to `folder/adapter`.
 
+    Every process of a group calls it with the same arguments. Each takes its share of every batch, so that
+    steps are those of one process; dropout, if any, is drawn by each for itself. The first one writes the
+    adapter, and only its `on_step` and `stop` are called.
+
     Raises:
-        ConfigInvalid: there are no rows, or a target module that the base model does not have.
+        ConfigInvalid: there are no rows, a target module that the base model does not have, or a batch that
+            the processes of the group cannot share.
         TrainingStopped: `stop` answered true; a checkpoint was written first.
         TrainingDiverged: a loss or gradient is not finite.
     """
     started = time.monotonic()
-    batches = _Batches(rows, settings, pad_id=pad_token(tokenizer))
-    run = _run_digest(base, rows, settings, base_name)
-    watcher = _Watcher(settings, run, on_step, stop)
+    batches = Batches(
+        rows,
+        # The seed decides, so a resumed run sees the same.
+        training_order(rows, rows_per_batch=settings.batch_rows, steps=settings.steps, seed=settings.seed),
+        parts=settings.parts(group.size),
+        least_strength=settings.least_prefix_strength,
+        pad_id=pad_token(tokenizer),
+    )
+    run = _run_digest(base, rows, settings, base_name, group)
+    watcher = _Watcher(settings, run, group, on_step, stop)
     checkpoints = folder / "checkpoints"
     with injected(base, _lora(settings), seed=settings.seed) as model:
         trainer = _StrengthTrainer(
             strength_context=StrengthContext(model),
             model=model,
-            args=_arguments(settings, checkpoints, on_cpu=base.device.type == "cpu"),
+            args=_arguments(settings, checkpoints, group, on_cpu=base.device.type == "cpu"),
             train_dataset=batches,
-            data_collator=_only,
+            data_collator=only,
             callbacks=[watcher],
         )
         trainer.remove_callback(PrinterCallback)
-        last = last_whole(checkpoints, run=run)
+        if group.size > 1:
+            # Otherwise every process would drop the same units, each of its own rows.
+            set_seed((settings.seed + group.rank) % 2**32)
+        last = _last_checkpoint(checkpoints, run, group)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         if watcher.stopped:
             raise TrainingStopped(
                 f"training was stopped after step {trainer.state.global_step} of {settings.steps}; "
                 "its checkpoint is kept"
             )
-        write_adapter(model, folder / "adapter", base_name=base_name)
+        if group.is_first:
+            write_adapter(model, folder / "adapter", base_name=base_name)
     return TrainedAdapter(
         folder=folder / "adapter",
         losses=tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry),
@@ -179,12 +197,24 @@ def _lora(settings: AdapterTraining) -> LoraConfig:
     )
 
 
-def _arguments(settings: AdapterTraining, folder: Path, *, on_cpu: bool) -> TrainingArguments:
+def _last_checkpoint(folder: Path, run: str, group: ProcessGroup) -> Path | None:
+    """The one that the first process finds whole; it removes the others."""
+    found = last_whole(folder, run=run) if group.is_first else None
+    step = group.from_first(-1 if found is None else step_of(found))
+    return None if step < 0 else folder / f"checkpoint-{step}"
+
+
+def _arguments(
+    settings: AdapterTraining, folder: Path, group: ProcessGroup, *, on_cpu: bool
+) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
-        per_device_train_batch_size=1,  # one item of `_Batches` is a whole micro-batch
-        gradient_accumulation_steps=settings.parts,
+        per_device_train_batch_size=1,  # one item of `Batches` is a whole micro-batch
+        # Of the items of a step, accelerate gives every process the next one in turn.
+        gradient_accumulation_steps=settings.parts(group.size) // group.size,
+        average_tokens_across_devices=True,  # rows differ in length, so processes differ in tokens
+        ddp_broadcast_buffers=False,  # rotary frequencies may follow the length of a process's own rows
         train_sampling_strategy="sequential",
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
@@ -219,54 +249,6 @@ class _StrengthTrainer(Trainer):
             return super().compute_loss(model, given, *args, **kwargs)
 
 
-class _Batches(Dataset[dict[str, Any]]):
-    """The micro-batches of step 0, then those of step 1: the seed decides, so a resumed run sees the same."""
-
-    def __init__(self, rows: Sequence[EncodedRow], settings: AdapterTraining, *, pad_id: int) -> None:
-        self._rows = rows
-        self._pad_id = pad_id
-        self._least_strength = settings.least_prefix_strength
-        self._prefix_length = shared_prefix_length(rows)
-        self._parts = settings.parts
-        self._order = training_order(
-            rows, rows_per_batch=settings.batch_rows, steps=settings.steps, seed=settings.seed
-        )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in all steps, without padding."""
-        return sum(len(self._rows[index].token_ids) for indices in self._order for index in indices)
-
-    def __len__(self) -> int:
-        return len(self._order) * self._parts
-
-    def __getitem__(self, item: int) -> dict[str, Any]:
-        step, part = divmod(item, self._parts)
-        indices = self._order[step][part :: self._parts]
-        spread = prefix_strengths(len(self._order[step]), least=self._least_strength, turn=step)
-        # The last batch of an epoch may be too short for all its parts; what fills one teaches nothing.
-        rows = [self._rows[index] for index in indices or self._order[step][:1]]
-        batch = collate(rows, pad_id=self._pad_id)
-        labels = batch.labels if indices else torch.full_like(batch.labels, IGNORED)
-        return {
-            "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "position_ids": batch.position_ids,
-            # The vocabulary is wide: logits are made for the answers' positions alone.
-            "labels": labels[:, -batch.keep :],
-            "logits_to_keep": batch.keep,
-            "use_cache": False,
-            STRENGTHS: token_strengths(
-                rows, (spread[part :: self._parts] or spread[:1]), prefix_length=self._prefix_length
-            ),
-        }
-
-
-def _only(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """The Trainer collates lists of one, for an item is a batch already."""
-    return items[0]
-
-
 class _Watcher(TrainerCallback):
     """Hears every step; asks for a checkpoint when it is time, and for the end when told to stop."""
 
@@ -274,11 +256,13 @@ class _Watcher(TrainerCallback):
         self,
         settings: AdapterTraining,
         run: str,
+        group: ProcessGroup,
         on_step: Callable[[StepMetrics], None],
         stop: Callable[[], bool],
     ) -> None:
         self._settings = settings
         self._run = run
+        self._group = group
         self._on_step = on_step
         self._stop = stop
         self._saved_at = time.monotonic()
@@ -286,18 +270,26 @@ class _Watcher(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """After every optimiser step."""
-        if self._stop() and state.global_step < self._settings.steps:
-            self.stopped = control.should_training_stop = control.should_save = True
-        elif time.monotonic() - self._saved_at >= self._settings.checkpoint_every_s:
-            control.should_save = True
+        wish = self._group.from_first(self._wish(state.global_step) if self._group.is_first else _GO_ON)
+        control.should_save = control.should_save or wish != _GO_ON
+        if wish == _STOP:
+            self.stopped = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """When the Trainer has written a checkpoint."""
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._group.wait_for_all()  # each process writes the state of its random numbers
+        if not self._group.is_first:
+            return
         for name in UNREAD_FILES:
             (checkpoint / name).unlink(missing_ok=True)
         seal(checkpoint, run=self._run)
         self._saved_at = time.monotonic()
+
+    def _wish(self, step: int) -> int:
+        if self._stop() and step < self._settings.steps:
+            return _STOP
+        return _SAVE if time.monotonic() - self._saved_at >= self._settings.checkpoint_every_s else _GO_ON
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
         """With the loss of a step, before any checkpoint of it."""
@@ -312,16 +304,21 @@ class _Watcher(TrainerCallback):
         for what, value in (("loss", step.loss), ("gradient norm", step.gradient_norm)):
             if not math.isfinite(value):
                 raise TrainingDiverged(f"the {what} of step {step.step} is {value}; lower the learning rate")
-        self._on_step(step)
+        if self._group.is_first:
+            self._on_step(step)
 
 
 def _run_digest(
-    base: PreTrainedModel, rows: Sequence[EncodedRow], settings: AdapterTraining, base_name: str
+    base: PreTrainedModel,
+    rows: Sequence[EncodedRow],
+    settings: AdapterTraining,
+    base_name: str,
+    group: ProcessGroup,
 ) -> str:
     """Of all that decides what training gives; a checkpoint of another digest is of another run."""
     deciding = {**asdict(settings), "checkpoint_every_s": None, "micro_batch_rows": None}
     model = (base_name, str(base.dtype), base.num_parameters())
-    hashed = hashlib.sha256(json.dumps([deciding, model]).encode())
+    hashed = hashlib.sha256(json.dumps([deciding, model, group.size]).encode())
     for row in rows:
         hashed.update(repr((row.token_ids, row.prompt_length)).encode())
     return f"sha256:{hashed.hexdigest()}"

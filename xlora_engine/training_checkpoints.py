@@ -23,7 +23,7 @@ def seal(checkpoint: Path, *, run: str) -> None:
 def last_whole(folder: Path, *, run: str) -> Path | None:
     """The newest whole checkpoint of this run; all that are not whole or not its own are removed."""
     newest: Path | None = None
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=_step):
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=step_of):
         if _is_whole(checkpoint, run):
             newest = checkpoint
         else:
@@ -49,6 +49,7 @@ def _digest(path: Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
-def _step(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step that a checkpoint's name tells; -1 for a name that tells none."""
     step = checkpoint.name.rpartition("-")[2]
     return int(step) if step.isdigit() else -1

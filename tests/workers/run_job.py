@@ -1,5 +1,9 @@
-"""A process that runs one job as a command does: HOME, DATABASE, JOB and HANDLER are its arguments."""
+"""A process that runs one job as a command does: HOME, DATABASE, JOB and HANDLER are its arguments.
 
+HANDLER is a function of `tests.workers.handlers`, or `module:function` of another module beside it.
+"""
+
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +19,9 @@ settings = Settings(
     artifact_root=f"{home}/artifacts",
     mlflow_tracking_uri=NO_TRACKING,
 )
+module, _, function = handler.rpartition(":")
+handlers = {"train": f"tests.workers.{module or 'handlers'}:{function}"}
+lease_s = float(os.environ.get("TEST_LEASE_S", settings.lease_s))
 with Registry.open(settings) as registry:
-    ended = run_here(registry, int(job_id), handlers={"train": f"tests.workers.handlers:{handler}"})
+    ended = run_here(registry, int(job_id), handlers=handlers, lease_s=lease_s)
 sys.exit({"succeeded": 0, "cancelled": 130}.get(ended.state, 7))

@@ -16,6 +16,7 @@ TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
     "learning-rate": (float, "Peak learning rate, after the warm-up."),
     "steps": (int, "Optimiser steps."),
     "batch-rows": (int, "Rows in each step."),
+    "processes": (int, "Share each step's rows: one GPU each where there are any."),
     "warmup-steps": (int, "Steps over which the learning rate rises."),
     "weight-decay": (float, "AdamW's weight decay."),
     "least-prefix-strength": (float, "Least strength on the tokens all rows begin with; 1: always full."),

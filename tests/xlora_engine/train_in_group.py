@@ -1,0 +1,92 @@
+"""One of several processes that train an adapter together, as `test_process_group` asks.
+
+    python -m tests.xlora_engine.train_in_group FOLDER
+
+Its place in the group comes from the environment, as torch's launchers give it.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.pico import pico_llama, pico_tokenizer
+from xlora_engine.chat import ChatRow, EncodedRow, encode
+from xlora_engine.errors import ConfigInvalid, TrainingStopped
+from xlora_engine.process_group import ALONE, ProcessGroup, joined
+from xlora_engine.train_adapter import AdapterTraining, StepMetrics, TrainedAdapter, train_adapter
+
+#: Batches of 6 out of 14 rows: the last one of an epoch has 2, fewer than the micro-batches of `CUT`.
+WHOLE = AdapterTraining(
+    rank=4, alpha=8, steps=6, batch_rows=6, warmup_steps=2, learning_rate=1e-2, seed=3, weight_decay=0.01
+)
+CUT = replace(WHOLE, micro_batch_rows=1)
+#: Dropout, so that the state of each process's random numbers matters.
+DROPPING = replace(WHOLE, dropout=0.2, checkpoint_every_s=1e-9)
+
+
+def unequal_rows() -> list[EncodedRow]:
+    """Answers of one to many tokens, so that the processes' shares of a batch differ in what they weigh."""
+    pairs = [(f"{number} plus one" + "?" * (number % 3), "x" * (1 + number % 5 * 6)) for number in range(14)]
+    return [
+        encode(pico_tokenizer(), ChatRow(messages=(("user", q), ("assistant", a))), max_tokens=100)
+        for q, a in pairs
+    ]
+
+
+def train(
+    settings: AdapterTraining,
+    folder: Path,
+    *,
+    group: ProcessGroup = ALONE,
+    steps: list[StepMetrics] | None = None,
+    stop_after: int | None = None,
+) -> TrainedAdapter:
+    """Train on the rows above; `steps` takes what is told of each one."""
+    heard = [] if steps is None else steps
+    return train_adapter(
+        pico_llama().requires_grad_(False),
+        pico_tokenizer(),
+        unequal_rows(),
+        settings,
+        base_name="pico",
+        folder=folder,
+        group=group,
+        on_step=heard.append,
+        stop=lambda: stop_after is not None and bool(heard) and heard[-1].step + 1 >= stop_after,
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Train in every way that the test asks about; what this process saw goes to `seen-<rank>.json`."""
+    folder = Path(arguments[0])
+    torch.set_num_threads(1)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    seen: dict[str, Any] = {}
+    with joined(rank=rank, size=size, meeting_place=folder / "meeting-place") as group:
+        for name, settings in (("whole", WHOLE), ("cut", CUT), ("dropping", DROPPING)):
+            steps: list[StepMetrics] = []
+            result = train(settings, folder / name, group=group, steps=steps)
+            seen[name] = {"losses": result.losses, "steps": [step.step for step in steps]}
+        seen["seed"] = torch.initial_seed()
+        try:
+            train(DROPPING, folder / "resumed", group=group, stop_after=3)
+        except TrainingStopped as stopped:
+            seen["stopped"] = str(stopped)
+        result = train(DROPPING, folder / "resumed", group=group, steps=(steps := []))
+        seen["resumed"] = {"losses": result.losses, "steps": [step.step for step in steps]}
+        try:
+            train(replace(WHOLE, batch_rows=7), folder / "odd", group=group)
+        except ConfigInvalid as refused:
+            seen["odd"] = str(refused)
+    (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
