@@ -274,7 +274,7 @@ class Worker:
     host: str
     process_id: int
     queues: tuple[str, ...]
-    #: What CUDA_VISIBLE_DEVICES says in its jobs; None where it serves no GPU.
+    #: The GPUs it offers, with commas; None where it serves none. A job takes one for each of its processes.
     gpu: str | None
     #: "working" or "draining".
     state: str

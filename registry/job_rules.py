@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, false, func, or_
+from sqlalchemy import ColumnElement, and_, case, false, func, or_, true
 
 from registry.errors import InvalidField
 from registry.job_budgets import LOSSES_ALLOWED, Standing, judge
@@ -39,6 +39,12 @@ def claimable() -> ColumnElement[bool]:
             and_(lapsed(), JobRow.losses < LOSSES_ALLOWED),
         ),
     )
+
+
+def wants_at_most(processes: int | None) -> ColumnElement[bool]:
+    """The job's request names no more processes than this; any request does, where None is given."""
+    wanted = JobRow.spec["processes"].as_integer()
+    return true() if processes is None else or_(wanted.is_(None), wanted <= processes)
 
 
 def spent() -> ColumnElement[bool]:

@@ -78,16 +78,24 @@ class JobStore:
             return None if row is None else job_rows.as_job(row)
 
     def claim_next(
-        self, *, owner: str, lease_s: float, queues: Sequence[str] = ("cpu",), worker: str | None = None
+        self,
+        *,
+        owner: str,
+        lease_s: float,
+        queues: Sequence[str] = ("cpu",),
+        worker: str | None = None,
+        most_processes: int | None = None,
     ) -> Job | None:
         """Take the free job of highest priority, oldest first; None if there is none.
+
+        One that asks for more than `most_processes` is left for others, if a number is given.
 
         Raises:
             SchemaMismatch: another release has changed the database.
         """
         waiting = (
             select(JobRow.id)
-            .where(job_rules.claimable(), JobRow.queue.in_(queues))
+            .where(job_rules.claimable(), JobRow.queue.in_(queues), job_rules.wants_at_most(most_processes))
             .order_by(JobRow.priority.desc(), JobRow.id)
             .limit(1)
         )

@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
+from registry.entities import Worker
 from registry.service import Registry
 from workers.errors import SpecInvalid
 from workers.gpus import visible_gpus
@@ -31,9 +32,14 @@ def default_queue(registry: Registry) -> str:
     return "gpu" if visible_gpus(os.environ) or is_served(registry, "gpu") else "cpu"
 
 
-def is_served(registry: Registry, queue: str) -> bool:
-    """Whether a worker that was seen lately takes jobs from the queue."""
-    return any(queue in worker.queues for worker in registry.workers.list(seen_within_s=WORKER_SEEN_WITHIN_S))
+def is_served(registry: Registry, queue: str, *, processes: int = 1) -> bool:
+    """Whether a worker that was seen lately takes jobs of so many processes from the queue."""
+    seen = registry.workers.list(seen_within_s=WORKER_SEEN_WITHIN_S)
+    return any(queue in worker.queues and _offers(worker, processes) for worker in seen)
+
+
+def _offers(worker: Worker, processes: int) -> bool:
+    return worker.gpu is None or processes <= len(worker.gpu.split(","))
 
 
 def seconds(text: str) -> float:

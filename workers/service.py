@@ -12,6 +12,7 @@ from typing import Self
 
 from registry.errors import RegistryError
 from registry.service import Registry
+from workers.gpus import visible_gpus
 from workers.owner import owner_name
 from workers.reconciler import reconcile
 
@@ -95,7 +96,7 @@ class Upkeep(Reconciling):
 
 def service_here(queues: Sequence[str]) -> Service:
     """What this process offers, as its environment says."""
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES") or None
+    gpu = ",".join(visible_gpus(os.environ)) or None
     return Service(name=owner_name(), process_id=os.getpid(), queues=tuple(queues), gpu=gpu)
 
 

@@ -1,11 +1,13 @@
 """Taking jobs from the database: one on a hint, or one after the other without a broker; no torch here."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 from registry.entities import Job
 from registry.errors import LeaseLost
 from registry.service import Registry
+from workers.gpus import visible_gpus
 from workers.owner import owner_name
 from workers.runner import run_claimed
 from workers.service import Service
@@ -31,7 +33,14 @@ def take_next(
     if interruption.count():
         return False
     lease_s = registry.settings.lease_s
-    job = registry.jobs.claim_next(owner=owner_name(), worker=worker, lease_s=lease_s, queues=queues)
+    job = registry.jobs.claim_next(
+        owner=owner_name(),
+        worker=worker,
+        lease_s=lease_s,
+        queues=queues,
+        # Without GPUs, processes share the processors, however many there are.
+        most_processes=len(visible_gpus(os.environ)) or None,
+    )
     if job is None:
         return False
     say(f"job {job.id} ({job.kind}): attempt {job.attempt} of {job.max_attempts}")

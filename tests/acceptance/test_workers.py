@@ -11,15 +11,18 @@ from safetensors.torch import load_file
 
 from registry.settings import Settings
 from tests.acceptance.conftest import Zoo
-from tests.workers.processes import running, send, trainers, wait_until
+from tests.workers.processes import command_line, listening, running, send, trainers, wait_until
+from workers.spool import read_lines
 
+#: Of the job in two processes, which must still be at work when one of them is killed.
+STEPS = 30
 WORKER = (sys.executable, "-m", "zoo", "worker")
 
 
-def _queue(zoo: Zoo, name: str, home: Path) -> int:
+def _queue(zoo: Zoo, name: str, home: Path, *options: str) -> int:
     done = zoo(
         *("train", "--name", name, "--base", "smollm2", "--data", "bio.train.jsonl", "--detach", "--json"),
-        *("--steps", "80", "--dropout", "0.1", "--checkpoint-every-s", "0.05"),
+        *("--dropout", "0.1", "--checkpoint-every-s", "0.05", *(options or ("--steps", "80"))),
         ZOO_HOME=str(home),
     )
     assert done.returncode == 0, done.stderr
@@ -52,6 +55,60 @@ def test_a_trainer_that_is_killed_resumes_to_the_weights_of_an_undisturbed_one(
     )
     assert first.keys() == second.keys()
     assert all(torch.allclose(first[name], second[name], rtol=0, atol=1e-6) for name in first)
+
+
+def test_a_job_in_two_processes_loses_one_and_goes_on_from_its_checkpoint(zoo: Zoo, tmp_path: Path) -> None:
+    home = tmp_path / "zoo"
+    assert zoo("register", "base", "smollm2", "--name", "smollm2", ZOO_HOME=str(home)).returncode == 0
+    job = _queue(zoo, "pair", home, "--processes", "2", "--steps", str(STEPS))
+    folder = home / "jobs" / str(job)
+    with running(WORKER, Settings.from_env({"ZOO_HOME": str(home)})) as worker:
+        checkpoints = folder / "training" / "checkpoints"
+        wait_until(lambda: any(checkpoints.glob("checkpoint-*/seal.json")), what="a checkpoint")
+        ranks = [pid for pid in trainers(worker.pid) if "rank-" in command_line(pid)]
+        assert len(ranks) == 2
+        # Whoever listens for the other listens where nobody outside the machine can come.
+        assert {address for pid in ranks for address in listening(pid)} == {"127.0.0.1"}
+        send(next(pid for pid in ranks if "rank-1" in command_line(pid)), signal.SIGKILL)
+        waited = zoo("jobs", "wait", str(job), "--timeout", "200", ZOO_HOME=str(home))
+        assert waited.returncode == 0, waited.stdout + waited.stderr
+        assert trainers(worker.pid) == []
+        assert not [pid for pid in ranks if command_line(pid)]
+    shown = json.loads(zoo("jobs", "show", str(job), "--json", ZOO_HOME=str(home)).stdout)
+    assert (shown["state"], shown["fence"]) == ("succeeded", 2)
+    steps = [
+        line.record["step"]
+        for line in read_lines(folder, offset=0)
+        if "train/loss" in line.record.get("values", {})
+    ]
+    assert (steps.count(1), steps[-1]) == (1, STEPS)
+
+
+def test_more_processes_than_there_are_gpus_are_refused_or_left_for_a_worker_that_has_them(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    gpus = {"ZOO_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0,1"}
+    zoo("register", "base", "smollm2", "--name", "smollm2", **gpus)
+    arguments = (
+        "train",
+        "--name",
+        "bio",
+        "--base",
+        "smollm2",
+        "--data",
+        "bio.train.jsonl",
+        "--processes",
+        "4",
+    )
+    refused = zoo(*arguments, **gpus)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert (
+        "processes must be at most 2, one for each GPU that may be used here (0, 1), got 4" in refused.stderr
+    )
+    assert json.loads(zoo("jobs", "ls", "--json", **gpus).stdout) == []
+    left = zoo(*arguments, "--detach", **gpus)
+    assert left.returncode == 0, left.stderr
+    assert "zoo worker --queue gpu --gpu 0,1,2,3" in left.stderr
 
 
 def test_what_is_detached_says_what_to_type_next(zoo: Zoo, tmp_path: Path) -> None:

@@ -165,6 +165,19 @@ def test_the_next_job_is_the_most_urgent_and_then_the_oldest_of_the_queue(jobs: 
     assert [job.id if job else None for job in taken] == [urgent, *ordinary, None]
 
 
+def test_a_job_of_more_processes_than_a_worker_has_gpus_is_left_for_another(jobs: JobStore) -> None:
+    three = jobs.submit("train", {"processes": 3}, priority=9).id
+    two = jobs.submit("train", {"processes": 2}).id
+    unsaid = jobs.submit("train", {"name": "bio"}).id
+
+    taken = [jobs.claim_next(owner="w", lease_s=LEASE_S, most_processes=2) for _ in range(3)]
+    other = jobs.claim_next(owner="w", lease_s=LEASE_S)
+
+    assert [job.id if job else None for job in taken] == [two, unsaid, None]
+    assert other is not None
+    assert other.id == three
+
+
 def test_a_lapsed_lease_is_taken_over_with_a_new_fence(jobs: JobStore) -> None:
     lost = _running(jobs, lease_s=LAPSED_S)
     taken = jobs.claim_next(owner="second", lease_s=LEASE_S, worker="w")

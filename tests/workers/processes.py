@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from registry.service import Registry
 from registry.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
+#: The state of a listening socket in /proc/net/tcp.
+_LISTENS = "0A"
 
 POLLING = (sys.executable, "-m", "tests.workers.serve")
 CELERY = (
@@ -109,6 +112,24 @@ def command_line(pid: int) -> str:
 def trainers(pid: int) -> list[int]:
     """The trainer processes below a worker."""
     return [child for child in descendants(pid) if "workers.trainer" in command_line(child)]
+
+
+def listening(pid: int) -> set[str]:
+    """The addresses at which a process waits for TCP connections, as /proc has them now."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):
+            sockets.add(str(descriptor.readlink()))
+    found = set()
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == _LISTENS and f"socket:[{fields[9]}]" in sockets:
+                address = fields[1].partition(":")[0]
+                words = [address[start : start + 8] for start in range(0, len(address), 8)]
+                packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
+                found.add(socket.inet_ntop(family, packed))
+    return found
 
 
 def wait_until(holds: Callable[[], bool], *, timeout_s: float = 120.0, what: str) -> float:

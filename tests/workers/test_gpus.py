@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from workers.errors import GpuBusy
-from workers.gpus import lock_gpus, visible_gpus
+from workers.errors import GpuBusy, SpecInvalid
+from workers.gpus import gpus_for, limited_to, lock_gpus, visible_gpus
 
 _HOLDER = """
 import sys, time
@@ -56,3 +56,31 @@ def test_a_killed_holder_frees_its_gpus_and_others_are_free_anyway(tmp_path: Pat
 )
 def test_the_environment_decides_which_gpus_there_are(environ: dict[str, str], gpus: tuple[str, ...]) -> None:
     assert visible_gpus(environ) == gpus
+
+
+@pytest.mark.parametrize(
+    ("processes", "visible", "gpus"),
+    [
+        (1, ("0",), ("0",)),
+        (1, ("0", "1"), ("0",)),
+        (2, ("3", "GPU-ab", "5"), ("3", "GPU-ab")),
+        (4, (), ()),
+    ],
+)
+def test_each_process_has_a_gpu_and_a_job_no_more_than_that(
+    processes: int, visible: tuple[str, ...], gpus: tuple[str, ...]
+) -> None:
+    assert gpus_for(processes, visible) == gpus
+
+
+def test_more_processes_than_gpus_are_refused_with_what_there_is() -> None:
+    with pytest.raises(SpecInvalid) as refused:
+        gpus_for(3, ("0", "2"))
+    assert str(refused.value) == (
+        "processes must be at most 2, one for each GPU that may be used here (0, 2), got 3"
+    )
+
+
+def test_a_job_sees_its_own_gpus_alone_and_an_environment_without_any_stays_as_it_is() -> None:
+    assert limited_to(("2", "GPU-ab")) == {"CUDA_VISIBLE_DEVICES": "2,GPU-ab"}
+    assert limited_to(()) == {}

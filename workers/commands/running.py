@@ -1,6 +1,7 @@
 """Submit a job and, unless it is to wait for a worker, run it here under a progress bar."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -13,9 +14,10 @@ from registry.entities import Job
 from registry.presentation import Output
 from registry.service import Registry
 from workers.errors import JobCancelled, JobFailed
+from workers.gpus import gpus_for, visible_gpus
 from workers.placement import QUEUES, Placement, default_queue, is_served, seconds
 from workers.runner import run_here, submit
-from workers.specs import Spec
+from workers.specs import Spec, processes_of
 
 Progress = Callable[[Mapping[str, Any]], None]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -88,9 +90,13 @@ def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submi
     """The job that answers this spec, ended well: an equal one of before, or one run now; None if it waits.
 
     Raises:
+        SpecInvalid: it is to run here, and wants more processes than there are GPUs here.
         JobFailed: it ended without a result.
         JobCancelled: somebody, Ctrl-C perhaps, asked it to end.
     """
+    processes = processes_of(spec.to_json())
+    if not submission.detach:
+        gpus_for(processes, visible_gpus(os.environ))
     placement = submission.placement(registry)
     job = submit(registry, spec, force=submission.force, placement=placement)
     if job.state == "succeeded":
@@ -98,10 +104,8 @@ def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submi
         return job
     if submission.detach:
         output.emit_id(job.id, human=_queued(job))
-        if job.state == "queued" and not is_served(registry, job.queue):
-            output.hint(
-                f"no worker takes jobs from {job.queue} yet; start one with: zoo worker --queue {job.queue}"
-            )
+        if job.state == "queued" and not is_served(registry, job.queue, processes=processes):
+            output.hint(_unserved(job.queue, processes))
         return None
 
     def on_event(kind: str, known: Mapping[str, Any]) -> None:
@@ -123,6 +127,15 @@ def require_success(job: Job) -> Job:
     if job.state != "succeeded":
         raise JobFailed(job.id, reason=job.reason or "unknown", message=job.message or "no message")
     return job
+
+
+def _unserved(queue: str, processes: int) -> str:
+    gpus = ",".join(map(str, range(processes)))
+    several = f" of {processes} processes" if processes > 1 else ""
+    offer = f" --gpu {gpus}" if processes > 1 and queue == "gpu" else ""
+    return (
+        f"no worker takes jobs{several} from {queue} yet; start one with: zoo worker --queue {queue}{offer}"
+    )
 
 
 def _queued(job: Job) -> str:

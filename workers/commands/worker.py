@@ -16,7 +16,9 @@ from workers.placement import QUEUES
     type=click.Choice(QUEUES),
     help="Take jobs of this queue; gpu where there is one, and cpu, if left out.",
 )
-@click.option("--gpu", help="The GPU its jobs may use, as CUDA_VISIBLE_DEVICES names it: 0, or a UUID.")
+@click.option(
+    "--gpu", help="The GPUs its jobs may use, as CUDA_VISIBLE_DEVICES names them: 0, or 0,1, or UUIDs."
+)
 @click.option("--log-level", type=click.Choice(["info", "warning"]), default="info", show_default=True)
 def command(queues: tuple[str, ...], gpu: str | None, log_level: str) -> None:
     """Run queued jobs, each in a process of its own; start one worker for each GPU.
