@@ -11,6 +11,11 @@ from registry.errors import InvalidSetting
 _POSTGRESQL_PREFIXES = ("postgresql+psycopg://", "postgresql://", "postgres://")
 _SQLITE_PREFIX = "sqlite:///"
 
+#: Schemes of brokers, as Celery knows them: Redis and Valkey, then RabbitMQ.
+_BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
+#: More threads than any machine has processors.
+_MOST_THREADS = 4096
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -37,15 +42,16 @@ class Settings:
         A variable that is unset or empty takes its default, which lies in ZOO_HOME.
 
         Raises:
-            InvalidSetting: the database URL is of another kind than SQLite and PostgreSQL, or the lease is no
-                number of seconds.
+            InvalidSetting: the database is of another kind than SQLite and PostgreSQL, the broker of another
+                than Redis, Valkey and RabbitMQ, the lease no number of seconds, or ZOO_THREADS no number.
         """
         home = _home(environ.get("ZOO_HOME", ""))
+        threads(environ)  # checked here, so that no job starts only to be told
         return cls(
             home=home,
             database_url=_database_url(environ.get("ZOO_DATABASE_URL", ""), home=home),
             artifact_root=environ.get("ZOO_ARTIFACT_ROOT", "") or str(home / "artifacts"),
-            broker_url=environ.get("ZOO_BROKER_URL", "") or None,
+            broker_url=_broker_url(environ.get("ZOO_BROKER_URL", "")),
             mlflow_tracking_uri=environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{home / 'mlflow.db'}",
             lease_s=_lease_s(environ.get("ZOO_LEASE_S", "")),
         )
@@ -56,6 +62,38 @@ class Settings:
         if not self.database_url.startswith(_SQLITE_PREFIX):
             return None
         return Path(self.database_url.removeprefix(_SQLITE_PREFIX))
+
+
+def threads(environ: Mapping[str, str]) -> int | None:
+    """How many threads ZOO_THREADS gives a training process; None where that is left to the machine.
+
+    Raises:
+        InvalidSetting: it is no number of threads.
+    """
+    text = environ.get("ZOO_THREADS", "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MOST_THREADS):
+        raise InvalidSetting(
+            f"ZOO_THREADS must be a whole number in 1..{_MOST_THREADS}, got {text!r}; unset it for all cores"
+        )
+    return int(text)
+
+
+def _broker_url(text: str) -> str | None:
+    if not text:
+        return None
+    scheme, separator, _ = text.partition("://")
+    if not separator or scheme not in _BROKER_SCHEMES:
+        # The rest is not repeated: it may hold a password.
+        valkey = " (Valkey is spoken to as redis://)" if scheme.startswith("valkey") else ""
+        begins = f"one that starts with {scheme!r}" if separator else "one without a scheme"
+        raise InvalidSetting(
+            f"ZOO_BROKER_URL must start with {'://, '.join(_BROKER_SCHEMES)}://, got {begins}{valkey};"
+            " correct it, or unset it: workers then take jobs from the database"
+        )
+    _require_port(text, variable="ZOO_BROKER_URL")
+    return text
 
 
 def _lease_s(text: str) -> float:
@@ -85,7 +123,7 @@ def _database_url(text: str, *, home: Path) -> str:
         return f"{_SQLITE_PREFIX}{home / 'zoo.db'}"
     for prefix in _POSTGRESQL_PREFIXES:
         if text.startswith(prefix):
-            _require_port(text)
+            _require_port(text, variable="ZOO_DATABASE_URL")
             return _POSTGRESQL_PREFIXES[0] + text.removeprefix(prefix)
     if text.startswith(_SQLITE_PREFIX):
         return _sqlite_url(text.removeprefix(_SQLITE_PREFIX))
@@ -96,11 +134,11 @@ def _database_url(text: str, *, home: Path) -> str:
     )
 
 
-def _require_port(url: str) -> None:
+def _require_port(url: str, *, variable: str) -> None:
     try:
         urlsplit(url).port  # noqa: B018 - reading it checks it
     except ValueError as error:
-        raise InvalidSetting("ZOO_DATABASE_URL has a port that is no number in 0..65535; mend it") from error
+        raise InvalidSetting(f"{variable} has a port that is no number in 0..65535; mend it") from error
 
 
 def _sqlite_url(path: str) -> str:

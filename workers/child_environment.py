@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from registry.settings import threads
+
 #: names, and beginnings of names that end in "_"
 _PASSED_ON = (
     "PATH",
@@ -41,13 +43,13 @@ def child_environment(environ: Mapping[str, str], *, also: tuple[str, ...] = ())
         for name, value in environ.items()
         if (_is_listed(name, _PASSED_ON) and not name.endswith(_HELD_BACK)) or _is_listed(name, also)
     }
-    threads = environ.get("ZOO_THREADS", "") or str(usable_cpus())
+    count = str(threads(environ) or usable_cpus())
     return (
         kept
         | _OFFLINE
         | {
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
+            "OMP_NUM_THREADS": count,
+            "MKL_NUM_THREADS": count,
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
             "PYTHONUNBUFFERED": "1",

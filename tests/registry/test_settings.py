@@ -71,6 +71,35 @@ def test_a_database_that_cannot_be_shared_is_refused(url: str) -> None:
     assert "secret" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "http://:secret@broker",
+        "valkey://:secret@broker/0",
+        "memory://",
+        "redis://:secret@host:xx/0",
+    ],
+)
+def test_a_broker_that_nobody_can_speak_to_is_refused(url: str) -> None:
+    with pytest.raises(InvalidSetting, match="ZOO_BROKER_URL") as refusal:
+        Settings.from_env({"ZOO_BROKER_URL": url})
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://", "rediss://b:1/0", "redis+socket:///run/valkey", "amqp://u:p@b//"]
+)
+def test_a_broker_that_celery_speaks_to_is_taken(url: str) -> None:
+    assert Settings.from_env({"ZOO_BROKER_URL": url}).broker_url == url
+
+
+@pytest.mark.parametrize("text", ["many", "0", "-1", "1.5", "9" * 20, "²"])
+def test_threads_that_are_no_number_are_refused(text: str) -> None:
+    with pytest.raises(InvalidSetting, match="ZOO_THREADS"):
+        Settings.from_env({"ZOO_THREADS": text})
+
+
 def test_passwords_do_not_show() -> None:
     settings = Settings.from_env(
         {
