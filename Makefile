@@ -19,8 +19,10 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+# Two files at a time: many tests wait for processes. Those that measure time or load the machine go alone.
 tests: $(VENV)/.installed $(VENV)/.quantisation
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 # Side by side with the base model and PEFT; `make bench BENCH="--device cuda"` passes options on.
 bench: $(VENV)/.demo

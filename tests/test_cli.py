@@ -120,6 +120,7 @@ def catalogue(home: Path, tmp_path: Path) -> Path:
     return home
 
 
+@pytest.mark.alone
 def test_listing_adapters_takes_less_than_a_third_of_a_second_and_imports_nothing_heavy(home: Path) -> None:
     code = (
         "import sys, zoo\n"

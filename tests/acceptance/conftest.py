@@ -54,7 +54,7 @@ def zoo(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
         **{name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ},
         "HOME": str(home),
         "ZOO_HOME": str(home / "zoo"),
-        "ZOO_THREADS": "2",
+        "ZOO_THREADS": "1",
         "PYTHONPATH": str(ROOT),
         "NO_COLOR": "1",
     }

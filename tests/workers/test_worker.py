@@ -108,6 +108,7 @@ def test_row_16_sigterm_saves_a_checkpoint_and_gives_the_job_back_unspent(
         assert (again.attempt, again.fence) == (1, 2)
 
 
+@pytest.mark.alone
 def test_rows_2_and_19_a_killed_worker_leaves_no_trainer_and_another_takes_over_in_two_seconds(
     kind: str, served: Settings
 ) -> None:
