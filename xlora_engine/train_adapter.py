@@ -139,8 +139,8 @@ def train_adapter(
     adapter, and only its `on_step` and `stop` are called.
 
     Raises:
-        ConfigInvalid: there are no rows, a target module that the base model does not have, or a batch that
-            the processes of the group cannot share.
+        ConfigInvalid: there are no rows, a target module that the base model does not have, a batch that the
+            processes of the group cannot share, or a base model whose loss they cannot.
         TrainingStopped: `stop` answered true; a checkpoint was written first.
         TrainingDiverged: a loss or gradient is not finite.
     """
@@ -166,6 +166,9 @@ def train_adapter(
             callbacks=[watcher],
         )
         trainer.remove_callback(PrinterCallback)
+        if group.size > 1 and not trainer.model_accepts_loss_kwargs:
+            allowed = "1 with this base model, which cannot average its loss over the tokens of all"
+            raise ConfigInvalid("processes", allowed, group.size)
         if group.size > 1:
             # Otherwise every process would drop the same units, each of its own rows.
             set_seed((settings.seed + group.rank) % 2**32)

@@ -1,9 +1,12 @@
 """What stands in for training in the tests of jobs in several processes; none of it imports torch."""
 
+import json
 import os
+import select
 import signal
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from workers.context import JobContext
@@ -15,9 +18,19 @@ def share(context: JobContext) -> Mapping[str, Any]:
     context.report("training", rank, 1)
     context.run.metrics({"train/loss": float(rank)})
     context.run.artifact(context.folder / "log.txt", folder=str(rank))
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-    (context.folder / f"environ-{rank}").write_text(str({name: os.environ.get(name) for name in names}))
+    environ = {name: os.environ.get(name) for name in ("LOCAL_RANK", "WORLD_SIZE", "CUDA_VISIBLE_DEVICES")}
+    held = sorted(
+        path.name for path in map(_target, Path("/proc/self/fd").iterdir()) if path.suffix == ".lock"
+    )
+    (context.folder / f"seen-{rank}.json").write_text(json.dumps({**environ, "held": held}))
     return {"rank": rank, "processes": context.place.processes}
+
+
+def _target(descriptor: Path) -> Path:
+    try:
+        return descriptor.readlink()
+    except OSError:  # the one that listed the folder
+        return descriptor
 
 
 def wait_together(context: JobContext) -> Mapping[str, Any]:
@@ -65,8 +78,14 @@ def die_and_be_missed(context: JobContext) -> Mapping[str, Any]:
 
 
 def fail_in_one(context: JobContext) -> Mapping[str, Any]:
-    """Fail in the second process; the first would complain of that one's end, if it ended."""
+    """Fail in the second process; the first would complain of that one's end, if it ended first."""
+    said = context.folder / "pid-1"
     if context.place.rank == 1:
+        said.write_text(str(os.getpid()))
         raise ZeroDivisionError("division by zero in rank 1")
-    threading.Event().wait()
-    return {}
+    while not (said.exists() and said.read_text()):
+        signal.sigtimedwait([], 0.01)
+    ended = os.pidfd_open(int(said.read_text()))
+    select.select([ended], [], [])
+    (context.folder / "noticed").touch()
+    raise RuntimeError("connection closed by peer")

@@ -1,5 +1,6 @@
 """A job in several processes ends as one: whichever dies, none stays, and the reason is the right one."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -79,8 +80,34 @@ def test_the_first_process_reports_for_all(registry: Registry, job: Job) -> None
     folder = job_folder(registry, job.id)
     actions = [line.record["action"] for line in read_lines(folder, offset=0)]
     assert actions == ["spool", "begin", "metrics", "artifact", "end"]
-    assert [f"'LOCAL_RANK': '{rank}'" in (folder / f"environ-{rank}").read_text() for rank in range(SIZE)]
     assert not (folder / "meeting-places").exists()
+
+
+def test_each_process_sees_the_gpus_of_the_job_and_holds_their_locks(
+    registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
+    ended = run_here(registry, job.id, handlers=handler("share"))
+    assert ended.state == "succeeded"
+    for rank in range(SIZE):
+        seen = json.loads((job_folder(registry, job.id) / f"seen-{rank}.json").read_text())
+        assert seen == {
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(SIZE),
+            "CUDA_VISIBLE_DEVICES": "4,5",
+            "held": ["gpu-4.lock", "gpu-5.lock"],
+        }
+
+
+def test_more_processes_than_gpus_fail_as_a_bad_request(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    asked = registry.jobs.submit("train", {"processes": 2})
+    ended = run_here(registry, asked.id, handlers=handler("share"))
+    assert (ended.state, ended.reason) == ("failed", "bad_input")
+    assert "processes must be at most 1" in (ended.message or "")
 
 
 def test_asked_to_end_the_first_process_saves_and_all_end(
@@ -146,6 +173,12 @@ def test_processes_whose_trainer_is_frozen_end_with_the_lease(
     assert registry.jobs.get(job.id).state == "succeeded"
 
 
+def test_processes_that_work_for_longer_than_the_lease_keep_it(registry: Registry, job: Job) -> None:
+    longer = {"train": "tests.workers.handlers:outlast_the_lease"}
+    ended = run_here(registry, job.id, handlers=longer, lease_s=2.0)
+    assert (ended.state, ended.fence) == ("succeeded", 1)
+
+
 # ---------------------------------------------------------------------- the reason
 
 
@@ -164,6 +197,7 @@ def test_an_error_of_any_process_fails_the_job_with_its_message(registry: Regist
     ended = run_here(registry, job.id, handlers=handler("fail_in_one"))
     assert (ended.state, ended.reason) == ("failed", "error")
     assert ended.message == "ZeroDivisionError: division by zero in rank 1"
+    assert not (job_folder(registry, job.id) / "noticed").exists()
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,14 @@ def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
         TrainSpec.from_json({**TRAIN, "learnin_rate": 1e-4})
 
 
+def test_only_training_has_processes() -> None:
+    for spec, fields in ((ComposeSpec, COMPOSE), (EvalSpec, EVAL)):
+        with pytest.raises(SpecInvalid, match=rf"the field name in a {spec.kind} spec .* got 'processes'"):
+            spec.from_json({**fields, "processes": 2})
+    asked = [TrainSpec(**TRAIN, processes=processes).spec_digest for processes in (1, 2)]
+    assert asked[0] == TrainSpec(**TRAIN).spec_digest != asked[1]
+
+
 def test_a_missing_field_is_refused_by_name() -> None:
     with pytest.raises(SpecInvalid, match=r"base must be given in a train spec"):
         TrainSpec.from_json({"name": "bio", "train_dataset": "bio.train@1"})

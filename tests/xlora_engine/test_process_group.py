@@ -116,6 +116,10 @@ def test_a_batch_that_the_processes_cannot_share_is_refused(together: Path) -> N
         WHOLE.parts(4)
 
 
+def test_a_base_whose_loss_is_no_sum_over_tokens_is_refused(together: Path) -> None:
+    assert seen(together, 1)["base"].startswith("processes must be 1 with this base model")
+
+
 def test_a_batch_is_cut_into_the_same_number_of_parts_for_each_process() -> None:
     assert (WHOLE.parts(1), WHOLE.parts(2), WHOLE.parts(3)) == (1, 2, 3)
     assert (CUT.parts(1), CUT.parts(2)) == (6, 6)

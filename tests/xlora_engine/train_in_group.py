@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import LlamaForCausalLM
 
 from tests.pico import pico_llama, pico_tokenizer
 from xlora_engine.chat import ChatRow, EncodedRow, encode
@@ -43,6 +44,7 @@ def train(
     settings: AdapterTraining,
     folder: Path,
     *,
+    base: LlamaForCausalLM | None = None,
     group: ProcessGroup = ALONE,
     steps: list[StepMetrics] | None = None,
     stop_after: int | None = None,
@@ -50,7 +52,7 @@ def train(
     """Train on the rows above; `steps` takes what is told of each one."""
     heard = [] if steps is None else steps
     return train_adapter(
-        pico_llama().requires_grad_(False),
+        (base or pico_llama()).requires_grad_(False),
         pico_tokenizer(),
         unequal_rows(),
         settings,
@@ -80,10 +82,13 @@ def main(arguments: Sequence[str]) -> int:
             seen["stopped"] = str(stopped)
         result = train(DROPPING, folder / "resumed", group=group, steps=(steps := []))
         seen["resumed"] = {"losses": result.losses, "steps": [step.step for step in steps]}
-        try:
-            train(replace(WHOLE, batch_rows=7), folder / "odd", group=group)
-        except ConfigInvalid as refused:
-            seen["odd"] = str(refused)
+        stubborn = pico_llama()
+        stubborn.accepts_loss_kwargs = False  # type: ignore[assignment]  # torch knows tensors alone
+        for name, settings, base in (("odd", replace(WHOLE, batch_rows=7), None), ("base", WHOLE, stubborn)):
+            try:
+                train(settings, folder / name, base=base, group=group)
+            except ConfigInvalid as refused:
+                seen[name] = str(refused)
     (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
     return 0
 
