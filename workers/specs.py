@@ -100,7 +100,9 @@ class TrainSpec(_Stored):
         super().__post_init__()
         checked_name(self.name, kind="adapter")
         if self.warmup_steps > self.steps:
-            raise SpecInvalid("warmup_steps", allowed=f"at most steps={self.steps}", value=self.warmup_steps)
+            raise SpecInvalid(
+                "warmup_steps", allowed=f"at most the {self.steps} steps", value=self.warmup_steps
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,7 @@ class ComposeSpec(_Stored):
         if strangers := sorted(set(self.eval_data) - set(self.data)):
             raise SpecInvalid("eval_data", allowed=f"for the domains {sorted(self.data)}", value=strangers)
         if self.warm_start_steps + self.mixture_steps == 0:
-            raise SpecInvalid("mixture_steps", allowed="above 0 when warm_start_steps is 0", value=0)
+            raise SpecInvalid("mixture_steps", allowed="above 0 when there is no warm start", value=0)
 
 
 Spec: TypeAlias = TrainSpec | EvalSpec | ComposeSpec

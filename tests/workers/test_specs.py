@@ -46,7 +46,7 @@ def test_a_spec_comes_back_from_json_equal_and_with_the_same_digest(spec: Spec) 
         ("target_modules", (), "a list of 1 or more different, non-empty names"),
         ("target_modules", ("q_proj", "q_proj"), "a list of 1 or more different, non-empty names"),
         ("licence", 3, "1 to 128 characters of text, or left out"),
-        ("warmup_steps", 201, "at most steps=200"),
+        ("warmup_steps", 201, "at most the 200 steps"),
     ],
 )
 def test_a_field_out_of_range_is_named_with_what_is_allowed(field: str, value: object, allowed: str) -> None:
