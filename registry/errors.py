@@ -207,7 +207,12 @@ class InvalidField(InvalidInput):
     def __init__(self, field: str, *, allowed: str, value: object) -> None:
         super().__init__(f"{field} must be {allowed}, got {value!r}")
         self.field = field
+        self.allowed = allowed
         self.value = value
+
+    def renamed(self, field: str) -> "InvalidField":
+        """The same error, the field called as its user calls it."""
+        return InvalidField(field, allowed=self.allowed, value=self.value)
 
 
 class InvalidAdapter(InvalidInput):

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import click
 
+from registry.option_names import naming_options
+
 HUMAN, JSON, QUIET = "human", "json", "quiet"
 
 _KILO = 1000
@@ -99,7 +101,7 @@ class Output:
 
 
 def output_options(command: Command) -> Command:
-    """Give a command `--json` and `-q`; it receives them as `output`."""
+    """Give a command `--json` and `-q`, which it receives as `output`; its errors name its options."""
 
     def choose(mode: str) -> Callable[[click.Context, click.Parameter, bool], None]:
         def callback(context: click.Context, _: click.Parameter, chosen: bool) -> None:
@@ -117,7 +119,7 @@ def output_options(command: Command) -> Command:
     as_json = click.option(
         "--json", is_flag=True, expose_value=False, callback=choose(JSON), help="Print JSON."
     )
-    return as_json(quiet(command))
+    return as_json(quiet(naming_options(command)))
 
 
 def _narrowed(rows: Sequence[Row], columns: Sequence[str]) -> Sequence[Row]:

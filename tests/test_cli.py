@@ -48,6 +48,9 @@ COMPOSE = (
 )  # fmt: skip
 
 
+TRAIN = ("train", "--name", "x", "--base", "pico", "--data", "bio.eval", "--detach")
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
@@ -280,6 +283,33 @@ def test_misuse_exits_with_2_and_prints_no_data(
     refused = ask(*arguments)
     assert (refused.out, refused.code) == ("", 2)
     assert refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            (*TRAIN, "--learning-rate", "7"),
+            "ZOO-E401: --learning-rate must be a number above 0 to 1, got 7.0",
+        ),
+        (
+            (*TRAIN, "--warmup-steps", "9", "--steps", "3"),
+            "--warmup-steps must be at most the 3 steps, got 9",
+        ),
+        ((*TRAIN, "--domain", ""), "ZOO-E401: --domain must be"),
+        (("eval", "bio", "bio", "--data", "bio.eval"), "ZOO-E401: SUBJECTS must be a list"),
+        (("eval", "bio", "--data", "=bio.eval"), "ZOO-E401: --data must be"),
+        (("eval", "bio", "--data", "bio.eval", "--limit", "0"), "ZOO-E401: --limit must be"),
+        ((*COMPOSE, "--name", "x", "--mixture-steps", "-1"), "ZOO-E401: --mixture-steps must be"),
+        (("adapters", "ls", "--sort", "size"), "ZOO-E234: --sort must be name, created, eval:"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(
+    arguments: tuple[str, ...], said: str, catalogue: Path, ask: Ask
+) -> None:
+    refused = ask(*arguments)
+    assert (refused.out, refused.code) == ("", 2)
+    assert said in refused.err
 
 
 def test_a_dry_run_speaks_to_people_and_scripts(catalogue: Path, ask: Ask) -> None:

@@ -33,6 +33,10 @@ class SpecInvalid(WorkersError):
         self.allowed = allowed
         self.value = value
 
+    def renamed(self, field: str) -> "SpecInvalid":
+        """The same error, the field called as its user calls it."""
+        return SpecInvalid(field, allowed=self.allowed, value=self.value)
+
 
 class JobFailed(WorkersError):
     """The job ended without a result; `reason` is the machine-readable cause."""

@@ -105,9 +105,11 @@ class TrainSpec(_Stored):
         super().__post_init__()
         checked_name(self.name, kind="adapter")
         if self.warmup_steps > self.steps:
-            raise SpecInvalid("warmup_steps", allowed=f"at most steps={self.steps}", value=self.warmup_steps)
+            raise SpecInvalid(
+                "warmup_steps", allowed=f"at most the {self.steps} steps", value=self.warmup_steps
+            )
         if self.batch_rows % self.processes:
-            allowed = f"a divisor of batch_rows={self.batch_rows}, whose rows the processes share evenly"
+            allowed = f"a divisor of the {self.batch_rows} rows of a batch, which they share evenly"
             raise SpecInvalid("processes", allowed=allowed, value=self.processes)
 
 
@@ -160,7 +162,7 @@ class ComposeSpec(_Stored):
         if strangers := sorted(set(self.eval_data) - set(self.data)):
             raise SpecInvalid("eval_data", allowed=f"for the domains {sorted(self.data)}", value=strangers)
         if self.warm_start_steps + self.mixture_steps == 0:
-            raise SpecInvalid("mixture_steps", allowed="above 0 when warm_start_steps is 0", value=0)
+            raise SpecInvalid("mixture_steps", allowed="above 0 when there is no warm start", value=0)
 
 
 Spec: TypeAlias = TrainSpec | EvalSpec | ComposeSpec

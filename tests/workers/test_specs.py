@@ -46,10 +46,10 @@ def test_a_spec_comes_back_from_json_equal_and_with_the_same_digest(spec: Spec) 
         ("target_modules", (), "a list of 1 or more different, non-empty names"),
         ("target_modules", ("q_proj", "q_proj"), "a list of 1 or more different, non-empty names"),
         ("licence", 3, "1 to 128 characters of text, or left out"),
-        ("warmup_steps", 201, "at most steps=200"),
+        ("warmup_steps", 201, "at most the 200 steps"),
         ("processes", 0, "a whole number in 1..64"),
         ("processes", 65, "a whole number in 1..64"),
-        ("processes", 3, "a divisor of batch_rows=8, whose rows the processes share evenly"),
+        ("processes", 3, "a divisor of the 8 rows of a batch, which they share evenly"),
     ],
 )
 def test_a_field_out_of_range_is_named_with_what_is_allowed(field: str, value: object, allowed: str) -> None:
