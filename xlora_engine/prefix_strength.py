@@ -18,12 +18,14 @@ from xlora_engine.chat import EncodedRow
 
 
 def prefix_strengths(count: int, *, least: float, turn: int) -> list[float]:
-    """One strength for each row of a batch, spread evenly over `least`..1, both of them among them.
+    """One strength for each row of a batch: 1, `least` and what lies between in equal ratios.
 
+    For 1/8 and four rows 1, 1/2, 1/4 and 1/8: what an adapter gets where 1, 2, 4 and 8 are weighed alike.
     `turn` decides whose is which; a single row takes turns as four would.
     """
     of = count if count > 1 else 4
-    return [1 - (place + turn) % of / (of - 1) * (1 - least) for place in range(count)]
+    strengths: list[float] = [least ** ((place + turn) % of / (of - 1)) for place in range(count)]
+    return strengths
 
 
 def token_strengths(

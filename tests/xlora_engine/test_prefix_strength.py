@@ -28,13 +28,13 @@ ROWS = [
 @pytest.mark.parametrize("turn", range(3))
 def test_strengths_are_spread_over_a_batch_and_take_turns(turn: int) -> None:
     spread = prefix_strengths(3, least=0.25, turn=turn)
-    assert sorted(spread) == [0.25, 0.625, 1.0]
+    assert sorted(spread) == [0.25, 0.5, 1.0]
     assert spread[-turn % 3] == 1.0
 
 
 def test_a_batch_of_one_takes_turns() -> None:
-    strengths = [prefix_strengths(1, least=0.25, turn=turn)[0] for turn in range(5)]
-    assert strengths == [1, 0.75, 0.5, 0.25, 1]
+    strengths = [prefix_strengths(1, least=0.125, turn=turn)[0] for turn in range(5)]
+    assert strengths == pytest.approx([1, 0.5, 0.25, 0.125, 1])
 
 
 def test_a_least_strength_of_one_changes_nothing() -> None:
