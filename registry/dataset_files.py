@@ -42,7 +42,7 @@ def read_chat_jsonl(path: Path) -> DatasetManifest:
 
     Raises:
         InvalidDataset: the file is empty or no regular file, or a line is no chat that ends with an answer:
-            then the error carries its number, from 1.
+            then the error names the file and carries the line's number, from 1.
     """
     sha256, size_bytes, rows, repeated = hashlib.sha256(), 0, 0, 0
     seen: set[bytes] = set()
@@ -51,7 +51,7 @@ def read_chat_jsonl(path: Path) -> DatasetManifest:
         sha256.update(line)
         size_bytes += len(line)
         rows += 1
-        domain = check_row(line, number=rows)
+        domain = _checked(line, number=rows, path=path)
         if domain is not None:
             domains.add(domain)
         fingerprint = hashlib.blake2b(line.strip(), digest_size=16).digest()
@@ -105,11 +105,19 @@ def _lines(path: Path) -> Iterator[bytes]:
             number += len(lines)
             if len(held) > LINE_LIMIT_BYTES:
                 raise InvalidDataset(
-                    f"line {number + 1}: expected at most {LINE_LIMIT_BYTES:,} bytes; is this a JSONL file?",
+                    f"{path}, line {number + 1}: expected at most {LINE_LIMIT_BYTES:,} bytes;"
+                    " is this a JSONL file?",
                     line=number + 1,
                 )
     if held:
         yield held
+
+
+def _checked(line: bytes, *, number: int, path: Path) -> str | None:
+    try:
+        return check_row(line, number=number)
+    except InvalidDataset as error:
+        raise InvalidDataset(f"{path}, {error}", line=error.line) from error
 
 
 def _check_turns(messages: list[Any], *, number: int) -> None:

@@ -5,6 +5,7 @@ RegistryError                   ZOO-E200  exit 1
 │   ├── BaseNotFound            ZOO-E211
 │   ├── AdapterNotFound         ZOO-E212
 │   ├── DatasetNotFound         ZOO-E213
+│   │   └── DatasetFileNotFound ZOO-E217
 │   ├── CompositionNotFound     ZOO-E214
 │   ├── JobNotFound             ZOO-E215
 │   └── AliasNotFound           ZOO-E216
@@ -38,7 +39,9 @@ RegistryError                   ZOO-E200  exit 1
     └── DatabaseUnreachable     ZOO-E291
 """
 
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 
 class RegistryError(Exception):
@@ -89,6 +92,21 @@ class DatasetNotFound(NotFound):
     code = "ZOO-E213"
     kind = "dataset"
     command = "zoo datasets ls"
+
+
+class DatasetFileNotFound(DatasetNotFound):
+    """What was given is the path of a dataset's file, and there is no such file."""
+
+    code = "ZOO-E217"
+    kind = "dataset file"
+
+    def __init__(self, path: Path, *, nearest: Sequence[str] = ()) -> None:
+        super().__init__(
+            path,
+            nearest=nearest,
+            detail=f"no such file in {path.absolute().parent}",
+            command=f"ls {shlex.quote(str(path.parent))}, and what is registered with: {self.command}",
+        )
 
 
 class CompositionNotFound(NotFound):

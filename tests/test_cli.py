@@ -312,6 +312,30 @@ def test_a_value_out_of_range_is_refused_by_the_name_of_its_option(
     assert said in refused.err
 
 
+@pytest.mark.parametrize(
+    "name", ["prtein.train.jsonl", "{folder}/prtein.train.jsonl", "{folder}/prtein.train"]
+)
+def test_a_file_that_is_not_there_is_said_to_be_no_file(
+    name: str, catalogue: Path, ask: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_dataset(tmp_path / "protein.train.jsonl")
+    monkeypatch.chdir(tmp_path)
+    refused = ask(
+        "train", "--name", "x", "--base", "pico", "--data", name.format(folder=tmp_path), "--detach"
+    )
+    assert refused.code == 3
+    assert refused.err.startswith("error ZOO-E217: no dataset file")
+    assert f"no such file in {tmp_path}; did you mean protein.train.jsonl?" in refused.err
+
+
+def test_a_row_that_cannot_be_taken_is_named_with_its_file(catalogue: Path, ask: Ask, tmp_path: Path) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text("{}\n")
+    for refused in (ask("register", "dataset", str(file)), ask("eval", "bio", "--data", str(file))):
+        assert refused.code == 1
+        assert f"error ZOO-E260: {file}, line 1: expected a list of messages" in refused.err
+
+
 def test_a_dry_run_speaks_to_people_and_scripts(catalogue: Path, ask: Ask) -> None:
     assert "together" in ask(*COMPOSE, "--name", "x").out
     rows = ask(*COMPOSE, "--name", "x", "--json").json
