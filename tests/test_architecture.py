@@ -65,7 +65,8 @@ def test_what_the_command_line_needs_at_once_imports_no_heavy_library() -> None:
 
 
 def test_the_supervising_side_of_a_job_never_imports_torch() -> None:
-    code = "import sys, workers.runner\nassert 'torch' not in sys.modules\n"
+    # The trainer's program too: that of a job in several processes does no work itself.
+    code = "import sys, workers.runner, workers.trainer\nassert 'torch' not in sys.modules\n"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 

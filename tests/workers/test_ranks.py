@@ -4,7 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from registry.entities import Job
 from registry.service import Registry
 from registry.settings import Settings
-from tests.workers.processes import send, trainers, wait_until
+from tests.workers.processes import end_tree, send, trainers, wait_until
 from workers.leash import EXIT_ABANDONED, end_like
 from workers.ranks import RankEnd, deciding_end, rank_environment
 from workers.results import Result
@@ -59,6 +59,18 @@ class Running:
     def wait_until_gone(self) -> None:
         for pid in (self.trainer, *self.ranks):
             wait_until(lambda pid=pid: _is_gone(pid), what=f"process {pid} is gone")  # type: ignore[misc]
+
+
+@pytest.fixture
+def running(registry: Registry, settings: Settings, job: Job) -> Iterator[Running]:
+    started = Running(registry, settings, job)
+    yield started
+    end_tree(started.supervisor)
+
+
+@pytest.fixture
+def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_LEASE_S", "2")
 
 
 def _is_gone(pid: int) -> bool:
@@ -111,9 +123,8 @@ def test_more_processes_than_gpus_fail_as_a_bad_request(
 
 
 def test_asked_to_end_the_first_process_saves_and_all_end(
-    registry: Registry, settings: Settings, job: Job
+    registry: Registry, job: Job, running: Running
 ) -> None:
-    running = Running(registry, settings, job)
     running.supervisor.send_signal(signal.SIGINT)
     assert running.supervisor.wait(timeout=60) == 130
     running.wait_until_gone()
@@ -127,9 +138,8 @@ def test_asked_to_end_the_first_process_saves_and_all_end(
 
 @pytest.mark.parametrize("rank", range(SIZE))
 def test_a_killed_process_ends_the_attempt_and_the_next_one_goes_on(
-    registry: Registry, settings: Settings, job: Job, rank: int
+    registry: Registry, job: Job, running: Running, rank: int
 ) -> None:
-    running = Running(registry, settings, job)
     (job_folder(registry, job.id) / "meeting-places" / "1").touch()
     send(running.ranks[rank], signal.SIGKILL)
     assert running.supervisor.wait(timeout=60) == 0
@@ -141,18 +151,14 @@ def test_a_killed_process_ends_the_attempt_and_the_next_one_goes_on(
     assert f"rank {rank} ended without a result, exit code -9" in Path(ended.log_path or "").read_text()
 
 
-def test_a_killed_trainer_takes_its_processes_with_it(
-    registry: Registry, settings: Settings, job: Job
-) -> None:
-    running = Running(registry, settings, job)
+def test_a_killed_trainer_takes_its_processes_with_it(registry: Registry, job: Job, running: Running) -> None:
     send(running.trainer, signal.SIGKILL)
     assert running.supervisor.wait(timeout=60) == 0
     running.wait_until_gone()
     assert registry.jobs.get(job.id).fence == 2
 
 
-def test_a_killed_supervisor_leaves_no_process(registry: Registry, settings: Settings, job: Job) -> None:
-    running = Running(registry, settings, job)
+def test_a_killed_supervisor_leaves_no_process(registry: Registry, job: Job, running: Running) -> None:
     running.supervisor.kill()
     running.supervisor.wait()
     running.wait_until_gone()
@@ -160,11 +166,10 @@ def test_a_killed_supervisor_leaves_no_process(registry: Registry, settings: Set
     assert (ended.state, ended.losses) == ("succeeded", 1)
 
 
+@pytest.mark.usefixtures("short_lease")
 def test_processes_whose_trainer_is_frozen_end_with_the_lease(
-    registry: Registry, settings: Settings, job: Job, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, job: Job, running: Running
 ) -> None:
-    monkeypatch.setenv("TEST_LEASE_S", "2")
-    running = Running(registry, settings, job)
     send(running.trainer, signal.SIGSTOP)
     for pid in running.ranks:
         wait_until(lambda pid=pid: _is_gone(pid), what=f"process {pid} is gone")  # type: ignore[misc]
