@@ -335,6 +335,40 @@ def test_a_row_that_cannot_be_taken_is_named_with_its_file(catalogue: Path, ask:
         assert f"error ZOO-E260: {file}, line 1: expected a list of messages" in refused.err
 
 
+def test_a_sort_by_a_score_that_nothing_has_is_refused_with_those_there_are(
+    catalogue: Path, ask: Ask
+) -> None:
+    refused = ask("adapters", "ls", "--sort", "eval:nope")
+    assert (refused.out, refused.code) == ("", 2)
+    assert refused.err == (
+        "error ZOO-E234: --sort must be a score that an adapter has: eval:bio:loss, got 'eval:nope:loss'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        ("scienze", "E218: no composition, adapter or base model 'scienze'; did you mean science?"),
+        ("pica", "E218: no composition, adapter or base model 'pica'; did you mean pico?"),
+        ("science@9", "E214: no composition 'science@9': science has version 1"),
+        ("bio@9", "E212: no adapter 'bio@9': bio has version 1, 2"),
+        ("bio@best", "E216: no alias 'bio@best'"),
+        ("pico@9", "E211: no base model 'pico@9': base models have neither versions"),
+    ],
+)
+def test_a_subject_that_is_not_there_is_told_by_the_kind_that_knows_its_name(
+    subject: str, said: str, catalogue: Path, ask: Ask
+) -> None:
+    for refused in (ask("eval", subject, "--data", "bio.eval"), ask("generate", subject, "Why?")):
+        assert (refused.out, refused.code) == ("", 3)
+        assert refused.err.startswith(f"error ZOO-{said}")
+
+
+def test_adapters_are_listed_by_commas_with_or_without_blanks(catalogue: Path, ask: Ask) -> None:
+    rows = ask(*COMPOSE, "--adapters", "bio@1, protein", "--name", "x", "--json").json
+    assert [row["expert"] for row in rows[:2]] == ["bio@1", "protein@1"]
+
+
 def test_a_dry_run_speaks_to_people_and_scripts(catalogue: Path, ask: Ask) -> None:
     assert "together" in ask(*COMPOSE, "--name", "x").out
     rows = ask(*COMPOSE, "--name", "x", "--json").json
