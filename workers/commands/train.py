@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from registry.presentation import Output, output_options
+from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
 
 #: Options of `zoo train` that are fields of its spec: option -> (type, help).
@@ -76,7 +77,7 @@ def command(
             train_dataset=dataset.reference,
             eval_dataset=dataset_reference(registry, eval_data).reference if eval_data else None,
             domains=domains or ((dataset.domain,) if dataset.domain else ()),
-            target_modules=tuple(target_modules.split(",")),
+            target_modules=split_list(target_modules),
             **settings,
         )
         job = run_job(registry, spec, output=output, submission=submission)
