@@ -399,6 +399,19 @@ def test_jobs_are_listed_shown_cancelled_and_retried(home: Path, ask: Ask) -> No
     assert ask("jobs", "show", "99").code == 3
 
 
+def test_waiting_for_several_jobs_ends_by_the_gravest(home: Path, ask: Ask) -> None:
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        waiting, cancelled, failed = (str(registry.jobs.submit("train", {"name": n}).id) for n in "abc")
+        registry.jobs.request_cancel(int(cancelled))
+        claim = registry.jobs.claim(int(failed), owner="here", lease_s=60)
+        assert claim is not None
+        registry.jobs.finish(claim.id, fence=claim.fence, state="failed", reason="error")
+    now = ("--timeout", "0")
+    assert ask("jobs", "wait", waiting, cancelled, failed, *now).code == 7
+    assert ask("jobs", "wait", waiting, cancelled, *now).code == 130
+    assert ask("jobs", "wait", waiting, *now).code == 1
+
+
 def test_workers_are_listed_with_what_they_do(home: Path, ask: Ask) -> None:
     assert "zoo worker" in ask("workers", "ls").err
     with Registry.open(Settings.from_env(os.environ)) as registry:
