@@ -460,13 +460,32 @@ def test_logs_are_followed_until_the_job_ends(home: Path, ask: Ask, tmp_path: Pa
         follower.stdout.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ZOO_DATABASE_URL", "sqlite:////nowhere/else/zoo.db", "mkdir -p /nowhere/else"),
+        ("ZOO_ARTIFACT_ROOT", "nonsense://bucket", "nothing here opens nonsense://"),
+    ],
+)
+def test_a_place_that_cannot_be_is_a_wrong_setting(
+    name: str, value: str, said: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    refused = ask("adapters", "show", "bio")
+    assert (refused.out, refused.code) == ("", 2)
+    assert refused.err.startswith(f"error ZOO-E233: {name}")
+    assert said in refused.err
+    if name == "ZOO_DATABASE_URL":
+        assert ask("adapters", "ls") == refused
+
+
 def test_an_unexpected_error_is_named_and_debug_shows_where(
     home: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.parent.joinpath("home").mkdir()
     (home / "zoo.db").write_text("this is no database, whatever its name says" * 10)
-    refused = ask("adapters", "ls")
-    assert refused.code != 0
-    assert "Traceback" not in refused.err
+    for refused in (ask("adapters", "ls"), ask("adapters", "show", "bio")):
+        assert refused.code == 2
+        assert refused.err.startswith(f"error ZOO-E233: {home / 'zoo.db'} is no SQLite database")
     monkeypatch.setenv("ZOO_DEBUG", "1")
     assert "Traceback" in ask("adapters", "ls").err
