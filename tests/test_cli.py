@@ -327,6 +327,26 @@ def test_a_file_that_is_not_there_is_said_to_be_no_file(
     assert f"no such file in {tmp_path}; did you mean protein.train.jsonl?" in refused.err
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("train", "--name", "x", "--base", "nope"),
+        ("train", "--name", "x", "--base", "pico", "--rank", "0"),
+        ("train", "--name", "x y", "--base", "pico"),
+        ("train", "--name", "x", "--base", "pico", "--eval-data", "nope"),
+        ("eval", "nope"),
+        ("eval", "bio", "--limit", "0"),
+        ("eval", "bio", "--data", "nope"),
+    ],
+)
+def test_a_request_that_is_refused_registers_no_file(
+    wrong: tuple[str, ...], catalogue: Path, ask: Ask, tmp_path: Path
+) -> None:
+    file = write_dataset(tmp_path / "new.train.jsonl")
+    assert ask(*wrong, "--data", str(file), "--detach").code in (2, 3)
+    assert ask("datasets", "ls", "-q").out == "bio.eval@1\n"
+
+
 def test_a_row_that_cannot_be_taken_is_named_with_its_file(catalogue: Path, ask: Ask, tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text("{}\n")
