@@ -296,6 +296,7 @@ def test_misuse_exits_with_2_and_prints_no_data(
             "--warmup-steps must be at most the 3 steps, got 9",
         ),
         ((*TRAIN, "--domain", ""), "ZOO-E401: --domain must be"),
+        ((*TRAIN, "--deadline", "soon"), "ZOO-E401: --deadline must be a time such as 90s"),
         (("eval", "bio", "bio", "--data", "bio.eval"), "ZOO-E401: SUBJECTS must be a list"),
         (("eval", "bio", "--data", "=bio.eval"), "ZOO-E401: --data must be"),
         (("eval", "bio", "--data", "bio.eval", "--limit", "0"), "ZOO-E401: --limit must be"),
@@ -430,6 +431,18 @@ def test_waiting_for_several_jobs_ends_by_the_gravest(home: Path, ask: Ask) -> N
     assert ask("jobs", "wait", waiting, cancelled, failed, *now).code == 7
     assert ask("jobs", "wait", waiting, cancelled, *now).code == 130
     assert ask("jobs", "wait", waiting, *now).code == 1
+
+
+def test_a_job_asked_for_again_says_what_of_the_new_request_does_not_hold(catalogue: Path, ask: Ask) -> None:
+    assert "asked for before" not in ask(*TRAIN, "--queue", "cpu", "--priority", "5").err
+    assert "asked for before" not in ask(*TRAIN, "--priority", "5").err
+    again = ask(*TRAIN, "--queue", "gpu", "--priority", "0", "--deadline", "1h")
+    assert (
+        "job 1 was asked for before, so these do not hold: --queue (it is on cpu), --priority (it has 5),"
+        " --deadline (it has no deadline); for another, zoo jobs cancel 1," in again.err
+    )
+    assert "asked for before" not in ask(*TRAIN, "--priority", "7", "--force").err
+    assert [row["priority"] for row in ask("jobs", "ls", "--json").json] == [7, 5]
 
 
 def test_workers_are_listed_with_what_they_do(home: Path, ask: Ask) -> None:
