@@ -348,6 +348,15 @@ def test_a_request_that_is_refused_registers_no_file(
     assert ask("datasets", "ls", "-q").out == "bio.eval@1\n"
 
 
+def test_a_file_of_another_ending_is_not_said_to_be_missing(
+    catalogue: Path, ask: Ask, tmp_path: Path
+) -> None:
+    file = write_dataset(tmp_path / "rows.json")
+    refused = ask("eval", "bio", "--data", str(file))
+    assert refused.code == 1
+    assert f"mv {file} {tmp_path / 'rows.jsonl'}" in refused.err
+
+
 def test_a_row_that_cannot_be_taken_is_named_with_its_file(catalogue: Path, ask: Ask, tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text("{}\n")

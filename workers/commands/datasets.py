@@ -8,7 +8,7 @@ from pathlib import Path
 
 from registry.dataset_files import parse_file_name, read_chat_jsonl
 from registry.entities import DatasetVersion
-from registry.errors import DatasetFileNotFound, DatasetNotFound
+from registry.errors import DatasetFileNotFound, DatasetNotFound, InvalidDataset
 from registry.references import checked_name, nearest
 from registry.service import Registry
 
@@ -43,7 +43,7 @@ def given_dataset(registry: Registry, reference: str) -> GivenDataset:
         read_chat_jsonl(path)
         return GivenDataset(name=name, domain=parse_file_name(path.name)[0], found=path)
     if path.name != reference:
-        raise _no_such_file(path)
+        raise _another_file(path) if path.is_file() else _no_such_file(path)
     try:
         found = registry.dataset(reference)
     except DatasetNotFound as error:
@@ -51,6 +51,13 @@ def given_dataset(registry: Registry, reference: str) -> GivenDataset:
             raise _no_such_file(path) from error
         raise
     return GivenDataset(name=found.name, domain=found.domain, found=found)
+
+
+def _another_file(path: Path) -> InvalidDataset:
+    return InvalidDataset(
+        f"{path} is taken for no dataset, for its name does not end in {_ENDING};"
+        f" if it is chat JSONL, rename it: mv {path} {path.with_suffix(_ENDING)}"
+    )
 
 
 def _no_such_file(path: Path) -> DatasetFileNotFound:
