@@ -6,12 +6,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from registry.errors import DatabaseUnreachable, DiskFull, RegistryError
 from registry.json_text import canonical
 from registry.settings import Settings
+from registry.sqlite_place import NO_DATABASE, no_database
 
 #: How long a write waits for another's lock, on both databases.
 LOCK_TIMEOUT_MS = 10_000
@@ -51,20 +52,31 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A transaction that sees one state of the database and is rolled back at the end."""
-        with _translated(), Session(self.engine) as session:
+        with self._translated(), Session(self.engine) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that is committed at the end, or rolled back if the block raises."""
-        with _translated(), Session(self._writer) as session, session.begin():
+        with self._translated(), Session(self._writer) as session, session.begin():
             yield session
 
     @contextmanager
     def writing_connection(self) -> Iterator[Connection]:
         """The same as `write` for work below the object mapper, such as migrations."""
-        with _translated(), self._writer.begin() as connection:
+        with self._translated(), self._writer.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (OperationalError, InterfaceError) as error:
+            raise _as_registry_error(error) from error
+        except DatabaseError as error:
+            if NO_DATABASE not in str(error.orig):
+                raise
+            raise no_database(self.url.removeprefix("sqlite:///")) from error
 
     def close(self) -> None:
         """Give back all connections."""
@@ -103,14 +115,6 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except (OperationalError, InterfaceError) as error:
-        raise _as_registry_error(error) from error
-
-
 def _as_registry_error(error: DBAPIError) -> RegistryError:
     # Only the driver's own words: the statement's parameters may be long or private.
     said = str(error.orig).strip().partition("\n")[0]
@@ -120,6 +124,11 @@ def _as_registry_error(error: DBAPIError) -> RegistryError:
         return DatabaseUnreachable(
             f"another process has held the database for {LOCK_TIMEOUT_MS / 1000:g} s ({said});"
             " end it or let it finish, then repeat the command"
+        )
+    if "readonly database" in said or "unable to open database file" in said:
+        return DatabaseUnreachable(
+            f"the database file cannot be written: {said}; let this account write to it and to its folder,"
+            " or set ZOO_HOME or ZOO_DATABASE_URL to a place where it may"
         )
     return DatabaseUnreachable(
         f"the database does not answer: {said}; check ZOO_DATABASE_URL and that the server runs"

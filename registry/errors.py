@@ -8,7 +8,8 @@ RegistryError                   ZOO-E200  exit 1
 │   │   └── DatasetFileNotFound ZOO-E217
 │   ├── CompositionNotFound     ZOO-E214
 │   ├── JobNotFound             ZOO-E215
-│   └── AliasNotFound           ZOO-E216
+│   ├── AliasNotFound           ZOO-E216
+│   └── SubjectNotFound         ZOO-E218
 ├── Conflict                    ZOO-E220  exit 5  somebody or something else stands in the way
 │   ├── AliasMoved              ZOO-E221  the alias is not where the caller believed
 │   ├── InUse                   ZOO-E222  a composition or a record still needs it
@@ -68,6 +69,7 @@ class NotFound(RegistryError):
         super().__init__(f"no {self.kind} {str(reference)!r}{reason}{hint}; list them with: {look}")
         self.reference = str(reference)
         self.nearest = tuple(nearest)
+        self.detail = detail
 
 
 class BaseNotFound(NotFound):
@@ -130,6 +132,14 @@ class AliasNotFound(NotFound):
 
     code = "ZOO-E216"
     kind = "alias"
+
+
+class SubjectNotFound(NotFound):
+    """No record of any kind that can be asked or measured."""
+
+    code = "ZOO-E218"
+    kind = "composition, adapter or base model"
+    command = "zoo compositions ls, zoo adapters ls or zoo bases ls"
 
 
 class Conflict(RegistryError):

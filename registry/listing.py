@@ -92,12 +92,14 @@ def adapters(
 
     Raises:
         BaseNotFound: there is no base model of that name or digest.
-        InvalidField: `sort` or `limit` is none of the allowed.
+        InvalidField: `sort` or `limit` is none of the allowed, or nothing has the score to sort by.
     """
     order, task, metric = _order(sort)
     with open_reader(settings) as reader:
         if reader is None:
             return []
+        if task:
+            _require_measured(reader, task, metric)
         where = _Conditions(include_deleted=include_deleted)
         if base is not None:
             where.add("v.base_id = ?", _base_id(reader, base))
@@ -219,6 +221,20 @@ def _order(sort: str) -> tuple[str, str, str]:
     metric = metric or DEFAULT_METRIC
     direction = "ASC" if metric in LOWER_IS_BETTER else "DESC"
     return f"e.value IS NULL, e.value {direction}, {_ORDERS['name']}", task, metric
+
+
+def _require_measured(reader: Reader, task: str, metric: str) -> None:
+    wanted = "SELECT DISTINCT task, metric FROM evaluation WHERE subject LIKE ? ORDER BY task, metric"
+    measured = [f"eval:{row['task']}:{row['metric']}" for row in reader.rows(wanted, ("adapter:%",))]
+    asked = f"eval:{task}:{metric}"
+    if asked in measured:
+        return
+    scores = f"a score that an adapter has: {', '.join(measured)}"
+    raise InvalidField(
+        "sort",
+        allowed=scores if measured else "name or created while no adapter has a score (see: zoo eval --help)",
+        value=asked,
+    )
 
 
 def _base_id(reader: Reader, text: str) -> object:

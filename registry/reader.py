@@ -15,6 +15,7 @@ from urllib.parse import quote
 from registry.errors import DatabaseUnreachable
 from registry.revisions import refuse_other
 from registry.settings import Settings
+from registry.sqlite_place import NO_DATABASE, no_database, require_place
 
 Row = dict[str, object]
 
@@ -78,9 +79,11 @@ def open_reader(settings: Settings) -> Iterator[Reader | None]:
     """A reader of the current schema; None if there is nothing to read yet.
 
     Raises:
+        InvalidSetting: the folder of the database file is missing, or the file is no database.
         DatabaseUnreachable: the database does not answer.
         SchemaMismatch: its schema is that of an older or newer release.
     """
+    require_place(settings)
     path = settings.sqlite_path
     if path is None:
         with _postgres(settings.database_url) as server_reader:
@@ -100,6 +103,8 @@ def _sqlite(path: Path) -> Iterator[Reader | None]:
             tables = reader.rows("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
             yield _checked(reader) if tables else None
     except sqlite3.Error as error:
+        if NO_DATABASE in str(error):
+            raise no_database(str(path)) from error
         raise DatabaseUnreachable(
             f"the database {path} cannot be read: {error}; check ZOO_DATABASE_URL"
         ) from error

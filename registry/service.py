@@ -32,6 +32,7 @@ from registry.kinds import Record, VersionedKind, versioned_kind
 from registry.record_rows import as_base
 from registry.schema import ensure_current
 from registry.settings import Settings
+from registry.sqlite_place import require_place
 from registry.versions import Holder
 
 
@@ -43,15 +44,17 @@ class Registry(Catalogue):
         """Create the zoo's folder if it is not there, and bring the database up to date.
 
         Raises:
-            InvalidSetting: the folder cannot be created.
+            InvalidSetting: the folder cannot be created, the database file has no place or is none, or
+                nothing opens the artifact store's URL.
             DatabaseUnreachable: the database does not answer.
             SchemaMismatch: a newer release has written the database.
         """
+        require_place(settings)
         create_home(settings.home)
         database = Database(settings)
         try:
             ensure_current(database)
-            return cls(settings, database=database, artifacts=ArtifactStore(settings.artifact_root))
+            return cls(settings, database=database, artifacts=_artifacts_at(settings.artifact_root))
         except BaseException:
             database.close()
             raise
@@ -232,6 +235,17 @@ class Registry(Catalogue):
 def _record(kind: VersionedKind[Any], row: Any) -> Record:
     record: Record = kind.as_record(row)
     return record
+
+
+def _artifacts_at(root: str) -> ArtifactStore:
+    try:
+        return ArtifactStore(root)
+    except (ImportError, ValueError) as error:
+        # The URL's rest is not repeated: it may hold a key.
+        raise InvalidSetting(
+            f"ZOO_ARTIFACT_ROOT: nothing here opens {root.partition('://')[0]}:// ({error});"
+            " correct it, install the driver, or unset it; look at it with: zoo doctor"
+        ) from error
 
 
 def create_home(home: Path) -> None:

@@ -1,5 +1,6 @@
 """Where the zoo keeps things and how patient it is, read once from the environment. Opens nothing."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ from registry.errors import InvalidSetting
 #: URL prefixes that mean PostgreSQL, as users and hosting providers write them.
 _POSTGRESQL_PREFIXES = ("postgresql+psycopg://", "postgresql://", "postgres://")
 _SQLITE_PREFIX = "sqlite:///"
+#: A percent sign that begins no encoded character, or one that no text may hold.
+_NOT_ENCODED = re.compile("%(?![0-9A-Fa-f]{2})|%00")
 
 #: Schemes of brokers, as Celery knows them: Redis and Valkey, then RabbitMQ.
 _BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
@@ -124,6 +127,7 @@ def _database_url(text: str, *, home: Path) -> str:
     for prefix in _POSTGRESQL_PREFIXES:
         if text.startswith(prefix):
             _require_port(text, variable="ZOO_DATABASE_URL")
+            _require_plain_account(text)
             return _POSTGRESQL_PREFIXES[0] + text.removeprefix(prefix)
     if text.startswith(_SQLITE_PREFIX):
         return _sqlite_url(text.removeprefix(_SQLITE_PREFIX))
@@ -139,6 +143,16 @@ def _require_port(url: str, *, variable: str) -> None:
         urlsplit(url).port  # noqa: B018 - reading it checks it
     except ValueError as error:
         raise InvalidSetting(f"{variable} has a port that is no number in 0..65535; mend it") from error
+
+
+def _require_plain_account(url: str) -> None:
+    """Refuse what the server's driver would take apart elsewhere than the user meant, and then print."""
+    in_account = url.count("@") <= urlsplit(url).netloc.count("@") <= 1
+    if not in_account or _NOT_ENCODED.search(url):
+        raise InvalidSetting(
+            "ZOO_DATABASE_URL has a character that must be written otherwise in a user's name or password:"
+            " @ as %40, / as %2F, : as %3A, ? as %3F, # as %23, % as %25"
+        )
 
 
 def _sqlite_url(path: str) -> str:

@@ -297,6 +297,7 @@ def test_misuse_exits_with_2_and_prints_no_data(
             "--warmup-steps must be at most the 3 steps, got 9",
         ),
         ((*TRAIN, "--domain", ""), "ZOO-E401: --domain must be"),
+        ((*TRAIN, "--deadline", "soon"), "ZOO-E401: --deadline must be a time such as 90s"),
         (("eval", "bio", "bio", "--data", "bio.eval"), "ZOO-E401: SUBJECTS must be a list"),
         (("eval", "bio", "--data", "=bio.eval"), "ZOO-E401: --data must be"),
         (("eval", "bio", "--data", "bio.eval", "--limit", "0"), "ZOO-E401: --limit must be"),
@@ -328,12 +329,75 @@ def test_a_file_that_is_not_there_is_said_to_be_no_file(
     assert f"no such file in {tmp_path}; did you mean protein.train.jsonl?" in refused.err
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ("train", "--name", "x", "--base", "nope"),
+        ("train", "--name", "x", "--base", "pico", "--rank", "0"),
+        ("train", "--name", "x y", "--base", "pico"),
+        ("train", "--name", "x", "--base", "pico", "--eval-data", "nope"),
+        ("eval", "nope"),
+        ("eval", "bio", "--limit", "0"),
+        ("eval", "bio", "--data", "nope"),
+    ],
+)
+def test_a_request_that_is_refused_registers_no_file(
+    wrong: tuple[str, ...], catalogue: Path, ask: Ask, tmp_path: Path
+) -> None:
+    file = write_dataset(tmp_path / "new.train.jsonl")
+    assert ask(*wrong, "--data", str(file), "--detach").code in (2, 3)
+    assert ask("datasets", "ls", "-q").out == "bio.eval@1\n"
+
+
+def test_a_file_of_another_ending_is_not_said_to_be_missing(
+    catalogue: Path, ask: Ask, tmp_path: Path
+) -> None:
+    file = write_dataset(tmp_path / "rows.json")
+    refused = ask("eval", "bio", "--data", str(file))
+    assert refused.code == 1
+    assert f"mv {file} {tmp_path / 'rows.jsonl'}" in refused.err
+
+
 def test_a_row_that_cannot_be_taken_is_named_with_its_file(catalogue: Path, ask: Ask, tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text("{}\n")
     for refused in (ask("register", "dataset", str(file)), ask("eval", "bio", "--data", str(file))):
         assert refused.code == 1
         assert f"error ZOO-E260: {file}, line 1: expected a list of messages" in refused.err
+
+
+def test_a_sort_by_a_score_that_nothing_has_is_refused_with_those_there_are(
+    catalogue: Path, ask: Ask
+) -> None:
+    refused = ask("adapters", "ls", "--sort", "eval:nope")
+    assert (refused.out, refused.code) == ("", 2)
+    assert refused.err == (
+        "error ZOO-E234: --sort must be a score that an adapter has: eval:bio:loss, got 'eval:nope:loss'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("subject", "said"),
+    [
+        ("scienze", "E218: no composition, adapter or base model 'scienze'; did you mean science?"),
+        ("pica", "E218: no composition, adapter or base model 'pica'; did you mean pico?"),
+        ("science@9", "E214: no composition 'science@9': science has version 1"),
+        ("bio@9", "E212: no adapter 'bio@9': bio has version 1, 2"),
+        ("bio@best", "E216: no alias 'bio@best'"),
+        ("pico@9", "E211: no base model 'pico@9': base models have neither versions"),
+    ],
+)
+def test_a_subject_that_is_not_there_is_told_by_the_kind_that_knows_its_name(
+    subject: str, said: str, catalogue: Path, ask: Ask
+) -> None:
+    for refused in (ask("eval", subject, "--data", "bio.eval"), ask("generate", subject, "Why?")):
+        assert (refused.out, refused.code) == ("", 3)
+        assert refused.err.startswith(f"error ZOO-{said}")
+
+
+def test_adapters_are_listed_by_commas_with_or_without_blanks(catalogue: Path, ask: Ask) -> None:
+    rows = ask(*COMPOSE, "--adapters", "bio@1, protein", "--name", "x", "--json").json
+    assert [row["expert"] for row in rows[:2]] == ["bio@1", "protein@1"]
 
 
 def test_a_dry_run_speaks_to_people_and_scripts(catalogue: Path, ask: Ask) -> None:
@@ -405,6 +469,31 @@ def test_logs_are_one_json_document_and_those_of_another_machine_are_said_to_be_
             assert "ZOO_HOME/jobs" in elsewhere.err
 
 
+def test_waiting_for_several_jobs_ends_by_the_gravest(home: Path, ask: Ask) -> None:
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        waiting, cancelled, failed = (str(registry.jobs.submit("train", {"name": n}).id) for n in "abc")
+        registry.jobs.request_cancel(int(cancelled))
+        claim = registry.jobs.claim(int(failed), owner="here", lease_s=60)
+        assert claim is not None
+        registry.jobs.finish(claim.id, fence=claim.fence, state="failed", reason="error")
+    now = ("--timeout", "0")
+    assert ask("jobs", "wait", waiting, cancelled, failed, *now).code == 7
+    assert ask("jobs", "wait", waiting, cancelled, *now).code == 130
+    assert ask("jobs", "wait", waiting, *now).code == 1
+
+
+def test_a_job_asked_for_again_says_what_of_the_new_request_does_not_hold(catalogue: Path, ask: Ask) -> None:
+    assert "asked for before" not in ask(*TRAIN, "--queue", "cpu", "--priority", "5").err
+    assert "asked for before" not in ask(*TRAIN, "--priority", "5").err
+    again = ask(*TRAIN, "--queue", "gpu", "--priority", "0", "--deadline", "1h")
+    assert (
+        "job 1 was asked for before, so these do not hold: --queue (it is on cpu), --priority (it has 5),"
+        " --deadline (it has no deadline); for another, zoo jobs cancel 1," in again.err
+    )
+    assert "asked for before" not in ask(*TRAIN, "--priority", "7", "--force").err
+    assert [row["priority"] for row in ask("jobs", "ls", "--json").json] == [7, 5]
+
+
 def test_workers_are_listed_with_what_they_do(home: Path, ask: Ask) -> None:
     assert "zoo worker" in ask("workers", "ls").err
     with Registry.open(Settings.from_env(os.environ)) as registry:
@@ -453,13 +542,32 @@ def test_logs_are_followed_until_the_job_ends(home: Path, ask: Ask, tmp_path: Pa
         follower.stdout.close()
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ZOO_DATABASE_URL", "sqlite:////nowhere/else/zoo.db", "mkdir -p /nowhere/else"),
+        ("ZOO_ARTIFACT_ROOT", "nonsense://bucket", "nothing here opens nonsense://"),
+    ],
+)
+def test_a_place_that_cannot_be_is_a_wrong_setting(
+    name: str, value: str, said: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    refused = ask("adapters", "show", "bio")
+    assert (refused.out, refused.code) == ("", 2)
+    assert refused.err.startswith(f"error ZOO-E233: {name}")
+    assert said in refused.err
+    if name == "ZOO_DATABASE_URL":
+        assert ask("adapters", "ls") == refused
+
+
 def test_an_unexpected_error_is_named_and_debug_shows_where(
     home: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.parent.joinpath("home").mkdir()
     (home / "zoo.db").write_text("this is no database, whatever its name says" * 10)
-    refused = ask("adapters", "ls")
-    assert refused.code != 0
-    assert "Traceback" not in refused.err
+    for refused in (ask("adapters", "ls"), ask("adapters", "show", "bio")):
+        assert refused.code == 2
+        assert refused.err.startswith(f"error ZOO-E233: {home / 'zoo.db'} is no SQLite database")
     monkeypatch.setenv("ZOO_DEBUG", "1")
     assert "Traceback" in ask("adapters", "ls").err

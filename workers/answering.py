@@ -14,7 +14,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from registry.entities import AdapterVersion, BaseModel, CompositionVersion
-from registry.errors import BaseNotFound, CompositionNotFound
+from registry.errors import AliasNotFound, BaseNotFound, NotFound, SubjectNotFound
+from registry.references import nearest, parse
 from registry.service import Registry
 from xlora_engine.answer_scores import AnswerScores, score_answers
 from xlora_engine.base_model import load_base, load_tokenizer
@@ -112,12 +113,25 @@ def find(registry: Registry, reference: str) -> Record:
     }
     if separator and kind in lookups:
         return lookups[kind](name)
-    for lookup in (registry.composition, registry.base):
+    refusals = []
+    for lookup in (registry.composition, registry.base, registry.adapter):
         try:
             return lookup(reference)
-        except (CompositionNotFound, BaseNotFound):
-            continue
-    return registry.adapter(reference)
+        except NotFound as error:
+            refusals.append(error)
+    raise _nothing_called(registry, reference, refusals)
+
+
+def _nothing_called(registry: Registry, reference: str, refusals: Sequence[NotFound]) -> NotFound:
+    """The refusal of the kind that knows the name, if one does; else one that names every kind."""
+    name = parse(reference).name or ""
+    bases = {base.name for base in registry.bases(include_deleted=True)}
+    for refusal in refusals:
+        knows_name = name in bases if isinstance(refusal, BaseNotFound) else bool(refusal.detail)
+        if knows_name or isinstance(refusal, AliasNotFound):
+            return refusal
+    alike = nearest(name, (found for refusal in refusals for found in refusal.nearest))
+    return SubjectNotFound(reference, nearest=alike)
 
 
 def subject_of(record: Record) -> str:

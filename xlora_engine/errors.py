@@ -13,7 +13,8 @@ EngineError                     ZOO-E300
 │   ├── HeadIncomplete          ZOO-E324  layers of the scaling head are in no file (PEFT 0.20 to 0.21.2)
 │   ├── PickleRefused           ZOO-E325  weights that only code of the file's own can read
 │   ├── NotRepresentable        ZOO-E326  a format, or its reader, cannot say what the configuration asks
-│   └── ExpertNotFound          ZOO-E327  the folder of an expert is not where the composition is
+│   ├── ExpertNotFound          ZOO-E327  the folder of an expert is not where the composition is
+│   └── CheckpointUnwritable    ZOO-E328  the place it is to be written to takes no files
 ├── CacheUnsupported            ZOO-E330  a key-value cache that cannot hold both passes
 ├── BaseUnsupported             ZOO-E340  the base model offers no decoder to run the scaling pass on
 │   └── BaseUnreadable          ZOO-E341
@@ -141,6 +142,12 @@ class HubNotFound(HubUnavailable):
 
     code = "ZOO-E381"
     exit_code = 3
+
+
+class CheckpointUnwritable(CheckpointInvalid):
+    """The place a composition is to be written to takes no files; nothing was left there."""
+
+    code = "ZOO-E328"
 
 
 class CacheUnsupported(EngineError):

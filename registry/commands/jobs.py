@@ -1,6 +1,7 @@
 """`zoo jobs`: what ran, runs and waits; logs; asking a job to end; waiting for one."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from registry.service import Registry
 
 _COLUMNS = ("id", "kind", "name", "state", "progress", "attempt", "created_at", "message")
-#: how `wait` ends
-_EXIT_CODES = {"succeeded": 0, "failed": 7, "cancelled": 130}
-_TIMED_OUT = 1
+#: How `wait` ends: by the first of these states that a job is in, a failure before all else.
+_EXIT_CODES = {"failed": 7, "cancelled": 130, "running": 1, "queued": 1, "succeeded": 0}
 #: A whole number that the database can hold.
 JOB_ID = click.IntRange(1, 2**31 - 1)
 
@@ -135,7 +135,9 @@ def cancel(job_ids: tuple[int, ...], output: Output) -> None:
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds to wait at most.")
 @output_options
 def wait(job_ids: tuple[int, ...], timeout_s: float | None, output: Output) -> None:
-    """Wait until jobs have ended; exit code 7 if one failed, 130 if one was cancelled, 1 if time ran out.
+    """Wait until jobs have ended; exit code 0 if all have succeeded.
+
+    Else the first that holds: 7 if one failed, 130 if one was cancelled, 1 if time ran out for one.
 
     Example: zoo jobs wait 12 --timeout 3600
     """
@@ -145,7 +147,7 @@ def wait(job_ids: tuple[int, ...], timeout_s: float | None, output: Output) -> N
     columns = ("id", "kind", "state", "reason", "message")
     rows = [{column: getattr(job, column) for column in columns} for job in ended]
     output.emit(rows, key="id")
-    click.get_current_context().exit(max(_EXIT_CODES.get(job.state, _TIMED_OUT) for job in ended))
+    click.get_current_context().exit(_exit_code([job.state for job in ended]))
 
 
 @command.command()
@@ -160,6 +162,10 @@ def retry(job_id: int, output: Output) -> None:
         job = registry.jobs.retry(job_id)
     output.emit_made(str(job.id), {"job": job.id, "state": job.state})
     output.hint("a worker takes it, or the command that asked for it, when it is given once more")
+
+
+def _exit_code(states: Sequence[str]) -> int:
+    return next(code for state, code in _EXIT_CODES.items() if state in states)
 
 
 def _summary(row: dict[str, Any]) -> dict[str, Any]:

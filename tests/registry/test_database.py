@@ -152,3 +152,13 @@ def test_a_lock_that_is_never_given_back_is_named(sqlite: Path, tmp_path: Path) 
         with pytest.raises(DatabaseUnreachable, match="another process has held the database"):
             _add(database, "bio")
     holder.close()
+
+
+def test_a_file_that_may_not_be_written_is_told_from_a_server_that_is_away(
+    sqlite: Path, tmp_path: Path
+) -> None:
+    with Database(settings_for(f"sqlite:///{sqlite}", home=tmp_path)) as database:
+        with database.read() as session:
+            session.execute(text("PRAGMA query_only=ON"))
+        with pytest.raises(DatabaseUnreachable, match="cannot be written: attempt to write a readonly"):
+            _add(database, "bio")

@@ -12,7 +12,14 @@ from sqlalchemy import text
 from registry import listing
 from registry.database import Database
 from registry.entities import AdapterVersion, BaseModel, ExpertRecord, NewEvaluation
-from registry.errors import BaseNotFound, DatabaseUnreachable, InvalidField, InvalidReference, SchemaMismatch
+from registry.errors import (
+    BaseNotFound,
+    DatabaseUnreachable,
+    InvalidField,
+    InvalidReference,
+    InvalidSetting,
+    SchemaMismatch,
+)
 from registry.service import Registry
 from registry.settings import Settings
 from tests.registry.folders import write_adapter, write_base, write_composition, write_dataset
@@ -137,7 +144,8 @@ def test_what_sql_would_read_as_its_own_is_only_text(
 ) -> None:
     assert listing.adapters(settings, domain=value) == []
     assert listing.datasets(settings, domain=value) == []
-    assert _references(listing.adapters(settings, sort=f"eval:{value}")) == ["bio@1"]
+    with pytest.raises(InvalidField, match="no adapter has a score"):
+        listing.adapters(settings, sort=f"eval:{value}")
     with pytest.raises(InvalidReference):
         listing.adapters(settings, base=value)
 
@@ -216,8 +224,14 @@ def test_another_releases_database_is_refused_with_the_way_out(
 
 
 def test_a_database_that_cannot_be_read_is_said_to_be_unreachable(tmp_path: Path) -> None:
-    (tmp_path / "zoo.db").write_text("no database at all, just some text that is long enough" * 100)
+    (tmp_path / "zoo.db").mkdir()
     with pytest.raises(DatabaseUnreachable, match="cannot be read"):
+        listing.adapters(settings_for(f"sqlite:///{tmp_path / 'zoo.db'}", home=tmp_path))
+
+
+def test_a_file_that_is_no_database_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "zoo.db").write_text("no database at all, just some text that is long enough" * 100)
+    with pytest.raises(InvalidSetting, match="is no SQLite database"):
         listing.adapters(settings_for(f"sqlite:///{tmp_path / 'zoo.db'}", home=tmp_path))
     with pytest.raises(DatabaseUnreachable, match="does not answer") as refusal:
         listing.adapters(settings_for(f"postgresql://zoo:secret@/zoo?host={tmp_path}", home=tmp_path))

@@ -100,6 +100,14 @@ def test_threads_that_are_no_number_are_refused(text: str) -> None:
         Settings.from_env({"ZOO_THREADS": text})
 
 
+@pytest.mark.parametrize("password", ["sec@ret", "1/sec@ret", "1?sec", "1#sec", "sec%ret", "sec%00"])
+def test_a_password_that_would_be_taken_apart_and_printed_is_refused(password: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"ZOO_DATABASE_URL.*%40") as refusal:
+        Settings.from_env({"ZOO_DATABASE_URL": f"postgresql://zoo:{password}@db/zoo"})
+    assert "sec" not in str(refusal.value)
+    assert Settings.from_env({"ZOO_DATABASE_URL": "postgresql://zoo:s%40t%25@db/zoo"}).database_url
+
+
 def test_passwords_do_not_show() -> None:
     settings = Settings.from_env(
         {

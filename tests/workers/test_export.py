@@ -122,3 +122,33 @@ def test_an_unknown_composition_exits_with_3_and_an_unknown_format_with_2(run: R
     assert run("sciense", str(tmp_path / "out"))[0] == 3
     assert run("science", str(tmp_path / "out"), "--format", "gguf")[0] == 2
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_without_a_base_or_with_its_own_path_says_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.commands.export._source_of", lambda *_: None)
+    _, _, said = run("science", str(tmp_path / "a"), "--format", "peft")
+    assert "names no base model" in said
+    assert "--base-id" in said
+    assert (str(tmp_path / "a") in said) == (str(tmp_path / "a") in _configurations(tmp_path / "a"))
+    assert "names no base model" not in run("science", str(tmp_path / "b"), "--base-id", "owner/x")[2]
+
+
+def _configurations(folder: Path) -> str:
+    return "".join(path.read_text() for path in folder.glob("*.json"))
+
+
+@pytest.mark.parametrize("layout", ["zoo", "peft"])
+def test_every_exported_file_has_the_mode_of_a_new_file(layout: str, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "new").touch()
+    assert run("science", str(tmp_path / "out"), "--format", layout)[0] == 0
+    modes = {path.stat().st_mode for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert modes == {(tmp_path / "new").stat().st_mode}
+
+
+def test_a_place_that_takes_no_folder_is_said(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, out, said = run("science", str(tmp_path / "file" / "out"))
+    assert (code, out) == (1, "")
+    assert said.startswith(f"error ZOO-E328: cannot write {tmp_path / 'file' / 'out'}: ")

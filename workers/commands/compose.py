@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from registry.presentation import Output, output_options
+from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
 
 
@@ -50,7 +51,7 @@ def command(
     with open_registry() as registry:
         request = Request(
             name=name,
-            adapters=tuple(adapters.split(",")),
+            adapters=split_list(adapters),
             data=_pairs("--data", data),
             eval_data=_pairs("--eval-data", eval_data),
             mixed=mixed,

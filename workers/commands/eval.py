@@ -1,5 +1,6 @@
 """`zoo eval`: scores of adapters, base models and compositions on datasets."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +10,7 @@ from workers.commands.running import Submission, run_job, submission_options
 
 if TYPE_CHECKING:
     from registry.service import Registry
+    from workers.commands.datasets import GivenDataset
 
 
 @click.command()
@@ -37,12 +39,16 @@ def command(
     from workers.specs import EvalSpec
 
     with open_registry() as registry:
-        spec = EvalSpec(
+        tasks = _tasks(registry, data)
+        asked = EvalSpec(
             subjects=tuple(subject_of(find(registry, subject)) for subject in subjects),
-            datasets=_tasks(registry, data),
+            datasets={task: given.name for task, given in tasks.items()},
             limit=limit,
             batch_tokens=batch_tokens,
         )
+        # Only a request that holds puts files on record.
+        on_record = {task: given.register(registry).reference for task, given in tasks.items()}
+        spec = replace(asked, datasets=on_record)
         job = run_job(registry, spec, output=output, submission=submission)
     if job is not None:
         output.emit(
@@ -55,17 +61,17 @@ def command(
         )
 
 
-def _tasks(registry: "Registry", data: tuple[str, ...]) -> dict[str, str]:
-    from workers.commands.datasets import dataset_reference
+def _tasks(registry: "Registry", data: tuple[str, ...]) -> "dict[str, GivenDataset]":
+    from workers.commands.datasets import given_dataset
 
     tasks = {}
     for given in data:
         name, separator, reference = given.partition("=")
-        dataset = dataset_reference(registry, reference if separator else given)
+        dataset = given_dataset(registry, reference if separator else given)
         task = name if separator else dataset.domain or dataset.name
         if task in tasks:
             raise click.BadParameter(
                 f"two datasets for the task {task}; name them: task=DATASET", param_hint="--data"
             )
-        tasks[task] = dataset.reference
+        tasks[task] = dataset
     return tasks

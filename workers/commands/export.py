@@ -1,5 +1,6 @@
 """`zoo export`: a composition as a folder, for other programs to load."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,9 +42,25 @@ def command(composition: str, folder: Path, format: str, base_id: str | None, ou
         if format == OWN_FORMAT:
             _copy(source, folder)
         else:
-            _convert(source, folder, format, base_id or _source_of(registry, record.base_digest))
+            base_id = base_id or _source_of(registry, record.base_digest)
+            _convert(source, folder, format, base_id)
+            if base_id is None:
+                output.hint(
+                    "note: it names no base model, for the zoo knows none of the hub;"
+                    " for one, export again with --base-id OWNER/NAME"
+                )
     exported = {"composition": record.reference, "format": format, "folder": str(folder.resolve())}
     output.emit_made(str(folder), exported)
+    if _names_its_place(folder.resolve()):
+        output.hint(
+            f"note: its files name the experts as lying in {folder.resolve()}; to move it, export again"
+        )
+
+
+def _names_its_place(folder: Path) -> bool:
+    """Whether a configuration holds the folder's own path, so that it cannot be loaded from another."""
+    place = json.dumps(str(folder))[:-1]
+    return any(place in path.read_text(encoding="utf-8") for path in folder.glob("*.json"))
 
 
 def _source_of(registry: "Registry", base_digest: str) -> str | None:

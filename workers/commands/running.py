@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 import click
 
 from registry.entities import Job
+from registry.json_text import digest_of
+from registry.option_names import naming_options
 from registry.presentation import Output
 from registry.service import Registry
 from workers.errors import JobCancelled, JobFailed
@@ -30,13 +32,24 @@ class Submission:
     detach: bool
     force: bool
     queue: str | None
-    priority: int
+    priority: int | None
     deadline_s: float | None
 
     def placement(self, registry: Registry) -> Placement:
         """Where the job goes."""
         queue = self.queue or default_queue(registry)
-        return Placement(queue=queue, priority=self.priority, deadline_s=self.deadline_s)
+        return Placement(queue=queue, priority=self.priority or 0, deadline_s=self.deadline_s)
+
+    def unheeded(self, known: Job, job: Job) -> tuple[str, ...]:
+        """What was asked for and does not hold for a job that was known before, as options and what holds."""
+        is_under_way = known.state in ("queued", "running")
+        deadline = f"ends {job.deadline_at:%Y-%m-%d %H:%M} UTC" if job.deadline_at else "has no deadline"
+        kept = (
+            ("--queue", self.queue not in (None, job.queue), f"is on {job.queue}"),
+            ("--priority", self.priority not in (None, job.priority), f"has {job.priority}"),
+            ("--deadline", self.deadline_s is not None and is_under_way, deadline),
+        )
+        return tuple(f"{option} (it {holds})" for option, is_unheeded, holds in kept if is_unheeded)
 
 
 _SUBMISSION_OPTIONS = (
@@ -50,9 +63,7 @@ _SUBMISSION_OPTIONS = (
     click.option(
         "--priority",
         type=click.IntRange(-1000, 1000),
-        default=0,
-        show_default=True,
-        help="Higher ones are taken first.",
+        help="Higher ones are taken first; 0 if left out.",
     ),
     click.option("--deadline", help="End it so long from now at the latest: 90s, 30m, 2h, 1d."),
 )
@@ -67,7 +78,7 @@ def submission_options(command: Command) -> Command:
         detach: bool,
         force: bool,
         queue: str | None,
-        priority: int,
+        priority: int | None,
         deadline: str | None,
         **rest: Any,
     ) -> Any:
@@ -80,7 +91,7 @@ def submission_options(command: Command) -> Command:
         )
         return command(*args, submission=submission, **rest)
 
-    decorated: Any = with_submission
+    decorated: Any = naming_options(with_submission)
     for option in reversed(_SUBMISSION_OPTIONS):
         decorated = option(decorated)
     return cast("Command", decorated)
@@ -98,10 +109,16 @@ def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submi
     if not submission.detach:
         gpus_for(processes, visible_gpus(os.environ))
     placement = submission.placement(registry)
+    known = None if submission.force else registry.jobs.newest(spec.kind, digest_of(spec.to_json()))
     job = submit(registry, spec, force=submission.force, placement=placement)
     if job.state == "succeeded":
         output.hint(f"job {job.id} did just this before; --force runs it again")
         return job
+    if known is not None and (unheeded := submission.unheeded(known, job)):
+        output.hint(
+            f"job {job.id} was asked for before, so these do not hold: {', '.join(unheeded)};"
+            f" for another, zoo jobs cancel {job.id}, then this command with --force"
+        )
     if submission.detach:
         output.emit_id(job.id, human=_queued(job))
         if job.state == "queued" and not is_served(registry, job.queue, processes=processes):

@@ -1,11 +1,12 @@
 """`zoo train`: one adapter from one dataset."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import click
 
 from registry.presentation import Output, output_options
+from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
 
 #: Options of `zoo train` that are fields of its spec: option -> (type, help).
@@ -65,20 +66,29 @@ def command(
 
     Example: zoo train --name bio --base smollm2 --data bio.train.jsonl --eval-data bio.eval.jsonl
     """
-    from workers.commands.datasets import dataset_reference
+    from workers.commands.datasets import given_dataset
     from workers.commands.opening import open_registry
     from workers.specs import TrainSpec
 
     with open_registry() as registry:
-        dataset = dataset_reference(registry, data)
-        spec = TrainSpec(
+        given = given_dataset(registry, data)
+        held_out = given_dataset(registry, eval_data) if eval_data else None
+        asked = TrainSpec(
             name=name,
             base=registry.base(base).name,
-            train_dataset=dataset.reference,
-            eval_dataset=dataset_reference(registry, eval_data).reference if eval_data else None,
-            domains=domains or ((dataset.domain,) if dataset.domain else ()),
-            target_modules=tuple(target_modules.split(",")),
+            train_dataset=given.name,
+            eval_dataset=held_out.name if held_out else None,
+            domains=domains,
+            target_modules=split_list(target_modules),
             **settings,
+        )
+        # Only a request that holds puts files on record.
+        dataset = given.register(registry)
+        spec = replace(
+            asked,
+            train_dataset=dataset.reference,
+            eval_dataset=held_out.register(registry).reference if held_out else None,
+            domains=domains or ((dataset.domain,) if dataset.domain else ()),
         )
         job = run_job(registry, spec, output=output, submission=submission)
         if job is not None:
