@@ -1,4 +1,4 @@
-"""The thread that keeps a job's lease: it renews it, passes a byte on to the trainer, and does nothing else.
+"""The thread that keeps a job's lease: it renews it, tells the trainer how long it holds, and nothing else.
 
 A terminal that blocks, a slow tracker or a long write elsewhere cannot make a job lose its lease.
 """
@@ -12,11 +12,12 @@ from typing import IO, Any
 from registry.entities import Job
 from registry.errors import ServiceUnreachable
 from registry.jobs import JobStore
+from workers.leash import longer
 
 #: Short, so that a cancel is noticed soon; a beat is one small transaction.
 BEAT_EVERY_S = 2.0
-#: A database that is away for this share of a lease ends the attempt: nobody runs on a lease he cannot prove.
-_SHARE_WITHOUT_ANSWER = 0.8
+#: After this share of a lease without a renewal the attempt ends: nobody runs on a lease he cannot prove.
+_SHARE_OF_LEASE = 0.9
 
 
 class Heartbeat:
@@ -31,6 +32,8 @@ class Heartbeat:
         self._jobs = jobs
         self._job = job
         self._lease_s = lease_s
+        #: by the monotonic clock; the database began to count later than we did, so it counts longer
+        self.held_until = time.monotonic() + lease_s * _SHARE_OF_LEASE
         self._leash: IO[bytes] | None = None
         self._leash_lock = threading.Lock()
         self._stopping = threading.Event()
@@ -38,7 +41,7 @@ class Heartbeat:
         self._thread.start()
 
     def feed(self, leash: IO[bytes] | None) -> None:
-        """Send a byte into this pipe after every beat from now on; None ends that, also one under way."""
+        """Write into this pipe, after every beat from now on, how long the lease holds; None ends that."""
         with self._leash_lock:
             self._leash = leash
 
@@ -48,19 +51,17 @@ class Heartbeat:
         self._thread.join()
 
     def _beat_on(self) -> None:
-        answered_at = time.monotonic()
         while not self._stopping.wait(min(BEAT_EVERY_S, self._lease_s / 6)):
             try:
                 alive = self._beat()
             except ServiceUnreachable:
-                alive = time.monotonic() - answered_at < self._lease_s * _SHARE_WITHOUT_ANSWER
-            else:
-                answered_at = time.monotonic()
+                alive = time.monotonic() < self.held_until
             if not alive:
                 self.lost.set()
                 return
 
     def _beat(self) -> bool:
+        began = time.monotonic()
         answer = self._jobs.beat(
             self._job.id, fence=self._job.fence, lease_s=self._lease_s, progress=self.progress
         )
@@ -68,8 +69,10 @@ class Heartbeat:
             self.cancel_requested.set()
         if answer.overdue:
             self.overdue.set()
+        if answer.alive:
+            self.held_until = began + self._lease_s * _SHARE_OF_LEASE
         # A trainer that has ended is noticed elsewhere.
         with self._leash_lock, contextlib.suppress(BrokenPipeError):
             if answer.alive and self._leash is not None:
-                self._leash.write(b".")
+                self._leash.write(longer(self.held_until))
         return answer.alive

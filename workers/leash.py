@@ -1,4 +1,4 @@
-"""How a child process ends with its parent: the kernel's death signal, and a pipe that must bring bytes.
+"""How a child process ends with its parent: the kernel's death signal, and a pipe that says until when.
 
 Needs nothing but the standard library, so that a child is on the leash before it imports anything slow.
 """
@@ -41,23 +41,32 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(EXIT_ABANDONED)
 
 
-def hold_leash(descriptor: int, *, lease_s: float) -> None:
-    """End this process when the pipe closes, or when no byte came through it for `lease_s` seconds.
+def hold_leash(descriptor: int, *, until: float) -> None:
+    """End this process when the pipe closes, or at `until`, a reading of the monotonic clock, in seconds.
 
-    A supervisor sends a byte after each renewal of the lease, so no child outlives a lease it cannot see.
+    A supervisor writes a later time, a line each, after each renewal of the lease. Processes of a host share
+    that clock, so neither a line that waited in the pipe nor a slow renewal lets a child outlive the lease.
     """
-    fed_at = [time.monotonic()]
-    threading.Thread(target=_watch_pipe, args=(descriptor, fed_at), name="leash", daemon=True).start()
-    threading.Thread(target=_watch_clock, args=(fed_at, lease_s), name="lease", daemon=True).start()
+    ends_at = [until]
+    threading.Thread(target=_watch_pipe, args=(descriptor, ends_at), name="leash", daemon=True).start()
+    threading.Thread(target=_watch_clock, args=(ends_at,), name="lease", daemon=True).start()
 
 
-def _watch_pipe(descriptor: int, fed_at: list[float]) -> None:
-    while os.read(descriptor, 64):
-        fed_at[0] = time.monotonic()
+def longer(until: float) -> bytes:
+    """What a supervisor writes into the pipe."""
+    return f"{until:.3f}\n".encode()
+
+
+def _watch_pipe(descriptor: int, ends_at: list[float]) -> None:
+    rest = b""
+    while said := os.read(descriptor, 4096):
+        *lines, rest = (rest + said).split(b"\n")
+        if lines:
+            ends_at[0] = float(lines[-1])
     os._exit(EXIT_ABANDONED)
 
 
-def _watch_clock(fed_at: list[float], lease_s: float) -> None:
-    while (left_s := fed_at[0] + lease_s - time.monotonic()) > 0:
+def _watch_clock(ends_at: list[float]) -> None:
+    while (left_s := ends_at[0] - time.monotonic()) > 0:
         time.sleep(min(left_s, 1.0))
     os._exit(EXIT_ABANDONED)

@@ -132,7 +132,7 @@ def run_claimed(
     heartbeat = Heartbeat(registry.jobs, job, lease_s=lease_s)
     run = _begun_run(job, folder)
     shipper = _shipper(registry, job, folder, on_event)
-    order = order_for(job, folder, registry.settings, lease_s=lease_s, handlers=handlers)
+    order = order_for(job, folder, registry.settings, until=heartbeat.held_until, handlers=handlers)
     try:
         with JobLog(folder) as log:
             registry.jobs.set_log(job.id, str(log.path), job.fence)

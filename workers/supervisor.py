@@ -111,7 +111,7 @@ class TrainerProcess:
 
 
 def order_for(
-    job: Job, folder: Path, settings: Settings, *, lease_s: float, handlers: Mapping[str, str] | None
+    job: Job, folder: Path, settings: Settings, *, until: float, handlers: Mapping[str, str] | None
 ) -> dict[str, Any]:
     """What a trainer is told; it goes through a pipe, because settings may hold passwords."""
     places = {name: value if value is None else str(value) for name, value in asdict(settings).items()}
@@ -122,7 +122,7 @@ def order_for(
         "settings": places,
         "parent_pid": os.getpid(),
         "gpus": visible_gpus(os.environ),
-        "lease_s": lease_s,
+        "until": until,
         "handlers": handlers,
     }
 

@@ -40,7 +40,7 @@ def main() -> int:
     leash, progress = _private_pipes()
     order = read_order(leash)
     die_with_parent(order["parent_pid"])
-    hold_leash(leash, lease_s=order["lease_s"])
+    hold_leash(leash, until=order["until"])
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to decide on

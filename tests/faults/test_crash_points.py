@@ -1,6 +1,5 @@
 """A job survives its processes ending at the worst places: each once, and the next attempt makes it good."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,21 +11,12 @@ from registry.settings import Settings
 from tests.brokers import ValkeyServer
 from tests.faults.chained import BASE, undisturbed
 from tests.registry.folders import write_base
-from tests.services import migrated_sqlite, settings_for
 from tests.workers.processes import POLLING, RELAY, running, wait_for_state, wait_until
-
-__all__ = ["migrated_sqlite"]
 
 #: Of the relay, which has a test of its own.
 _OF_JOBS = [name for name in CRASH_POINTS if name != "after_publish"]
 #: Where the trainer ends instead of its supervisor.
 _IN_TRAINER = ("after_artifact_rename", "before_commit", "after_commit")
-
-
-@pytest.fixture
-def settings(migrated_sqlite: Path, tmp_path: Path) -> Settings:
-    database = shutil.copy(migrated_sqlite, tmp_path / "zoo.db")
-    return settings_for(f"sqlite:///{database}", home=tmp_path / "home")
 
 
 @pytest.mark.parametrize("place", _OF_JOBS)
@@ -51,21 +41,17 @@ def test_row_22_a_crash_at_any_place_loses_and_doubles_nothing(
 
 
 def test_row_27_a_relay_that_dies_after_publishing_is_made_good_by_the_next(
-    settings: Settings, tmp_path: Path
+    settings: Settings, valkey: ValkeyServer
 ) -> None:
-    valkey = ValkeyServer(tmp_path / "valkey")
     served = replace(settings, broker_url=valkey.url)
-    try:
-        with Registry.open(served) as registry:
-            for number in range(3):
-                registry.jobs.submit("train", {"name": str(number)})
-            with running(RELAY, served, ZOO_CRASH_AT="after_publish") as relay:
-                assert relay.wait(timeout=120) == -9
-            assert valkey.client().llen("zoo:cpu") == 1
-            with running(RELAY, served):
-                wait_until(lambda: valkey.client().llen("zoo:cpu") == 3, what="all hints")
-    finally:
-        valkey.stop()
+    with Registry.open(served) as registry:
+        for number in range(3):
+            registry.jobs.submit("train", {"name": str(number)})
+        with running(RELAY, served, ZOO_CRASH_AT="after_publish") as relay:
+            assert relay.wait(timeout=120) == -9
+        assert valkey.client().llen("zoo:cpu") == 1
+        with running(RELAY, served):
+            wait_until(lambda: valkey.client().llen("zoo:cpu") == 3, what="all hints")
 
 
 def test_row_23_a_torn_checkpoint_is_not_gone_on_from(settings: Settings, tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def wait_to_be_stopped(context: JobContext) -> Mapping[str, Any]:
     return {}
 
 
+def look_for_the_first(context: JobContext) -> Mapping[str, Any]:
+    """Tell whether the trainer of the attempt before still runs."""
+    from tests.workers.processes import command_line
+
+    return {"first_runs": bool(command_line(int((context.folder / "pid").read_text())))}
+
+
 def outlast_the_lease(context: JobContext) -> Mapping[str, Any]:
     """Work for longer than the lease that the test gives."""
     threading.Event().wait(2.5)

@@ -150,7 +150,7 @@ def test_a_cancel_from_elsewhere_reaches_the_trainer(registry: Registry, job: Jo
 
 
 def test_row_7_a_job_past_its_deadline_saves_a_checkpoint_and_fails(registry: Registry) -> None:
-    job = registry.jobs.submit("train", {}, deadline_s=1.5)
+    job = registry.jobs.submit("train", {}, deadline_s=3)
     ended = run_here(registry, job.id, handlers=handler("wait_to_be_stopped"), lease_s=3)
     assert (job_folder(registry, job.id) / "checkpoint").exists()
     assert (ended.state, ended.reason) == ("failed", "deadline")

@@ -1,0 +1,26 @@
+"""A zoo of each test's own, on SQLite or PostgreSQL, and a broker that a module breaks."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from registry.settings import Settings
+from tests.brokers import ValkeyServer
+from tests.services import database_url, migrated_sqlite, settings_for
+
+__all__ = ["database_url", "migrated_sqlite"]
+
+
+@pytest.fixture
+def settings(migrated_sqlite: Path, tmp_path: Path) -> Settings:
+    database = shutil.copy(migrated_sqlite, tmp_path / "zoo.db")
+    return settings_for(f"sqlite:///{database}", home=tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"))
+    yield server
+    server.stop()

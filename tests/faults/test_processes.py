@@ -1,0 +1,94 @@
+"""Workers that are told to end at once, or stand still for longer than their lease: one effect, no loss."""
+
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from registry.service import Registry
+from registry.settings import Settings
+from tests.brokers import ValkeyServer
+from tests.faults.chained import BASE, undisturbed
+from tests.registry.folders import write_base
+from tests.services import settings_for
+from tests.workers.processes import (
+    CELERY,
+    POLLING,
+    command_line,
+    descendants,
+    running,
+    send,
+    trainers,
+    wait_for_state,
+    wait_until,
+)
+from workers.runner import job_folder
+
+#: Here a process may be frozen in the middle of a transaction, and SQLite's write lock has no lease.
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+
+
+@pytest.mark.parametrize("kind", [POLLING, CELERY], ids=["polling", "celery"])
+def test_row_17_sigquit_in_mid_job_loses_no_job_and_leaves_no_trainer(
+    kind: tuple[str, ...], settings: Settings, valkey: ValkeyServer
+) -> None:
+    served = replace(settings, broker_url=valkey.url) if kind is CELERY else settings
+    with Registry.open(settings) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"}).id
+        with running(kind, served, TEST_HANDLER="wait_to_be_stopped") as worker:
+            wait_until((job_folder(registry, job) / "pid").exists, what="the job is at work")
+            below = descendants(worker.pid)
+            worker.send_signal(signal.SIGQUIT)
+            worker.wait(timeout=120)
+            wait_until(lambda: not any(map(command_line, below)), what="nothing of the worker is left")
+        with running(POLLING, settings):
+            ended = wait_for_state(registry, job, "succeeded", "failed")
+        assert (ended.state, ended.attempt, ended.fence) == ("succeeded", 1, 2)
+
+
+@on_postgresql
+def test_row_20_a_trainer_is_gone_before_the_job_of_its_frozen_supervisor_is_taken_over(
+    database_url: str, tmp_path: Path
+) -> None:
+    brief = replace(settings_for(database_url, home=tmp_path), lease_s=3.0)
+    with Registry.open(brief) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"}).id
+        with running(POLLING, brief, TEST_HANDLER="wait_to_be_stopped") as worker:
+            wait_until((job_folder(registry, job) / "pid").exists, what="the job is at work")
+            worker.send_signal(signal.SIGSTOP)
+            with running(POLLING, brief, TEST_HANDLER="look_for_the_first"):
+                ended = wait_for_state(registry, job, "succeeded", "failed")
+            worker.send_signal(signal.SIGCONT)
+            worker.send_signal(signal.SIGTERM)
+            # What it had to write meanwhile names an old fence.
+            assert worker.wait(timeout=120) == 0
+        assert (ended.state, ended.fence, ended.losses) == ("succeeded", 2, 1)
+        assert ended.outcome == {"first_runs": False}
+        assert registry.jobs.get(job) == ended
+
+
+@on_postgresql
+def test_row_20_a_machine_that_stood_still_wakes_up_without_an_effect(
+    database_url: str, tmp_path: Path
+) -> None:
+    brief = replace(settings_for(database_url, home=tmp_path), lease_s=3.0)
+    with Registry.open(brief) as registry:
+        registry.register_base(write_base(tmp_path / "base"), name=BASE, source="hub:zoo/pico@abc")
+        job = registry.jobs.submit("train", {"name": "chained"}).id
+        with running(POLLING, brief, TEST_HANDLER="chain") as worker:
+            wait_until((job_folder(registry, job) / "checkpoint.json").exists, what="a checkpoint")
+            (trainer,) = trainers(worker.pid)
+            for pid in (trainer, worker.pid):
+                send(pid, signal.SIGSTOP)
+            with running(POLLING, brief, TEST_HANDLER="chain"):
+                ended = wait_for_state(registry, job, "succeeded", "failed")
+            for pid in (trainer, worker.pid):
+                send(pid, signal.SIGCONT)
+            wait_until(lambda: not command_line(trainer), what="the first trainer has ended")
+            worker.send_signal(signal.SIGTERM)
+            assert worker.wait(timeout=120) == 0
+        assert (ended.state, ended.fence) == ("succeeded", 2)
+        assert ended.outcome["digest"] == undisturbed("chained")
+        assert [adapter.reference for adapter in registry.adapters()] == [ended.outcome["adapter"]]
+        assert registry.jobs.get(job) == ended
