@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 #: What the main process sends its pool when the worker is to end; SIGTERM would kill an idle child.
 _DRAIN = signal.SIGUSR2
+_POOL = "prefork"
 
 
 def make_app(
@@ -74,11 +76,20 @@ def make_app(
         signal.signal(_DRAIN, lambda number, _: drains.append(number))
 
     # Signals hold their receivers weakly unless told otherwise.
+    signals.celeryd_after_setup.connect(_refuse_other_pools, weak=False)
     signals.worker_process_init.connect(prepare_child, weak=False)
     signals.worker_ready.connect(main.on_ready, weak=False)
     signals.worker_shutting_down.connect(main.on_shutting_down, weak=False)
     signals.worker_shutdown.connect(main.on_shutdown, weak=False)
     return app
+
+
+def _refuse_other_pools(instance: Any = None, **_: Any) -> None:
+    """End a worker whose command line names a pool that fails jobs on SIGQUIT (celery#10490)."""
+    pool = instance.pool_cls.__module__.rpartition(".")[2]
+    if pool != _POOL:
+        # Whatever else a receiver raises is logged, and the worker goes on.
+        sys.exit(f"the pool {pool!r} cannot give a job back when the worker ends; leave --pool out")
 
 
 class _Main:

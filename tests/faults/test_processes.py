@@ -47,6 +47,16 @@ def test_row_17_sigquit_in_mid_job_loses_no_job_and_leaves_no_trainer(
         assert (ended.state, ended.attempt, ended.fence) == ("succeeded", 1, 2)
 
 
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_row_17_a_pool_that_fails_jobs_on_sigquit_is_refused(
+    settings: Settings, valkey: ValkeyServer, tmp_path: Path, pool: str
+) -> None:
+    served, log = replace(settings, broker_url=valkey.url), tmp_path / "log"
+    with running((*CELERY, "--pool", pool), served, log=log) as worker:
+        assert worker.wait(timeout=120) == 1
+    assert "leave --pool out" in log.read_text()
+
+
 @on_postgresql
 def test_row_20_a_trainer_is_gone_before_the_job_of_its_frozen_supervisor_is_taken_over(
     database_url: str, tmp_path: Path
