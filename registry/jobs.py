@@ -16,6 +16,7 @@ from registry.entities import BeatAnswer, Job, JobEvent
 from registry.errors import Conflict, KeyReused
 from registry.job_models import JobEventRow, JobRow
 from registry.json_text import digest_of, storable_text
+from registry.schema import ensure_same
 from registry.times import database_now
 
 
@@ -66,15 +67,24 @@ class JobStore:
             )
 
     def claim(self, job_id: int, *, owner: str, lease_s: float, worker: str | None = None) -> Job | None:
-        """Take the job; None if somebody else holds it, it has ended, or it may not be started again."""
+        """Take the job; None if somebody else holds it, it has ended, or it may not be started again.
+
+        Raises:
+            SchemaMismatch: another release has changed the database.
+        """
         with self._database.write() as session:
+            ensure_same(session.connection())
             row = job_rows.claim(session, job_id, owner=owner, worker=worker, lease_s=lease_s)
             return None if row is None else job_rows.as_job(row)
 
     def claim_next(
         self, *, owner: str, lease_s: float, queues: Sequence[str] = ("cpu",), worker: str | None = None
     ) -> Job | None:
-        """Take the free job of highest priority, oldest first; None if there is none."""
+        """Take the free job of highest priority, oldest first; None if there is none.
+
+        Raises:
+            SchemaMismatch: another release has changed the database.
+        """
         waiting = (
             select(JobRow.id)
             .where(job_rules.claimable(), JobRow.queue.in_(queues))
@@ -86,6 +96,7 @@ class JobStore:
             if session.scalar(waiting) is None:
                 return None
         with self._database.write() as session:
+            ensure_same(session.connection())
             job_id = session.scalar(waiting.with_for_update(skip_locked=True))
             if job_id is None:
                 return None

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
 
-from migrations import HEAD, REVISIONS
-from registry.errors import DatabaseUnreachable, SchemaMismatch
+from registry.errors import DatabaseUnreachable
 from registry.settings import Settings
 
 Row = dict[str, object]
@@ -119,19 +118,10 @@ def _postgres(url: str) -> Iterator[Reader | None]:
 
 def _checked(reader: Reader) -> Reader | None:
     stored = [row["version_num"] for row in reader.rows("SELECT version_num FROM alembic_version")]
-    if stored == [HEAD]:
-        return reader
     if not stored:
         return None
-    if stored[0] in REVISIONS:
-        raise SchemaMismatch(
-            f"the database is at revision {stored[0]!r}, this release needs {HEAD!r};"
-            " bring it up to date with: zoo migrate"
-        )
-    raise SchemaMismatch(
-        f"the database is at revision {stored[0]!r}, this release knows them up to {HEAD!r};"
-        " use the newer release that wrote it: pip install --upgrade adapter-zoo"
-    )
+    refuse_other(stored[0])
+    return reader
 
 
 def _plain(name: str, value: Any) -> object:

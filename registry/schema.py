@@ -4,7 +4,7 @@ from sqlalchemy import Connection, inspect, text
 
 from migrations import HEAD, REVISIONS, SCRIPT_LOCATION
 from registry.database import Database
-from registry.errors import SchemaMismatch
+from registry.revisions import refuse_newer, refuse_other
 
 _VERSION_TABLE = "alembic_version"
 
@@ -27,9 +27,19 @@ def ensure_current(database: Database) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         stored = stored_revision(connection)
-        _refuse_newer(stored)
+        refuse_newer(stored)
         if stored != HEAD:
             migrate(connection, to=HEAD)
+
+
+def ensure_same(connection: Connection) -> None:
+    """Refuse to work with a database that another release has changed since it was opened.
+
+    Raises:
+        SchemaMismatch: it has.
+    """
+    # The table's name is a constant of ours.
+    refuse_other(connection.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar())  # noqa: S608
 
 
 def migrate(connection: Connection, *, to: str) -> None:
@@ -54,15 +64,6 @@ def stored_revision(connection: Connection) -> str | None:
     # The table's name is a constant of ours.
     revision = connection.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar()  # noqa: S608
     return None if revision is None else str(revision)
-
-
-def _refuse_newer(stored: str | None) -> None:
-    """Raise SchemaMismatch if the revision is not one this release knows."""
-    if stored is not None and stored not in REVISIONS:
-        raise SchemaMismatch(
-            f"the database is at revision {stored!r}, this release knows them up to {HEAD!r};"
-            " use the newer release that wrote it: pip install --upgrade adapter-zoo"
-        )
 
 
 def _position(revision: str | None) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from celery import Celery, signals
 
+from registry.errors import SchemaMismatch
 from registry.service import Registry
 from registry.settings import Settings
 from workers.celery_settings import celery_settings
@@ -68,6 +69,8 @@ def make_app(
                         handlers=handlers,
                         say=_log.info,
                     )
+        except SchemaMismatch as mismatch:
+            _log.error("%s", mismatch)
         except Exception:
             # A MemoryError that left a task would end the whole worker (celery/app/trace.py).
             _log.exception("a job was given back")

@@ -17,8 +17,8 @@ _BAD_INPUT = (
     *("ZOO-E301", "ZOO-E31", "ZOO-E32", "ZOO-E34", "ZOO-E35", "ZOO-E36", "ZOO-E401"),
 )
 _DISK_FULL = "ZOO-E283"
-#: Beginnings of codes of what failed around the job: a service that does not answer, a GPU that is held.
-_INFRASTRUCTURE = ("ZOO-E29", "ZOO-E417")
+#: The same of what failed around the job: another schema, a service that does not answer, a GPU that is held.
+_INFRASTRUCTURE = ("ZOO-E285", "ZOO-E29", "ZOO-E417")
 #: what every error that means "somebody asked for the end" exits with
 _INTERRUPTED = 130
 

@@ -54,6 +54,7 @@ def take_all(
     say: Say,
 ) -> None:
     """Run job after job until the worker is told to end; a database that is away is waited for."""
+    complaint = None
     while not interruption.count():
         try:
             took = take_next(
@@ -65,11 +66,19 @@ def take_all(
                 say=say,
             )
         except Exception as error:  # the job was given back; one that breaks every worker has a budget
-            say(f"{type(error).__name__}: {error}")
+            complaint = _said_once(f"{type(error).__name__}: {error}", before=complaint, say=say)
             took = False
+        else:
+            complaint = None
         if not took and not interruption.count():
             # A signal cuts this short only by what it noted: the loop looks at it next.
             time.sleep(POLL_EVERY_S)
+
+
+def _said_once(complaint: str, *, before: str | None, say: Say) -> str:
+    if complaint != before:
+        say(complaint)
+    return complaint
 
 
 def _said(job: Job) -> str:

@@ -61,7 +61,7 @@ def test_row_17_a_pool_that_fails_jobs_on_sigquit_is_refused(
 def test_row_20_a_trainer_is_gone_before_the_job_of_its_frozen_supervisor_is_taken_over(
     database_url: str, tmp_path: Path
 ) -> None:
-    brief = replace(settings_for(database_url, home=tmp_path), lease_s=3.0)
+    brief = replace(settings_for(database_url, home=tmp_path), lease_s=6.0)
     with Registry.open(brief) as registry:
         job = registry.jobs.submit("train", {"name": "bio"}).id
         with running(POLLING, brief, TEST_HANDLER="wait_to_be_stopped") as worker:
@@ -82,7 +82,7 @@ def test_row_20_a_trainer_is_gone_before_the_job_of_its_frozen_supervisor_is_tak
 def test_row_20_a_machine_that_stood_still_wakes_up_without_an_effect(
     database_url: str, tmp_path: Path
 ) -> None:
-    brief = replace(settings_for(database_url, home=tmp_path), lease_s=3.0)
+    brief = replace(settings_for(database_url, home=tmp_path), lease_s=6.0)
     with Registry.open(brief) as registry:
         registry.register_base(write_base(tmp_path / "base"), name=BASE, source="hub:zoo/pico@abc")
         job = registry.jobs.submit("train", {"name": "chained"}).id

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import AdapterNotFound, DiskFull, Incompatible
+from registry.errors import AdapterNotFound, DiskFull, Incompatible, SchemaMismatch
 from workers.errors import SpecInvalid, StopRequested
 from workers.leash import EXIT_ABANDONED
 from workers.results import Result, conclude, failure, read_result, result_path, write_result
@@ -33,6 +33,7 @@ class OutOfMemoryError(RuntimeError):
         (OSError(errno.ENOSPC, "No space left on device"), "failed", "disk_full"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "failed", "disk_full"),
         (OSError(errno.EACCES, "Permission denied"), "failed", "error"),
+        (SchemaMismatch("of another release"), "failed", "infra"),
         (MemoryError(), "failed", "host_oom"),
         (OutOfMemoryError("CUDA out of memory"), "failed", "cuda_oom"),
         (ZeroDivisionError("division by zero"), "failed", "error"),

@@ -1,0 +1,136 @@
+"""A database that is locked, crashes, changes its schema or tells another time, under a worker at work."""
+
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from migrations import HEAD
+from registry.database import Database
+from registry.errors import ServiceUnreachable
+from registry.schema import ensure_current
+from registry.service import Registry
+from registry.settings import Settings
+from tests.brokers import ValkeyServer
+from tests.services import CRASH_SAFE, new_postgres, settings_for
+from tests.workers.processes import CELERY, POLLING, command_line, running, wait_for_state, wait_until
+from workers.runner import job_folder
+
+#: Puts the clock of a Python process a day off: what reads it for a lease would end or keep every lease.
+_OTHER_CLOCK = """
+import datetime, time
+_time, _datetime = time.time, datetime.datetime
+time.time = lambda: _time() + {off_s}
+class Shifted(_datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) + datetime.timedelta(seconds={off_s})
+    @classmethod
+    def utcnow(cls):
+        return super().utcnow() + datetime.timedelta(seconds={off_s})
+datetime.datetime = Shifted
+"""
+
+
+def test_row_21_a_database_that_crashes_under_a_job_costs_it_no_attempt(tmp_path: Path) -> None:
+    postgres = new_postgres(CRASH_SAFE)
+    settings = settings_for(postgres.url("postgres"), home=tmp_path / "home")
+    try:
+        with Database(settings) as database:
+            ensure_current(database)
+        with Registry.open(settings) as registry:
+            job = registry.jobs.submit("train", {"name": "bio"}).id
+            folder = job_folder(registry, job)
+            with running(POLLING, settings, TEST_HANDLER="measure_until_told"):
+                wait_until((folder / "measuring").exists, what="the job is at work")
+                postgres.crash()
+                # The job ends while nobody can write that down.
+                (folder / "enough").touch()
+                wait_until((folder / "result-1.json").exists, what="the trainer has ended")
+                with pytest.raises(ServiceUnreachable):
+                    registry.jobs.get(job)
+                postgres = postgres.restarted()
+                ended = wait_for_state(registry, job, "succeeded", "failed")
+        assert (ended.state, ended.attempt, ended.fence, ended.losses) == ("succeeded", 1, 1, 0)
+    finally:
+        postgres.stop()
+
+
+def test_row_21_a_job_whose_lease_cannot_be_proved_is_ended_and_tried_again(settings: Settings) -> None:
+    brief = replace(settings, lease_s=6.0)
+    with Registry.open(brief) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"}).id
+        with running(POLLING, brief, TEST_HANDLER="wait_to_be_stopped"):
+            pid = job_folder(registry, job) / "pid"
+            wait_until(pid.exists, what="the job is at work")
+            first = int(pid.read_text())
+            with closing(sqlite3.connect(str(brief.sqlite_path), isolation_level=None, timeout=60)) as holder:
+                holder.execute("BEGIN IMMEDIATE")
+                # Nobody can renew the lease, and nobody can take it.
+                wait_until(lambda: not command_line(first), what="the trainer has ended")
+                assert registry.jobs.get(job).fence == 1
+            wait_until(lambda: registry.jobs.get(job).fence == 2, what="another attempt")
+            again = registry.jobs.get(job)
+            assert (again.state, again.attempt, again.losses) == ("running", 1, 1)
+
+
+@pytest.mark.parametrize("off_s", [-86_400, 86_400])
+def test_row_25_leases_are_timed_by_the_database_alone(
+    settings: Settings, tmp_path: Path, off_s: int
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_OTHER_CLOCK.format(off_s=off_s))
+    wrong = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    # What one whose clock is behind writes, and what one whose clock is ahead finds, would have run out.
+    first, second = (wrong, {}) if off_s < 0 else ({}, wrong)
+    with Registry.open(settings) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"}, deadline_s=3600).id
+        folder = job_folder(registry, job)
+        with running(POLLING, settings, TEST_HANDLER="measure_until_told", **first):
+            wait_until((folder / "measuring").exists, what="the job is at work")
+            with running(POLLING, settings, TEST_HANDLER="measure_until_told", **second):
+                wait_until(lambda: len(registry.workers.list()) == 2, what="the second worker looks for jobs")
+                for _ in range(2):
+                    before = registry.jobs.get(job).lease_until
+                    wait_until(lambda old=before: registry.jobs.get(job).lease_until != old, what="a beat")  # type: ignore[misc]
+                (folder / "enough").touch()
+                ended = wait_for_state(registry, job, "succeeded", "failed")
+        assert (ended.state, ended.fence, ended.losses) == ("succeeded", 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "revision", "way_out"),
+    [
+        (POLLING, "9999", "pip install --upgrade"),
+        (CELERY, "9999", "pip install --upgrade"),
+        (POLLING, "0002", "zoo migrate"),
+    ],
+    ids=["polling, newer", "celery, newer", "polling, older"],
+)
+def test_row_30_a_worker_leaves_the_jobs_of_another_release_alone(
+    kind: tuple[str, ...],
+    settings: Settings,
+    valkey: ValkeyServer,
+    tmp_path: Path,
+    revision: str,
+    way_out: str,
+) -> None:
+    served = replace(settings, broker_url=valkey.url) if kind is CELERY else settings
+    log = tmp_path / "log"
+    with Registry.open(settings) as registry, running(kind, served, log=log) as worker:
+        wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is there")
+        _write_revision(registry, revision)
+        job = registry.jobs.submit("train", {"name": "bio"}).id
+        wait_until(lambda: way_out in log.read_text(), what="the worker says why it takes nothing")
+        untouched = registry.jobs.get(job)
+        assert (untouched.state, untouched.attempt, untouched.fence) == ("queued", 0, 0)
+        _write_revision(registry, HEAD)
+        assert wait_for_state(registry, job, "succeeded", "failed").fence == 1
+        assert worker.poll() is None
+
+
+def _write_revision(registry: Registry, revision: str) -> None:
+    with registry._database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
