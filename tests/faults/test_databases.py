@@ -1,6 +1,7 @@
 """A database that is locked, crashes, changes its schema or tells another time, under a worker at work."""
 
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,7 @@ def test_row_21_a_database_that_crashes_under_a_job_costs_it_no_attempt(tmp_path
                 wait_until((folder / "result-1.json").exists, what="the trainer has ended")
                 with pytest.raises(ServiceUnreachable):
                     registry.jobs.get(job)
+                time.sleep(2)  # so that the supervisor asks in vain
                 postgres = postgres.restarted()
                 ended = wait_for_state(registry, job, "succeeded", "failed")
         assert (ended.state, ended.attempt, ended.fence, ended.losses) == ("succeeded", 1, 1, 0)
