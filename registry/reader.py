@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from registry.errors import DatabaseUnreachable
+from registry.revisions import refuse_other
 from registry.settings import Settings
 
 Row = dict[str, object]
