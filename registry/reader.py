@@ -121,7 +121,7 @@ def _checked(reader: Reader) -> Reader | None:
     stored = [row["version_num"] for row in reader.rows("SELECT version_num FROM alembic_version")]
     if not stored:
         return None
-    refuse_other(stored[0])
+    refuse_other(str(stored[0]))
     return reader
 
 

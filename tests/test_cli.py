@@ -312,6 +312,45 @@ def test_jobs_are_listed_shown_cancelled_and_retried(home: Path, ask: Ask) -> No
     assert ask("jobs", "show", "99").code == 3
 
 
+def test_several_jobs_are_cancelled_in_one_json_document(home: Path, ask: Ask) -> None:
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        jobs = [registry.jobs.submit("train", {"name": name}).id for name in ("bio", "law")]
+    said = ask("jobs", "cancel", *map(str, jobs), "--json").json
+    assert said == [{"job": job, "state": "cancelled"} for job in jobs]
+
+
+def test_a_running_job_shows_step_loss_and_what_is_left(home: Path, ask: Ask) -> None:
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"}).id
+        registry.jobs.claim(job, owner="me", lease_s=60)
+        progress = {"phase": "training", "step": 40, "total": 80, "loss": 1.25, "eta_s": 125.0}
+        registry.jobs.beat(job, fence=1, lease_s=60, progress=progress)
+    for command in (("ls",), ("show", str(job))):
+        assert "training 40/80, loss 1.250, 2 min left" in ask("jobs", *command).out
+    assert ask("jobs", "show", str(job), "--json").json["progress"] == progress
+
+
+def test_logs_are_one_json_document_and_those_of_another_machine_are_said_to_be_there(
+    home: Path, ask: Ask, tmp_path: Path
+) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("one\ntwo\n")
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"}).id
+        assert ask("jobs", "logs", str(job), "--json").json["text"] == ""
+        registry.jobs.claim(job, owner="gpu7/boot/5/1", lease_s=60)
+        registry.jobs.set_log(job, str(log), 1)
+        said = ask("jobs", "logs", str(job), "--json", "--tail", "1").json
+        assert said == {"job": job, "state": "running", "host": "gpu7", "text": "two\n"}
+        assert ask("jobs", "logs", str(job), "-q").out == "one\ntwo\n"
+        log.unlink()
+        for follow in ((), ("-f",)):
+            elsewhere = ask("jobs", "logs", str(job), *follow)
+            assert (elsewhere.code, elsewhere.out) == (1, "")
+            assert f"job {job} ran on gpu7" in elsewhere.err
+            assert "ZOO_HOME/jobs" in elsewhere.err
+
+
 def test_workers_are_listed_with_what_they_do(home: Path, ask: Ask) -> None:
     assert "zoo worker" in ask("workers", "ls").err
     with Registry.open(Settings.from_env(os.environ)) as registry:

@@ -24,6 +24,7 @@ from workers.gpus import visible_gpus
 from workers.heartbeat import Heartbeat
 from workers.job_log import JobLog
 from workers.memory_kills import memory_kills
+from workers.pace import Pace
 from workers.results import Result, conclude, read_result
 
 #: A trainer asked to end may write a checkpoint first.
@@ -50,6 +51,7 @@ class TrainerProcess:
         self._asked_at: float | None = None
         self._asked_because: str | None = None
         self._sent_result: Result | None = None
+        self._pace = Pace()
         self._process = subprocess.Popen(
             child_command("workers.trainer"),
             env=child_environment(os.environ),
@@ -76,7 +78,7 @@ class TrainerProcess:
             if "result" in said:
                 self._sent_result = Result(**said["result"])
             else:
-                yield said
+                yield self._pace.timed(said, at_s=time.monotonic())
 
     def ask_to_end(self, because: str) -> None:
         """Ask once; the trainer saves what it can and ends. Asked for GRACE_S, it is killed."""

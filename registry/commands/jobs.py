@@ -1,17 +1,16 @@
 """`zoo jobs`: what ran, runs and waits; logs; asking a job to end; waiting for one."""
 
-import codecs
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from registry import listing
+from registry.commands.job_logs import content, followed, json_line, last_lines, ran_on, require_log_here
 from registry.commands.managing import here, opened
+from registry.job_progress import describe
 from registry.job_states import STATES, TERMINAL_STATES
 from registry.presentation import Output, output_options
 
@@ -75,7 +74,7 @@ def show(job_id: int, output: Output) -> None:
         return
     parts = ("spec", "events", "outcome", "progress")
     shown = {name: value for name, value in details.items() if name not in parts and value is not None}
-    output.emit_record({**shown, "progress": _progress(job.progress)})
+    output.emit_record({**shown, "progress": describe(job.progress)})
     output.section("asked for", [{"field": name, "value": value} for name, value in job.spec.items()])
     output.section("outcome", [{"field": name, "value": value} for name, value in job.outcome.items()])
     output.section("journal", details["events"], columns=("sequence", "at", "fence", "kind", "payload"))
@@ -85,19 +84,28 @@ def show(job_id: int, output: Output) -> None:
 @click.argument("job_id", type=JOB_ID)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
 @click.option("--tail", type=click.IntRange(min=1), help="Only the last so many lines.")
-def logs(job_id: int, follow: bool, tail: int | None) -> None:
-    """Print what a job's process wrote.
+@output_options
+def logs(job_id: int, follow: bool, tail: int | None, output: Output) -> None:
+    """Print what a job's process wrote; followed with --json, a line of JSON for each piece.
 
     Example: zoo jobs logs 12 -f
     """
     with opened() as registry:
         job = registry.jobs.get(job_id)
-        if job.log_path is None and not follow:
-            click.echo(f"job {job_id} is {job.state} and has not written anything yet", err=True)
+        events = registry.jobs.events(job_id)
+        require_log_here(job, events)
+        if follow:
+            for number, chunk in enumerate(followed(registry, job, say=output.hint)):
+                text = last_lines(chunk, tail) if number == 0 else chunk
+                click.echo(json_line(job_id, text) if output.is_json else text, nl=False)
             return
-        chunks = _followed(registry, job) if follow else iter([_content(job)])
-        for number, chunk in enumerate(chunks):
-            click.echo(_last_lines(chunk, tail) if number == 0 else chunk, nl=False)
+    text = last_lines(content(job), tail)
+    if output.is_json:
+        output.emit_record({"job": job_id, "state": job.state, "host": ran_on(events), "text": text})
+    elif job.log_path is None:
+        output.hint(f"job {job_id} is {job.state} and has not written anything yet")
+    else:
+        click.echo(text, nl=False)
 
 
 @command.command()
@@ -109,9 +117,13 @@ def cancel(job_ids: tuple[int, ...], output: Output) -> None:
     Example: zoo jobs cancel 12
     """
     with opened() as registry:
-        for job_id in job_ids:
-            job = registry.jobs.request_cancel(job_id)
-            output.emit_made(str(job.id), {"job": job.id, "state": job.state})
+        jobs = [registry.jobs.request_cancel(job_id) for job_id in job_ids]
+        made = [{"job": job.id, "state": job.state} for job in jobs]
+        if len(jobs) == 1:
+            output.emit_made(str(jobs[0].id), made[0])
+        else:
+            output.emit(made, key="job")
+        for job in jobs:
             if job.state in TERMINAL_STATES and job.state != "cancelled":
                 output.hint(f"job {job.id} has {job.state} already, so there is nothing to cancel")
             if job.state == "running":
@@ -156,7 +168,7 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
         **row,
         "name": spec.get("name") or ", ".join(spec.get("subjects", ())),
         "state": "lost" if _is_lapsed(row) else row["state"],
-        "progress": _progress(row["progress"]) if row["state"] == "running" else "",
+        "progress": describe(row["progress"]) if row["state"] == "running" else "",
         "attempt": f"{row['attempt']} of {row['max_attempts']}",
     }
 
@@ -164,12 +176,6 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
 def _is_lapsed(row: dict[str, Any]) -> bool:
     """Nobody has renewed the lease in time; by this machine's clock, so good enough to look at only."""
     return row["state"] == "running" and bool(row["lease_until"] < datetime.now(UTC))
-
-
-def _progress(progress: Any) -> str:
-    if not progress:
-        return ""
-    return f"{progress.get('phase', '')} {progress.get('step', 0)}/{progress.get('total', '?')}".strip()
 
 
 def _wait_for(registry: "Registry", job_id: int, *, deadline: float | None) -> "Job":
@@ -180,40 +186,3 @@ def _wait_for(registry: "Registry", job_id: int, *, deadline: float | None) -> "
         if job.state in TERMINAL_STATES or left_s <= 0:
             return job
         time.sleep(min(_POLL_EVERY_S, left_s))
-
-
-def _followed(registry: "Registry", job: "Job") -> Iterator[str]:
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    offset = 0
-    while True:
-        # Asked before reading, so that what was written last before the end is read too.
-        job = registry.jobs.get(job.id)
-        written, offset = _read(job, offset=offset)
-        if chunk := decoder.decode(written):
-            yield chunk
-        if job.state in TERMINAL_STATES:
-            return
-        time.sleep(_POLL_EVERY_S)
-
-
-def _content(job: "Job") -> str:
-    return _read(job, offset=0)[0].decode(errors="replace")
-
-
-def _read(job: "Job", *, offset: int) -> tuple[bytes, int]:
-    """What was written since `offset`, and the offset after it."""
-    if job.log_path is None or not Path(job.log_path).exists():
-        return b"", 0
-    with Path(job.log_path).open("rb") as stream:
-        # A log that was cut to size starts over.
-        stream.seek(offset if offset <= _size_bytes(job.log_path) else 0)
-        written = stream.read()
-        return written, stream.tell()
-
-
-def _size_bytes(path: str) -> int:
-    return Path(path).stat().st_size if Path(path).exists() else 0
-
-
-def _last_lines(text: str, count: int | None) -> str:
-    return text if count is None else "".join(text.splitlines(keepends=True)[-count:])

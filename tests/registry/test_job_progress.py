@@ -1,0 +1,39 @@
+"""How far a job is, as people read it."""
+
+import pytest
+
+from registry.job_progress import describe, duration
+
+
+@pytest.mark.parametrize(
+    ("progress", "said"),
+    [
+        (None, ""),
+        ({}, ""),
+        ({"phase": "loading", "step": 0, "total": 1}, "loading 0/1"),
+        ({"phase": "training", "step": 40, "total": 80, "loss": 1.2341}, "training 40/80, loss 1.234"),
+        (
+            {"phase": "training", "step": 40, "total": 80, "loss": 1.2, "eta_s": 125.4},
+            "training 40/80, loss 1.200, 2 min left",
+        ),
+    ],
+)
+def test_step_loss_and_what_is_left_are_told_where_they_are_known(
+    progress: dict[str, object] | None, said: str
+) -> None:
+    assert describe(progress) == said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (60, "1 min"),
+        (3599, "59 min"),
+        (12_000, "3 h 20 min"),
+        (190_800, "2 d 5 h"),
+    ],
+)
+def test_a_duration_is_told_in_its_two_largest_units(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
