@@ -33,7 +33,7 @@ def require_log_here(job: "Job", events: "Sequence[JobEvent]") -> None:
     if host in (None, platform.node()):
         raise ArtifactMissing(f"the log of job {job.id} is no longer at {job.log_path}")
     raise ArtifactMissing(
-        f"job {job.id} ran on {host}; its log {job.log_path} cannot be seen from {platform.node()}, this machine;"
+        f"job {job.id} ran on {host}; its log {job.log_path} cannot be seen from here, {platform.node()};"
         " look there, or share the folder ZOO_HOME/jobs between machines"
     )
 

@@ -32,7 +32,7 @@ def _serving(here: Machine, *services: str) -> Iterator[None]:
 def _register(folder: Path, environment: dict[str, str]) -> None:
     """A base model, three adapters, and data to train and to report on, by the commands themselves."""
     pico_base_folder(folder / "pico")
-    asked = [("base", folder / "pico", "--name", "pico")]
+    asked: list[tuple[object, ...]] = [("base", folder / "pico", "--name", "pico")]
     for seed, domain in enumerate(DOMAINS):
         pico_adapter(folder / domain, seed=seed)
         asked.append(("adapter", folder / domain, "--name", domain, "--domain", domain, "--base", "pico"))

@@ -5,6 +5,7 @@ import json
 import pickle
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +43,10 @@ def test_row_3_hints_that_die_with_their_worker_leave_no_job_waiting(
     served: Settings, valkey: ValkeyServer
 ) -> None:
     client = valkey.client()
+
+    def fewer_than(count: int) -> Callable[[], bool]:
+        return lambda: client.llen(_QUEUE) < count
+
     with Registry.open(served) as registry:
         hint = a_hint(served, registry, valkey)
         jobs = [1, *(registry.jobs.submit("train", {"name": "bio"}).id for _ in range(2))]
@@ -51,7 +56,7 @@ def test_row_3_hints_that_die_with_their_worker_leave_no_job_waiting(
             waiting = client.llen(_QUEUE)
             worker = start(CELERY, served)
             try:
-                wait_until(lambda least=waiting: client.llen(_QUEUE) < least, what="it takes hints")
+                wait_until(fewer_than(waiting), what="it takes hints")
             finally:
                 end_tree(worker)
             client.delete(_QUEUE)

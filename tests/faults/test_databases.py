@@ -84,15 +84,16 @@ def test_row_25_leases_are_timed_by_the_database_alone(
     settings: Settings, tmp_path: Path, off_s: int
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(_OTHER_CLOCK.format(off_s=off_s))
-    wrong = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"}
+    right = str(Path(__file__).parents[2])
+    wrong = f"{tmp_path}:{right}"
     # What one whose clock is behind writes, and what one whose clock is ahead finds, would have run out.
-    first, second = (wrong, {}) if off_s < 0 else ({}, wrong)
+    first, second = (wrong, right) if off_s < 0 else (right, wrong)
     with Registry.open(settings) as registry:
         job = registry.jobs.submit("train", {"name": "bio"}, deadline_s=3600).id
         folder = job_folder(registry, job)
-        with running(POLLING, settings, TEST_HANDLER="measure_until_told", **first):
+        with running(POLLING, settings, TEST_HANDLER="measure_until_told", PYTHONPATH=first):
             wait_until((folder / "measuring").exists, what="the job is at work")
-            with running(POLLING, settings, TEST_HANDLER="measure_until_told", **second):
+            with running(POLLING, settings, TEST_HANDLER="measure_until_told", PYTHONPATH=second):
                 wait_until(lambda: len(registry.workers.list()) == 2, what="the second worker looks for jobs")
                 for _ in range(2):
                     before = registry.jobs.get(job).lease_until

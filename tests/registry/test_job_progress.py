@@ -30,7 +30,6 @@ def test_step_loss_and_what_is_left_are_told_where_they_are_known(
         (0.4, "0 s"),
         (59.4, "59 s"),
         (60, "1 min"),
-        (3599, "59 min"),
         (12_000, "3 h 20 min"),
         (190_800, "2 d 5 h"),
     ],
