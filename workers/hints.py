@@ -21,6 +21,7 @@ from registry.settings import Settings
 from workers.celery_settings import celery_settings
 from workers.errors import BrokerUnusable
 from workers.fallback import PATIENCE_S, Fallback
+from workers.idle_shipping import IdleShipping
 from workers.owner import owner_name
 from workers.relay import LOOK, Relay
 from workers.service import Service, Upkeep, describe, service_here
@@ -111,6 +112,7 @@ class _Main:
         service = service_here(queues)
         registry = self._stack.enter_context(Registry.open(self._settings))
         self._stack.enter_context(Upkeep(registry, service, draining=self._draining.is_set))
+        self._stack.enter_context(IdleShipping(registry, service))
         relay = Relay(registry, sender.app, say=_log.warning)
         threading.Thread(target=relay.run, name="relay", daemon=True).start()
         self._stack.callback(relay.stop)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from registry.service import Registry
 from registry.settings import Settings
 from workers.errors import BrokerUnusable
+from workers.idle_shipping import IdleShipping
 from workers.service import Upkeep, describe, service_here
 from workers.supervisor import Interruption, interrupts_counted
 from workers.taking import take_all
@@ -22,12 +23,15 @@ def serve_from_database(
     with Registry.open(settings) as registry, interrupts_counted() as interrupts:
         service = service_here(queues)
         interruption = Interruption(because="drained", count=interrupts)
-        with Upkeep(registry, service, draining=lambda: interrupts() > 0):
+        with (
+            Upkeep(registry, service, draining=lambda: interrupts() > 0),
+            IdleShipping(registry, service),
+        ):
             say(f"worker {service.process_id} serves {describe(service)} from the database")
             take_all(registry, service, interruption=interruption, handlers=handlers, say=say)
 
 
-def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str) -> None:
+def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str, events: bool) -> None:
     """Be a Celery worker until SIGTERM or Ctrl-C.
 
     Raises:
@@ -44,6 +48,10 @@ def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str)
     Registry.open(settings).close()
     name = f"{'-'.join(queues)}-{os.getpid()}@%h"
     quick = ("--without-mingle", "--without-gossip", "--concurrency", "1", "--pool", "prefork")
+    monitored = ("--task-events",) if events else ()
     app.worker_main(
-        ["worker", "--loglevel", log_level, *quick, "--queues", ",".join(queues), "--hostname", name]
+        [
+            *("worker", "--loglevel", log_level, *quick, *monitored),
+            *("--queues", ",".join(queues), "--hostname", name),
+        ]
     )

@@ -12,7 +12,9 @@ import pytest
 from registry.entities import Job
 from registry.service import Registry
 from registry.settings import Settings
+from workers.idle_shipping import IdleShipping, is_idle
 from workers.runner import job_folder, run_here
+from workers.service import Service
 from workers.shipping import Shipper, pending_folders
 from workers.spool import Run, is_pending, shipped
 
@@ -75,6 +77,27 @@ def test_a_dead_server_fails_no_job_and_what_it_missed_is_shipped_later_once(
     second = registry.jobs.submit(job.kind, {**job.spec, "name": "law"})
     ended = run_here(tracked(registry, uri), second.id, handlers=HANDLERS)
     assert ended.run_id in {found.info.run_id for found in found_runs(uri, "zoo/train")}
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow's import, between it and its dependencies
+def test_a_worker_ships_what_is_pending_while_it_has_no_job(registry: Registry, job: Job) -> None:
+    uri = f"sqlite:///{registry.settings.home / 'mlflow.db'}"
+    service = Service(name="box/boot/7/1", process_id=7, queues=("cpu",), gpu=None)
+    folder = job_folder(registry, 999)
+    folder.mkdir(parents=True)
+    run = Run(folder)
+    run.begin(experiment="zoo/train", name="bio", parameters={}, tags={})
+    run.end("FINISHED")
+    run.close()
+    assert registry.jobs.claim(job.id, owner="me", worker=service.name, lease_s=60) is not None
+    assert not is_idle(registry, service)
+    registry.jobs.finish(job.id, fence=1, state="succeeded", reason="ok")
+    assert is_idle(registry, service)
+    with IdleShipping(tracked(registry, uri), service, every_s=0.1):
+        deadline = time.monotonic() + 90
+        while is_pending(folder, store=uri):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_a_server_that_hangs_costs_no_more_than_the_time_allowed(settings: Settings, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from workers.placement import QUEUES
     help="Take jobs of this queue; gpu where there is one, and cpu, if left out.",
 )
 @click.option("--gpu", help="The GPU its jobs may use, as CUDA_VISIBLE_DEVICES names it: 0, or a UUID.")
+@click.option("--events", is_flag=True, help="Tell monitors such as Flower of hints; with a broker only.")
 @click.option("--log-level", type=click.Choice(["info", "warning"]), default="info", show_default=True)
-def command(queues: tuple[str, ...], gpu: str | None, log_level: str) -> None:
+def command(queues: tuple[str, ...], gpu: str | None, events: bool, log_level: str) -> None:
     """Run queued jobs, each in a process of its own; start one worker for each GPU.
 
     With ZOO_BROKER_URL it is a Celery worker that is told of jobs; without, it asks the database. Ctrl-C or
@@ -37,7 +38,7 @@ def command(queues: tuple[str, ...], gpu: str | None, log_level: str) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     settings = Settings.from_env(os.environ)
     if settings.broker_url is not None:
-        serve_on_hints(settings, served, log_level=log_level)
+        serve_on_hints(settings, served, log_level=log_level, events=events)
     else:
         serve_from_database(settings, served, say=_say if log_level == "info" else lambda _: None)
 
