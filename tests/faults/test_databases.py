@@ -20,6 +20,9 @@ from tests.services import CRASH_SAFE, new_postgres, settings_for
 from tests.workers.processes import CELERY, POLLING, command_line, running, wait_for_state, wait_until
 from workers.runner import job_folder
 
+# Short leases measure time.
+pytestmark = pytest.mark.alone
+
 #: Puts the clock of a Python process a day off: what reads it for a lease would end or keep every lease.
 _OTHER_CLOCK = """
 import datetime, time

@@ -25,6 +25,9 @@ from tests.workers.processes import (
 )
 from workers.runner import job_folder
 
+# Short leases measure time.
+pytestmark = pytest.mark.alone
+
 #: Here a process may be frozen in the middle of a transaction, and SQLite's write lock has no lease.
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
