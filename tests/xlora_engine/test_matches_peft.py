@@ -66,9 +66,11 @@ def test_logits_are_those_of_peft_and_of_the_slow_loop(
     reference = peft_xlora(pico_llama(), folders, model.config, head)
     theirs, their_scalings = peft_logits(reference, token_ids)
 
-    assert difference(out.logits, slow) < TOLERANCE[torch.float32]
+    # Without a softmax the experts weigh more than 1 together, and rounding grows with what is added.
+    tolerance = TOLERANCE[torch.float32] * max(1.0, out.scalings.abs().sum(-1).max().item())
+    assert difference(out.logits, slow) < tolerance
     assert difference(out.scalings, scalings) < 1e-5
-    assert difference(out.logits, theirs) < TOLERANCE[torch.float32]
+    assert difference(out.logits, theirs) < tolerance
     if model.config.top_k_lora is None:  # PEFT selects after it records
         assert difference(out.scalings.expand_as(their_scalings), their_scalings) < 1e-5
     with model.disabled():
