@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import zoo
+from registry import listing
 from registry.entities import ExpertRecord, NewEvaluation
 from registry.service import Registry
 from registry.settings import Settings
@@ -561,7 +562,27 @@ def test_a_place_that_cannot_be_is_a_wrong_setting(
         assert ask("adapters", "ls") == refused
 
 
-def test_an_unexpected_error_is_named_and_debug_shows_where(
+def test_an_unexpected_error_is_owned_up_to_and_debug_shows_where(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr(listing, "adapters", broken)
+    said = []
+    for debug in ("", "1"):
+        monkeypatch.setenv("ZOO_DEBUG", debug)
+        with pytest.raises(SystemExit) as ended:
+            zoo.main(["adapters", "ls"])
+        assert ended.value.code == 1
+        said.append(capsys.readouterr().err)
+    assert said[0] == (
+        "error: ZeroDivisionError: by nothing\nThis is a fault of zoo; ZOO_DEBUG=1 shows where\n"
+    )
+    assert "Traceback" in said[1]
+
+
+def test_a_file_that_is_no_database_is_refused_and_debug_shows_where(
     home: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home.parent.joinpath("home").mkdir()
