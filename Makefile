@@ -19,9 +19,12 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-# Two files at a time: many tests wait for processes. Those that measure time or load the machine go alone.
+# Two files at a time, in order, for the slow ones come first; what measures time or loads the machine goes alone.
+# One thread each: more would wait for each other by spinning.
+tests: export OMP_NUM_THREADS = 1
+tests: export OMP_WAIT_POLICY = PASSIVE
 tests: $(VENV)/.installed $(VENV)/.quantisation
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 # Side by side with the base model and PEFT; `make bench BENCH="--device cuda"` passes options on.
