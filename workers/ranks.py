@@ -96,9 +96,11 @@ class Ranks:
 
     def __init__(self) -> None:
         self._ranks: list[_Rank] = []
+        self._until = 0.0
 
     def lengthen(self, until: float) -> None:
-        """Pass a renewal of the lease on to every process."""
+        """Pass a renewal of the lease on to every process, and to those that are yet to start."""
+        self._until = until
         for rank in self._ranks:
             rank.lengthen(until)
 
@@ -120,7 +122,9 @@ class Ranks:
         place = Place(processes=order["processes"], meeting_place=str(places / str(order["fence"])))
         try:
             for number in range(place.processes):
-                self._ranks.append(_Rank(number, order, place, gpu_locks))
+                # A wait for GPUs may have lasted longer than the lease that the order tells of.
+                held = {**order, "until": max(order["until"], self._until)}
+                self._ranks.append(_Rank(number, held, place, gpu_locks))
             return self._attend(stop_requested, send)
         finally:
             for rank in self._ranks:

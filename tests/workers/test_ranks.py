@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from registry.service import Registry
 from registry.settings import Settings
 from tests.workers.processes import end_tree, send, trainers, wait_until
 from workers.leash import EXIT_ABANDONED, end_like
-from workers.ranks import RankEnd, deciding_end, rank_environment
+from workers.ranks import RankEnd, Ranks, deciding_end, rank_environment
 from workers.results import Result
 from workers.runner import job_folder, run_here
 from workers.spool import read_lines
+from workers.supervisor import order_for
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 2
@@ -182,6 +184,22 @@ def test_processes_that_work_for_longer_than_the_lease_keep_it(registry: Registr
     longer = {"train": "tests.workers.handlers:outlast_the_lease"}
     ended = run_here(registry, job.id, handlers=longer, lease_s=2.0)
     assert (ended.state, ended.fence) == ("succeeded", 1)
+
+
+def test_processes_that_start_late_are_told_how_long_the_lease_holds_by_then(
+    registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    folder = job_folder(registry, job.id)
+    folder.mkdir(parents=True)
+    (folder / "log.txt").touch()
+    now = time.monotonic()
+    order = order_for(job, folder, registry.settings, until=now - 1, handlers=handler("share"))
+    ranks = Ranks()
+    ranks.lengthen(now + 600)
+    end = ranks.run(order, gpu_locks=[], stop_requested=lambda: False, send=lambda _: None)
+    assert end.result is not None
+    assert (end.result.state, end.result.message) == ("succeeded", None)
 
 
 # ---------------------------------------------------------------------- the reason
