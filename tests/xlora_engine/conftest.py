@@ -1,6 +1,7 @@
 """Experts and mixtures that the engine's tests share, built once."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ settings.load_profile("engine")
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def collect_less() -> Iterator[None]:
+    """For modules that train: a Trainer collects garbage whenever it starts, over all that torch imported."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,10 @@
 """Two processes train to the weights that one trains to; the second of them writes and tells nothing."""
 
-import gc
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,13 @@ from xlora_engine.errors import ConfigInvalid
 from xlora_engine.process_group import ALONE
 from xlora_engine.train_adapter import AdapterTraining, StepMetrics
 
+pytestmark = pytest.mark.usefixtures("collect_less")
+
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 2
 #: Sums of float32 in another order, through 6 steps of a learning rate of 1e-2: measured were 2.1e-7.
 TOLERANCE = 5e-6
 TIMEOUT_S = 300
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _collect_less() -> Iterator[None]:
-    """A Trainer collects garbage whenever it starts, over all that torch ever imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,9 @@
 """Training an adapter: the loop is the plain one, the base is left alone, a resumed run is the same run."""
 
-import gc
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,8 @@ from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.shared_prefix import shared_prefix_length
 from xlora_engine.train_adapter import AdapterTraining, StepMetrics, TrainedAdapter, train_adapter
 
+pytestmark = pytest.mark.usefixtures("collect_less")
+
 SETTINGS = AdapterTraining(
     rank=4,
     alpha=8,
@@ -37,14 +38,6 @@ SETTINGS = AdapterTraining(
 )
 #: With dropout, so that the state of the random numbers matters, and a checkpoint after every step.
 DROPPING = replace(SETTINGS, dropout=0.2, least_prefix_strength=0.25, checkpoint_every_s=1e-9)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _collect_less() -> Iterator[None]:
-    """A Trainer collects garbage whenever it starts, over all that torch ever imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
