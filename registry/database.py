@@ -6,13 +6,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from registry.errors import DatabaseUnreachable, DiskFull, RegistryError
 from registry.json_text import canonical
 from registry.settings import Settings
-from registry.sqlite_place import NO_DATABASE, no_database
+from registry.sqlite_place import explained
 
 #: How long a write waits for another's lock, on both databases.
 LOCK_TIMEOUT_MS = 10_000
@@ -71,12 +71,12 @@ class Database:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except (OperationalError, InterfaceError) as error:
-            raise _as_registry_error(error) from error
-        except DatabaseError as error:
-            if NO_DATABASE not in str(error.orig):
+        except DBAPIError as error:
+            told = explained(str(error.orig), self.url.removeprefix("sqlite:///"))
+            # The others, such as IntegrityError, are answers of a database that works.
+            if told is None and not isinstance(error, (OperationalError, InterfaceError)):
                 raise
-            raise no_database(self.url.removeprefix("sqlite:///")) from error
+            raise told or _as_registry_error(error) from error
 
     def close(self) -> None:
         """Give back all connections."""
@@ -124,11 +124,6 @@ def _as_registry_error(error: DBAPIError) -> RegistryError:
         return DatabaseUnreachable(
             f"another process has held the database for {LOCK_TIMEOUT_MS / 1000:g} s ({said});"
             " end it or let it finish, then repeat the command"
-        )
-    if "readonly database" in said or "unable to open database file" in said:
-        return DatabaseUnreachable(
-            f"the database file cannot be written: {said}; let this account write to it and to its folder,"
-            " or set ZOO_HOME or ZOO_DATABASE_URL to a place where it may"
         )
     return DatabaseUnreachable(
         f"the database does not answer: {said}; check ZOO_DATABASE_URL and that the server runs"

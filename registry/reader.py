@@ -15,7 +15,7 @@ from urllib.parse import quote
 from registry.errors import DatabaseUnreachable
 from registry.revisions import refuse_other
 from registry.settings import Settings
-from registry.sqlite_place import NO_DATABASE, no_database, require_place
+from registry.sqlite_place import explained, require_place
 
 Row = dict[str, object]
 
@@ -79,7 +79,7 @@ def open_reader(settings: Settings) -> Iterator[Reader | None]:
     """A reader of the current schema; None if there is nothing to read yet.
 
     Raises:
-        InvalidSetting: the folder of the database file is missing, or the file is no database.
+        InvalidSetting: the database file has no place, or is no database.
         DatabaseUnreachable: the database does not answer.
         SchemaMismatch: its schema is that of an older or newer release.
     """
@@ -103,9 +103,7 @@ def _sqlite(path: Path) -> Iterator[Reader | None]:
             tables = reader.rows("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
             yield _checked(reader) if tables else None
     except sqlite3.Error as error:
-        if NO_DATABASE in str(error):
-            raise no_database(str(path)) from error
-        raise DatabaseUnreachable(
+        raise explained(str(error), str(path)) or DatabaseUnreachable(
             f"the database {path} cannot be read: {error}; check ZOO_DATABASE_URL"
         ) from error
 

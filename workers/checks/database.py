@@ -9,9 +9,10 @@ from sqlalchemy.exc import DBAPIError
 
 from migrations import HEAD, REVISIONS
 from registry.database import Database
-from registry.errors import DatabaseUnreachable
+from registry.errors import DatabaseUnreachable, InvalidSetting
 from registry.schema import stored_revision
 from registry.settings import Settings
+from registry.sqlite_place import require_place
 from registry.times import database_now
 from workers.checks import sqlite_file
 from workers.findings import Finding, fault, ok, warning
@@ -25,6 +26,11 @@ _OLDEST_SUPPORTED = 140_000
 def check(settings: Settings) -> Iterator[Finding]:
     """The database that ZOO_DATABASE_URL names; nothing in it is changed."""
     path = settings.sqlite_path
+    try:
+        require_place(settings)
+    except InvalidSetting as error:
+        yield fault("database", str(error), mend="correct ZOO_HOME or ZOO_DATABASE_URL")
+        return
     if path is not None and not path.exists():
         yield ok("database", f"{path}, made by the first command that writes")
         return

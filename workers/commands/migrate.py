@@ -22,8 +22,10 @@ def command(output: Output) -> None:
     from registry.database import Database
     from registry.schema import ensure_current, stored_revision
     from registry.service import create_home
+    from registry.sqlite_place import require_place
 
     settings = Settings.from_env(os.environ)
+    require_place(settings)
     create_home(settings.home)
     with Database(settings) as database:
         with database.read() as session:
