@@ -241,10 +241,11 @@ def _artifacts_at(root: str) -> ArtifactStore:
     try:
         return ArtifactStore(root)
     except (ImportError, ValueError) as error:
+        scheme = root.partition("://")[0]
         # The URL's rest is not repeated: it may hold a key.
         raise InvalidSetting(
-            f"ZOO_ARTIFACT_ROOT: nothing here opens {root.partition('://')[0]}:// ({error});"
-            " correct it, install the driver, or unset it; look at it with: zoo doctor"
+            f"ZOO_ARTIFACT_ROOT: nothing here opens {scheme}:// ({error}); correct it, unset it, or install"
+            f" the driver: pip install 'fsspec[{scheme}]'; look at it with: zoo doctor"
         ) from error
 
 

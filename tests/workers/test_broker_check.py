@@ -106,5 +106,14 @@ def test_a_missing_one_is_unreachable(settings: Settings, url: str) -> None:
     assert "secret" not in found.finding
 
 
+def test_one_without_host_or_port_is_looked_for_where_celery_would(
+    settings: Settings, silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(broker._DEFAULT_PORTS, "amqp", silent)
+    assert "takes connections" in only(broker.check(with_broker(settings, "amqp://"))).finding
+    monkeypatch.setitem(broker._DEFAULT_PORTS, "amqp", 9)
+    assert only(broker.check(with_broker(settings, "amqp://zoo@localhost//"))).unreachable
+
+
 def test_one_of_another_kind_is_knocked_at(settings: Settings, silent: int) -> None:
     assert only(broker.check(with_broker(settings, f"amqp://127.0.0.1:{silent}//"))).state == OK

@@ -12,7 +12,7 @@ from registry.settings import Settings
 from workers.findings import Finding, fault, ok, warning
 
 TIMEOUT_S = 3.0
-_REDIS_SCHEMES = ("redis", "rediss", "redis+socket", "unix", "valkey", "valkeys")
+_REDIS_SCHEMES = ("redis", "rediss", "redis+socket")
 _SAFE_POLICY = "noeviction"
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671, "pyamqp": 5672}
 _CLI = 'redis-cli -u "$ZOO_BROKER_URL"'
@@ -130,14 +130,12 @@ def of_persistence(told: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _reached(url: str) -> Finding:
-    """Brokers of other kinds: whether the port takes a connection."""
+    """RabbitMQ: whether the port takes a connection."""
     parts = urlsplit(url)
     shown = _without_account(url)
-    port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
-    if parts.hostname is None or port is None:
-        return ok("broker", f"{shown} is not of a kind that can be checked")
+    address = (parts.hostname or "localhost", parts.port or _DEFAULT_PORTS[parts.scheme])
     try:
-        socket.create_connection((parts.hostname, port), timeout=TIMEOUT_S).close()
+        socket.create_connection(address, timeout=TIMEOUT_S).close()
     except OSError as error:
         return fault(
             "broker",
