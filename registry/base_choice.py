@@ -56,7 +56,23 @@ def _warnings(manifest: AdapterManifest, base: BaseModel) -> tuple[Verdict, ...]
         raise Incompatible(
             f"base model {base.name} cannot carry this adapter:", reasons=[_line(v) for v in refusals]
         )
-    return tuple(verdict for verdict in verdicts if verdict.level == WARN)
+    return (*_another_named(manifest, base), *(verdict for verdict in verdicts if verdict.level == WARN))
+
+
+def _another_named(manifest: AdapterManifest, base: BaseModel) -> tuple[Verdict, ...]:
+    """A warning where the adapter states another base model; folders are compared by their last names."""
+    stated = manifest.config.base_model_name_or_path
+    if not stated or _last_name(stated) in map(_last_name, _names(base)):
+        return ()
+    message = (
+        f"it was trained on {stated}, as its configuration says, and is registered for {base.name}, which has"
+        f" the same shapes: if that is not the same model, score both with zoo eval before you rely on it"
+    )
+    return (Verdict(level=WARN, code="ZOO-W207", message=message),)
+
+
+def _last_name(place: str) -> str:
+    return place.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
 
 
 def _undecided(fitting: Sequence[BaseModel], stated: str | None) -> Incompatible:

@@ -5,7 +5,7 @@ Pure: knows shapes, digests and names, no files or records.
 Refusals: E271 a module the base lacks · E272 a shape that does not fit · E273 different bases ·
 E274 an expert twice · E275 the same weights twice.
 Warnings: W201 found while reading · W202 mixed ranks · W203 mixed modules · W204 layers left out ·
-W205 no licence stated.
+W205 no licence stated · W206 one expert alone · W207 another base model named.
 """
 
 import re
@@ -79,6 +79,7 @@ def judge_together(adapters: Sequence[Composable]) -> tuple[Verdict, ...]:
     return (
         (
             Verdict(level=OK, code="ZOO-OK", message=f"{len(adapters)} experts of {adapters[0].base_name}"),
+            *_alone(adapters),
             *_mixed(adapters),
         )
         if adapters
@@ -170,6 +171,13 @@ def _same_weights(adapters: Sequence[Composable]) -> list[Verdict]:
         for names in holders.values()
         if len(names) > 1
     ]
+
+
+def _alone(adapters: Sequence[Composable]) -> list[Verdict]:
+    if len(adapters) != 1:
+        return []
+    message = "one expert has nobody to share with: through a softmax it counts in full, as it does by itself"
+    return [_warn("ZOO-W206", f"{message}; name another in --adapters")]
 
 
 def _mixed(adapters: Sequence[Composable]) -> list[Verdict]:

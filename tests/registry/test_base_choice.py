@@ -47,6 +47,27 @@ def test_the_base_model_asked_for_goes_before_the_one_named(
     assert registry.register_adapter(folder, name="a", base="twin").base_digest == twin.digest
 
 
+@pytest.mark.parametrize(
+    ("stated", "asked", "is_noted"),
+    [
+        ("meta/other-7b", None, True),
+        ("meta/other-7b", "pico", True),
+        ("twin", "pico", True),
+        (r"C:\models\pico", "pico", False),
+        ("/home/me/models/pico/", None, False),
+        ("zoo/pico", "pico", False),
+        (None, "pico", False),
+    ],
+)
+def test_an_adapter_that_names_another_base_model_is_registered_with_a_note(
+    registry: Registry, pico: BaseModel, tmp_path: Path, stated: str | None, asked: str | None, is_noted: bool
+) -> None:
+    folder = write_adapter(tmp_path / "a", base_model_name_or_path=stated)
+    warnings = registry.register_adapter(folder, name="a", base=asked, licence="MIT").warnings
+    told = f"it was trained on {stated}, as its configuration says, and is registered for pico"
+    assert [warning.startswith(told) for warning in warnings] == ([True] if is_noted else [])
+
+
 def test_an_adapter_that_fits_several_and_names_none_asks_which(
     registry: Registry, pico: BaseModel, twin: BaseModel, tmp_path: Path
 ) -> None:
