@@ -34,7 +34,7 @@ class Catalogue:
     def __init__(self, settings: Settings, *, database: Database, artifacts: ArtifactStore) -> None:
         self.settings = settings
         self.artifacts = artifacts
-        self.jobs = JobStore(database)
+        self.jobs = JobStore(database, home=settings.home)
         self.workers = WorkerStore(database)
         self._database = database
 

@@ -6,6 +6,8 @@ effect once. Leases are measured by the database's clock.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Select, and_, func, or_, select, update
@@ -23,8 +25,10 @@ from registry.times import database_now
 class JobStore:
     """Every change of a job's state, each in a transaction of its own."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, home: Path = Path()) -> None:
         self._database = database
+        #: Paths of logs below it are kept relative, so that they outlive a move of the folder.
+        self._home = home
 
     def submit(
         self,
@@ -57,10 +61,10 @@ class JobStore:
         with self._database.write() as session:
             row = job_rows.insert(session, columns)
             if row is not None:
-                return job_rows.as_job(row)
+                return self._as_job(row)
             known = session.scalars(select(JobRow).where(JobRow.idempotency_key == idempotency_key)).one()
             if (known.kind, known.spec_digest) == (columns["kind"], columns["spec_digest"]):
-                return job_rows.as_job(known)
+                return self._as_job(known)
             raise KeyReused(
                 f"idempotency key {idempotency_key!r} was given to job {known.id}, which asks for something"
                 f" else; take another key, or look at: zoo jobs show {known.id}"
@@ -75,7 +79,7 @@ class JobStore:
         with self._database.write() as session:
             ensure_same(session.connection())
             row = job_rows.claim(session, job_id, owner=owner, worker=worker, lease_s=lease_s)
-            return None if row is None else job_rows.as_job(row)
+            return None if row is None else self._as_job(row)
 
     def claim_next(
         self,
@@ -109,7 +113,7 @@ class JobStore:
             if job_id is None:
                 return None
             row = job_rows.claim(session, job_id, owner=owner, worker=worker, lease_s=lease_s)
-            return None if row is None else job_rows.as_job(row)
+            return None if row is None else self._as_job(row)
 
     def beat(
         self, job_id: int, *, fence: int, lease_s: float, progress: Mapping[str, Any] | None = None
@@ -188,7 +192,7 @@ class JobStore:
         with self._database.write() as session:
             if job_rows.transition(session, free, {**asked, **ended}, event="cancelled") is None:
                 job_rows.transition(session, running, asked, event="cancel_requested")
-            return job_rows.as_job(job_rows.find(session, job_id))
+            return self._as_job(job_rows.find(session, job_id))
 
     def retry(self, job_id: int, *, max_attempts: int | None = None, deadline_s: float | None = None) -> Job:
         """Queue a failed or cancelled job again, with all its attempts, and the deadline given or none.
@@ -207,7 +211,7 @@ class JobStore:
             attempts = row.max_attempts if max_attempts is None else job_rules.checked_attempts(max_attempts)
             values = job_rules.started_over(max_attempts=attempts, deadline_s=deadline_s)
             job_rows.transition(session, JobRow.id == job_id, values, event="retried")
-            return job_rows.as_job(row)
+            return self._as_job(row)
 
     def expire(self, job_id: int, *, fence: int) -> bool:
         """End the lease of an owner that is known to be dead, so that the job need not wait for it."""
@@ -253,7 +257,9 @@ class JobStore:
 
     def set_log(self, job_id: int, log_path: str, fence: int) -> bool:
         """Note where the log is; False if the fence is no longer ours."""
-        return self._note(job_id, {"log_path": log_path}, fence=fence)
+        path = Path(log_path)
+        noted = path.relative_to(self._home) if path.is_relative_to(self._home) else path
+        return self._note(job_id, {"log_path": str(noted)}, fence=fence)
 
     def newest(self, kind: str, spec_digest: str) -> Job | None:
         """The newest job that was asked for just this; None if there is none."""
@@ -280,7 +286,7 @@ class JobStore:
             JobNotFound: there is none of this number.
         """
         with self._database.read() as session:
-            return job_rows.as_job(job_rows.find(session, job_id))
+            return self._as_job(job_rows.find(session, job_id))
 
     def events(self, job_id: int, *, after: int = 0) -> tuple[JobEvent, ...]:
         """The journal in order, from the line after number `after`.
@@ -301,7 +307,11 @@ class JobStore:
 
     def _jobs(self, wanted: Select[JobRow]) -> tuple[Job, ...]:
         with self._database.read() as session:
-            return tuple(job_rows.as_job(row) for row in session.scalars(wanted))
+            return tuple(self._as_job(row) for row in session.scalars(wanted))
+
+    def _as_job(self, row: JobRow) -> Job:
+        job = job_rows.as_job(row)
+        return job if job.log_path is None else replace(job, log_path=str(self._home / job.log_path))
 
     def _note(self, job_id: int, values: Mapping[str, Any], *, fence: int) -> bool:
         with self._database.write() as session:

@@ -54,7 +54,7 @@ def find_base(session: Session, text: str, *, states: Sequence[str] = ONLY_ACTIV
         wanted = wanted.where(BaseModelRow.digest.startswith(f"sha256:{reference.digest_prefix}"))
     rows = session.scalars(wanted).all()
     names = session.scalars(select(BaseModelRow.name).where(BaseModelRow.state == ACTIVE)).all()
-    if reference.version is not None or reference.alias is not None:
+    if rows and (reference.version is not None or reference.alias is not None):
         raise BaseNotFound(text, detail="base models have neither versions nor aliases")
     chosen: list[BaseModelRow] = _preferred(rows, states)
     if rows and not chosen:

@@ -1,45 +1,27 @@
 """The `zoo` command as a user meets it: what it prints, where, and what it exits with."""
 
-import json
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import zoo
 from registry import listing
-from registry.entities import ExpertRecord, NewEvaluation
 from registry.service import Registry
 from registry.settings import Settings
-from tests.registry.folders import write_adapter, write_base, write_composition, write_dataset
+from tests.command_line import Ask, ask, catalogue, home
+from tests.registry.folders import write_dataset
+
+__all__ = ["ask", "catalogue", "home"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Heavy enough that a command which only looks must do without.
 HEAVY = {"sqlalchemy", "torch", "transformers", "peft", "mlflow", "pydantic", "numpy", "rich", "matplotlib"}
 
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command said."""
-
-    out: str
-    err: str
-    code: int
-
-    @property
-    def json(self) -> Any:
-        """Standard output as JSON."""
-        return json.loads(self.out)
-
-
-Ask = Callable[..., Answer]
 
 #: A plan that holds, but for the name and what a test adds.
 COMPOSE = (
@@ -50,78 +32,6 @@ COMPOSE = (
 
 
 TRAIN = ("train", "--name", "x", "--base", "pico", "--data", "bio.eval", "--detach")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def ask(home: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
-    def run(*arguments: str) -> Answer:
-        with pytest.raises(SystemExit) as ended:
-            zoo.main(list(arguments))
-        out, err = capsys.readouterr()
-        assert "fault of zoo" not in err, err
-        assert isinstance(ended.value.code, int)
-        return Answer(out, err, ended.value.code)
-
-    return run
-
-
-@pytest.fixture
-def catalogue(home: Path, tmp_path: Path) -> Path:
-    """A base model, bio in two versions, protein, a dataset and a composition of bio@1 and protein@1."""
-    with Registry.open(Settings.from_env(os.environ)) as registry:
-        base = registry.register_base(write_base(tmp_path / "base"), name="pico", source="here")
-        versions = [
-            registry.register_adapter(
-                write_adapter(tmp_path / f"{name}{seed}", seed=seed, rank=rank), name=name, domains=(domain,)
-            )
-            for name, seed, rank, domain in (
-                ("bio", 1, 2, "biology"),
-                ("bio", 2, 4, "biology"),
-                ("protein", 3, 2, "proteins"),
-            )
-        ]
-        dataset = registry.register_dataset(write_dataset(tmp_path / "bio.eval.jsonl"))
-        registry.record_evaluations(
-            [
-                NewEvaluation(
-                    subject=f"adapter:{version.reference}",
-                    task="bio",
-                    metric="loss",
-                    value=loss,
-                    n=3,
-                    dataset_digest=dataset.digest,
-                )
-                for version, loss in zip(versions, (0.9, 0.7, 2.5), strict=True)
-            ]
-        )
-        registry.set_alias("bio", "champion", 2, kind="adapter")
-        experts = [
-            ExpertRecord(
-                position=place,
-                name=versions[index].name,
-                adapter_reference=versions[index].reference,
-                weights_digest=versions[index].weights_digest,
-            )
-            for place, index in enumerate((0, 2))
-        ]
-        registry.register_composition(
-            write_composition(tmp_path / "science", ["bio", "protein"]),
-            name="science",
-            base_digest=base.digest,
-            experts=experts,
-            head_config={"xlora_depth": 1},
-            report={
-                "scores": {"composed": {"bio": {"loss": 0.71, "exact_match": 0.5}}},
-                "verdict": [{"task": "bio", "kept": True, "sentence": "bio: loss 0.710"}],
-            },
-        )
-    return home
 
 
 @pytest.mark.alone
@@ -386,6 +296,7 @@ def test_a_sort_by_a_score_that_nothing_has_is_refused_with_those_there_are(
         ("bio@9", "E212: no adapter 'bio@9': bio has version 1, 2"),
         ("bio@best", "E216: no alias 'bio@best'"),
         ("pico@9", "E211: no base model 'pico@9': base models have neither versions"),
+        ("pica@9", "E218: no composition, adapter or base model 'pica@9'; did you mean pico?"),
     ],
 )
 def test_a_subject_that_is_not_there_is_told_by_the_kind_that_knows_its_name(
@@ -592,3 +503,54 @@ def test_a_file_that_is_no_database_is_refused_and_debug_shows_where(
         assert refused.err.startswith(f"error ZOO-E233: {home / 'zoo.db'} is no SQLite database")
     monkeypatch.setenv("ZOO_DEBUG", "1")
     assert "Traceback" in ask("adapters", "ls").err
+
+
+def test_logs_of_a_zoo_that_was_moved_are_found_where_it_is_now(
+    home: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = home / "jobs" / "1" / "log.txt"
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        job = registry.jobs.submit("train", {"name": "bio"}).id
+        claim = registry.jobs.claim(job, owner="me", lease_s=60)
+        assert claim is not None
+        registry.jobs.set_log(job, str(log), claim.fence)
+        assert registry.jobs.get(job).log_path == str(log)
+    log.parent.mkdir(parents=True)
+    log.write_text("learnt\n")
+    moved = home.rename(home.with_name("moved"))
+    monkeypatch.setenv("ZOO_HOME", str(moved))
+    assert ask("jobs", "logs", str(job)).out == "learnt\n"
+    assert ask("jobs", "show", str(job), "--json").json["log_path"] == str(moved / "jobs" / "1" / "log.txt")
+
+
+def test_an_empty_name_in_a_list_is_a_slip_that_is_refused(catalogue: Path, ask: Ask) -> None:
+    for option, given in (("--adapters", "bio@1,,protein"), ("--target-modules", "q_proj,")):
+        command = COMPOSE if option == "--adapters" else TRAIN
+        refused = ask(*command, "--name", "x", option, given)
+        assert (refused.out, refused.code) == ("", 2)
+        assert f"Invalid value for {option}: expected names with commas" in refused.err
+
+
+def test_one_expert_alone_is_composed_with_a_warning(catalogue: Path, ask: Ask) -> None:
+    data = ("--data", "biology=bio.eval", "--eval-data", "biology=bio.eval")
+    alone = ask("compose", "--name", "x", "--dry-run", *data, "--adapters", "bio@1")
+    assert (alone.code, "WARN ZOO-W206: one expert" in alone.out) == (0, True)
+    assert "W206" not in ask(*COMPOSE, "--name", "x").out
+
+
+def test_a_warm_up_that_was_not_asked_for_is_no_longer_than_training(catalogue: Path, ask: Ask) -> None:
+    asked = ask(*TRAIN, "--steps", "3", "--json")
+    spec = ask("jobs", "show", str(asked.json["job"]), "--json").json["spec"]
+    assert (spec["steps"], spec["warmup_steps"]) == (3, 3)
+    assert "--warmup-steps must be at most" in ask(*TRAIN, "--steps", "3", "--warmup-steps", "10").err
+
+
+def test_an_unknown_subject_is_told_before_torch_is_imported(catalogue: Path) -> None:
+    for command in (["generate", "nope", "Why?"], ["eval", "nope", "--data", "bio.eval"]):
+        code = (
+            "import sys, zoo\n"
+            f"try: zoo.main({command})\n"
+            "except SystemExit as ended: assert ended.code == 3\n"
+            "assert 'torch' not in sys.modules\n"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)

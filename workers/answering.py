@@ -14,16 +14,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from registry.entities import AdapterVersion, BaseModel, CompositionVersion
-from registry.errors import AliasNotFound, BaseNotFound, NotFound, SubjectNotFound
-from registry.references import nearest, parse
 from registry.service import Registry
+from workers.subjects import Record, find, subject_of
 from xlora_engine.answer_scores import AnswerScores, score_answers
 from xlora_engine.base_model import load_base, load_tokenizer
 from xlora_engine.chat import ChatTokenizer, EncodedRow
 from xlora_engine.compute_dtype import compute_dtype, default_device
 from xlora_engine.model import XLoraModel
-
-Record = BaseModel | AdapterVersion | CompositionVersion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,49 +92,6 @@ class Answerer:
                 **{"do_sample": False, **options},
             )
         return generated
-
-
-def find(registry: Registry, reference: str) -> Record:
-    """What a name stands for: a composition, else an adapter, else a base model.
-
-    `composition:`, `adapter:` or `base:` before the name looks in one place only.
-
-    Raises:
-        NotFound: nothing is called so.
-    """
-    kind, separator, name = reference.partition(":")
-    lookups: dict[str, Callable[[str], Record]] = {
-        "composition": registry.composition,
-        "adapter": registry.adapter,
-        "base": registry.base,
-    }
-    if separator and kind in lookups:
-        return lookups[kind](name)
-    refusals = []
-    for lookup in (registry.composition, registry.base, registry.adapter):
-        try:
-            return lookup(reference)
-        except NotFound as error:
-            refusals.append(error)
-    raise _nothing_called(registry, reference, refusals)
-
-
-def _nothing_called(registry: Registry, reference: str, refusals: Sequence[NotFound]) -> NotFound:
-    """The refusal of the kind that knows the name, if one does; else one that names every kind."""
-    name = parse(reference).name or ""
-    bases = {base.name for base in registry.bases(include_deleted=True)}
-    for refusal in refusals:
-        knows_name = name in bases if isinstance(refusal, BaseNotFound) else bool(refusal.detail)
-        if knows_name or isinstance(refusal, AliasNotFound):
-            return refusal
-    alike = nearest(name, (found for refusal in refusals for found in refusal.nearest))
-    return SubjectNotFound(reference, nearest=alike)
-
-
-def subject_of(record: Record) -> str:
-    """As evaluations name it."""
-    kinds = {CompositionVersion: "composition", AdapterVersion: "adapter", BaseModel: "base"}
-    return f"{kinds[type(record)]}:{record.reference}"
 
 
 def load_answerers(registry: Registry, references: Sequence[str]) -> Iterator[Answerer]:

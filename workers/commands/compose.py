@@ -51,7 +51,7 @@ def command(
     with open_registry() as registry:
         request = Request(
             name=name,
-            adapters=split_list(adapters),
+            adapters=split_list(adapters, option="--adapters"),
             data=_pairs("--data", data),
             eval_data=_pairs("--eval-data", eval_data),
             mixed=mixed,

@@ -34,9 +34,9 @@ def command(
 
     Example: zoo eval bio protein --data bio.eval
     """
-    from workers.answering import find, subject_of
     from workers.commands.opening import open_registry
     from workers.specs import EvalSpec
+    from workers.subjects import find, subject_of
 
     with open_registry() as registry:
         tasks = _tasks(registry, data)

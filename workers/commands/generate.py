@@ -34,8 +34,8 @@ def command(
 
     Example: zoo generate science "Crystal structure of iron?"
     """
-    from workers.answering import find
     from workers.commands.opening import open_registry
+    from workers.subjects import find
 
     with open_registry() as registry:
         find(registry, subject)  # an unknown name is said at once, before torch is imported

@@ -4,6 +4,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from registry.presentation import Output, output_options
 from workers.commands.lists import split_list
@@ -73,13 +74,15 @@ def command(
     with open_registry() as registry:
         given = given_dataset(registry, data)
         held_out = given_dataset(registry, eval_data) if eval_data else None
+        if click.get_current_context().get_parameter_source("warmup_steps") is ParameterSource.DEFAULT:
+            settings["warmup_steps"] = min(settings["warmup_steps"], max(0, settings["steps"]))
         asked = TrainSpec(
             name=name,
             base=registry.base(base).name,
             train_dataset=given.name,
             eval_dataset=held_out.name if held_out else None,
             domains=domains,
-            target_modules=split_list(target_modules),
+            target_modules=split_list(target_modules, option="--target-modules"),
             **settings,
         )
         # Only a request that holds puts files on record.

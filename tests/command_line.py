@@ -1,0 +1,105 @@
+"""The `zoo` command called in a test's own process, and a zoo for it that has something in it."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zoo
+from registry.entities import ExpertRecord, NewEvaluation
+from registry.service import Registry
+from registry.settings import Settings
+from tests.registry.folders import write_adapter, write_base, write_composition, write_dataset
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said."""
+
+    out: str
+    err: str
+    code: int
+
+    @property
+    def json(self) -> Any:
+        """Standard output as JSON."""
+        return json.loads(self.out)
+
+
+Ask = Callable[..., Answer]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def ask(home: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
+    def run(*arguments: str) -> Answer:
+        with pytest.raises(SystemExit) as ended:
+            zoo.main(list(arguments))
+        out, err = capsys.readouterr()
+        assert "fault of zoo" not in err, err
+        assert isinstance(ended.value.code, int)
+        return Answer(out, err, ended.value.code)
+
+    return run
+
+
+@pytest.fixture
+def catalogue(home: Path, tmp_path: Path) -> Path:
+    """A base model, bio in two versions, protein, a dataset and a composition of bio@1 and protein@1."""
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        base = registry.register_base(write_base(tmp_path / "base"), name="pico", source="here")
+        versions = [
+            registry.register_adapter(
+                write_adapter(tmp_path / f"{name}{seed}", seed=seed, rank=rank), name=name, domains=(domain,)
+            )
+            for name, seed, rank, domain in (
+                ("bio", 1, 2, "biology"),
+                ("bio", 2, 4, "biology"),
+                ("protein", 3, 2, "proteins"),
+            )
+        ]
+        dataset = registry.register_dataset(write_dataset(tmp_path / "bio.eval.jsonl"))
+        registry.record_evaluations(
+            [
+                NewEvaluation(
+                    subject=f"adapter:{version.reference}",
+                    task="bio",
+                    metric="loss",
+                    value=loss,
+                    n=3,
+                    dataset_digest=dataset.digest,
+                )
+                for version, loss in zip(versions, (0.9, 0.7, 2.5), strict=True)
+            ]
+        )
+        registry.set_alias("bio", "champion", 2, kind="adapter")
+        experts = [
+            ExpertRecord(
+                position=place,
+                name=versions[index].name,
+                adapter_reference=versions[index].reference,
+                weights_digest=versions[index].weights_digest,
+            )
+            for place, index in enumerate((0, 2))
+        ]
+        registry.register_composition(
+            write_composition(tmp_path / "science", ["bio", "protein"]),
+            name="science",
+            base_digest=base.digest,
+            experts=experts,
+            head_config={"xlora_depth": 1},
+            report={
+                "scores": {"composed": {"bio": {"loss": 0.71, "exact_match": 0.5}}},
+                "verdict": [{"task": "bio", "kept": True, "sentence": "bio: loss 0.710"}],
+            },
+        )
+    return home
