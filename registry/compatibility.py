@@ -78,7 +78,7 @@ def judge_together(adapters: Sequence[Composable]) -> tuple[Verdict, ...]:
         return tuple(refusals)
     return (
         (
-            Verdict(level=OK, code="ZOO-OK", message=f"{len(adapters)} experts of {adapters[0].base_name}"),
+            Verdict(level=OK, code="ZOO-OK", message=f"{_counted(len(adapters))} of {adapters[0].base_name}"),
             *_alone(adapters),
             *_mixed(adapters),
         )
@@ -171,6 +171,10 @@ def _same_weights(adapters: Sequence[Composable]) -> list[Verdict]:
         for names in holders.values()
         if len(names) > 1
     ]
+
+
+def _counted(experts: int) -> str:
+    return "1 expert" if experts == 1 else f"{experts} experts"
 
 
 def _alone(adapters: Sequence[Composable]) -> list[Verdict]:

@@ -176,9 +176,9 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%d %H:%M")
+        return value.astimezone().strftime("%Y-%m-%d %H:%M")  # as the reader's own clock says
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_shown, value))
     if isinstance(value, Mapping):
-        return json.dumps(value, ensure_ascii=False, default=_plain)
+        return ", ".join(f"{name} {_shown(entry)}".rstrip() for name, entry in value.items())
     return str(value)

@@ -98,7 +98,11 @@ def catalogue(home: Path, tmp_path: Path) -> Path:
             experts=experts,
             head_config={"xlora_depth": 1},
             report={
-                "scores": {"composed": {"bio": {"loss": 0.71, "exact_match": 0.5}}},
+                "subjects": ["uniform", "composed"],
+                "scores": {
+                    "composed": {"bio": {"loss": 0.71, "exact_match": 0.5}},
+                    "uniform": {"bio": {"loss": 0.9, "exact_match": 0.5}},
+                },
                 "verdict": [{"task": "bio", "kept": True, "sentence": "bio: loss 0.710"}],
             },
         )

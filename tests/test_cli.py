@@ -156,6 +156,7 @@ def test_a_composition_is_shown_with_its_experts_and_its_report(catalogue: Path,
     text = ask("compositions", "show", "science").out
     assert "protein@1" in text
     assert "0.710 / 50%" in text
+    assert [line.split()[0] for line in text.splitlines() if " / 50%" in line] == ["uniform", "composed"]
     assert "ok    bio: loss 0.710" in text
     assert ask("compositions", "show", "science", "--json").json["head_config"] == {"xlora_depth": 1}
 
@@ -392,6 +393,11 @@ def test_waiting_for_several_jobs_ends_by_the_gravest(home: Path, ask: Ask) -> N
     assert ask("jobs", "wait", waiting, cancelled, failed, *now).code == 7
     assert ask("jobs", "wait", waiting, cancelled, *now).code == 130
     assert ask("jobs", "wait", waiting, *now).code == 1
+    hints = ask("jobs", "wait", waiting, cancelled, failed, *now).err.splitlines()
+    assert [hint.partition(": ")[2] for hint in hints] == [
+        f"zoo jobs wait {waiting}",
+        f"zoo jobs logs {failed}",
+    ]
 
 
 def test_a_job_asked_for_again_says_what_of_the_new_request_does_not_hold(catalogue: Path, ask: Ask) -> None:
@@ -535,6 +541,7 @@ def test_one_expert_alone_is_composed_with_a_warning(catalogue: Path, ask: Ask) 
     data = ("--data", "biology=bio.eval", "--eval-data", "biology=bio.eval")
     alone = ask("compose", "--name", "x", "--dry-run", *data, "--adapters", "bio@1")
     assert (alone.code, "WARN ZOO-W206: one expert" in alone.out) == (0, True)
+    assert "1 expert of pico" in alone.out
     assert "W206" not in ask(*COMPOSE, "--name", "x").out
 
 

@@ -87,7 +87,7 @@ def _judge_domain(scores: Scores, domain: str, expert: str) -> Finding:
         task=domain,
         kept=keeps_loss and keeps_match,
         sentence=(
-            f"{domain}: loss {composed.loss:.3f}, {ratio:.2f} times that of {expert} alone"
+            f"{domain}: loss {composed.loss:.3f}, {ratio:.3f} times that of {expert} alone"
             f" ({'keeps' if keeps_loss else 'WORSE than'} the limit of {LOSS_RATIO_LIMIT});"
             f" exact match {composed.exact_match:.0%}, best expert {best:.0%}"
             f"{'' if keeps_match else ' (WORSE)'}"

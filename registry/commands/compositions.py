@@ -79,10 +79,14 @@ add_aliases(command, kind="composition")
 
 
 def _scores(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    scores = report.get("scores", {})
     return [
         {
             "subject": subject,
-            **{task: f"{score['loss']:.3f} / {score['exact_match']:.0%}" for task, score in by_task.items()},
+            **{
+                task: f"{score['loss']:.3f} / {score['exact_match']:.0%}"
+                for task, score in scores[subject].items()
+            },
         }
-        for subject, by_task in report.get("scores", {}).items()
+        for subject in report.get("subjects", scores)
     ]

@@ -147,6 +147,11 @@ def wait(job_ids: tuple[int, ...], timeout_s: float | None, output: Output) -> N
     columns = ("id", "kind", "state", "reason", "message")
     rows = [{column: getattr(job, column) for column in columns} for job in ended]
     output.emit(rows, key="id")
+    for job in ended:
+        if job.state == "failed":
+            output.hint(f"job {job.id} failed; see: zoo jobs logs {job.id}")
+        elif job.state not in TERMINAL_STATES:
+            output.hint(f"job {job.id} is still {job.state}; wait on with: zoo jobs wait {job.id}")
     click.get_current_context().exit(_exit_code([job.state for job in ended]))
 
 

@@ -1,7 +1,8 @@
 """What commands print: one set of data, four ways to see it."""
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 
 import click
@@ -66,11 +67,30 @@ def test_a_record_is_a_field_a_line() -> None:
     assert shown.stdout.splitlines() == ["reference  bio@1", "rank       8", "licence"]
 
 
-def test_times_are_short_for_people_and_exact_for_scripts() -> None:
+@pytest.fixture
+def two_hours_east(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A reader whose clock is two hours ahead of UTC."""
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "XXX-2")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_a_mapping_is_read_and_not_parsed_by_people() -> None:
+    def emit_scores(output: Output) -> None:
+        output.emit_record({"scores": {"loss": 6.122989535331726, "exact_match": 0.0, "note": None}})
+
+    assert _run(emit_scores).stdout == "scores  loss 6.123, exact_match 0, note\n"
+    assert json.loads(_run(emit_scores, "--json").stdout)["scores"]["loss"] == 6.122989535331726
+
+
+@pytest.mark.usefixtures("two_hours_east")
+def test_times_are_the_readers_own_and_short_for_people_and_exact_for_scripts() -> None:
     def emit_time(output: Output) -> None:
         output.emit_record({"created_at": datetime(2026, 11, 24, 13, 5, 7, tzinfo=UTC)})
 
-    assert _run(emit_time).stdout == "created_at  2026-11-24 13:05\n"
+    assert _run(emit_time).stdout == "created_at  2026-11-24 15:05\n"
     assert json.loads(_run(emit_time, "--json").stdout) == {"created_at": "2026-11-24T13:05:07+00:00"}
 
 
