@@ -1,6 +1,7 @@
 """A worker from its start to its end: fed by the database alone, or by the hints of a broker."""
 
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 
 from registry.service import Registry
@@ -19,8 +20,9 @@ def serve_from_database(
     say: Callable[[str], None],
     handlers: Mapping[str, str] | None = None,
 ) -> None:
-    """Take jobs from the database until SIGTERM or Ctrl-C; the job that runs then is given back."""
-    with Registry.open(settings) as registry, interrupts_counted() as interrupts:
+    """Take jobs from the database until SIGTERM, SIGQUIT or Ctrl-C; the job that runs then is given back."""
+    # SIGQUIT is ignored, not deadly, where a shell starts what it puts in the background: so it is said here.
+    with Registry.open(settings) as registry, interrupts_counted(signal.SIGQUIT) as interrupts:
         service = service_here(queues)
         interruption = Interruption(because="drained", count=interrupts)
         with (

@@ -181,11 +181,11 @@ def _pass_on(trainer: TrainerProcess, heartbeat: Heartbeat, on_progress: Progres
 
 
 @contextlib.contextmanager
-def interrupts_counted() -> Iterator[Callable[[], int]]:
-    """Inside, Ctrl-C and SIGTERM are counted instead of raised, so that the trainer can save first."""
+def interrupts_counted(*more: signal.Signals) -> Iterator[Callable[[], int]]:
+    """Inside, Ctrl-C, SIGTERM and `more` are counted, not raised, so that the trainer can save first."""
     noted: list[int] = []
     before = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, *more):
         # Only the main thread may; elsewhere signals are somebody else's business.
         with contextlib.suppress(ValueError):
             before[number] = signal.signal(number, lambda number, _: noted.append(number))

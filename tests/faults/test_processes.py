@@ -43,7 +43,7 @@ def test_row_17_sigquit_in_mid_job_loses_no_job_and_leaves_no_trainer(
             wait_until((job_folder(registry, job) / "pid").exists, what="the job is at work")
             below = descendants(worker.pid)
             worker.send_signal(signal.SIGQUIT)
-            worker.wait(timeout=120)
+            assert worker.wait(timeout=120) == 0
             wait_until(lambda: not any(map(command_line, below)), what="nothing of the worker is left")
         with running(POLLING, settings):
             ended = wait_for_state(registry, job, "succeeded", "failed")
