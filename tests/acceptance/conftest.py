@@ -55,6 +55,7 @@ def zoo(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
         "HOME": str(home),
         "ZOO_HOME": str(home / "zoo"),
         "ZOO_THREADS": "1",
+        "MLFLOW_TRACKING_URI": "none",  # costs each job three seconds; the test that wants it says so
         "PYTHONPATH": str(ROOT),
         "NO_COLOR": "1",
     }

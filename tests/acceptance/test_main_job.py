@@ -15,7 +15,10 @@ from tests.pico import pico_adapter
 
 @pytest.fixture(scope="module", autouse=True)
 def _composed(zoo: Zoo) -> None:
-    """A base model, two trained adapters and their composition, which every test below looks at."""
+    """A base model, two trained adapters and their composition, which every test below looks at.
+
+    The composition goes to MLflow, whose database lies in the home folder.
+    """
     training = ("--base", "smollm2", "--steps", "30", "--learning-rate", "0.01", "-q")
     for arguments in (
         ("register", "base", "smollm2", "--name", "smollm2", "-q"),
@@ -25,7 +28,7 @@ def _composed(zoo: Zoo) -> None:
         ),
         ("compose", "--adapters", "bio,protein", "--name", "science", "--mixture-steps", "2", "-q"),
     ):
-        done = zoo(*arguments)
+        done = zoo(*arguments, MLFLOW_TRACKING_URI="" if arguments[0] == "compose" else "none")
         assert done.returncode == 0, done.stderr
 
 
@@ -130,7 +133,12 @@ def test_ctrl_c_cancels_the_job_and_keeps_its_checkpoint(zoo: Zoo, workplace: Pa
     with subprocess.Popen(
         [sys.executable, "-m", "zoo", *arguments],
         cwd=workplace,
-        env={**os.environ, "ZOO_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        env={
+            **os.environ,
+            "ZOO_HOME": str(tmp_path),
+            "PYTHONPATH": str(ROOT),
+            "MLFLOW_TRACKING_URI": "none",
+        },
         stderr=subprocess.PIPE,
         text=True,
     ) as process:

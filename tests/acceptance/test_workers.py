@@ -19,10 +19,14 @@ STEPS = 30
 WORKER = (sys.executable, "-m", "zoo", "worker")
 
 
+def settings_in(home: Path) -> Settings:
+    return Settings.from_env({"ZOO_HOME": str(home), "MLFLOW_TRACKING_URI": "none"})
+
+
 def _queue(zoo: Zoo, name: str, home: Path, *options: str) -> int:
     done = zoo(
         *("train", "--name", name, "--base", "smollm2", "--data", "bio.train.jsonl", "--detach", "--json"),
-        *("--dropout", "0.1", "--checkpoint-every-s", "0.05", *(options or ("--steps", "80"))),
+        *("--dropout", "0.1", "--checkpoint-every-s", "0.05", *(options or ("--steps", "40"))),
         ZOO_HOME=str(home),
     )
     assert done.returncode == 0, done.stderr
@@ -33,7 +37,7 @@ def test_a_trainer_that_is_killed_resumes_to_the_weights_of_an_undisturbed_one(
     zoo: Zoo, tmp_path: Path
 ) -> None:
     home = tmp_path / "zoo"
-    settings = Settings.from_env({"ZOO_HOME": str(home)})
+    settings = settings_in(home)
     assert zoo("register", "base", "smollm2", "--name", "smollm2", ZOO_HOME=str(home)).returncode == 0
     killed, calm = _queue(zoo, "killed", home), _queue(zoo, "calm", home)
     with running(WORKER, settings) as worker:
@@ -62,7 +66,7 @@ def test_a_job_in_two_processes_loses_one_and_goes_on_from_its_checkpoint(zoo: Z
     assert zoo("register", "base", "smollm2", "--name", "smollm2", ZOO_HOME=str(home)).returncode == 0
     job = _queue(zoo, "pair", home, "--processes", "2", "--steps", str(STEPS))
     folder = home / "jobs" / str(job)
-    with running(WORKER, Settings.from_env({"ZOO_HOME": str(home)})) as worker:
+    with running(WORKER, settings_in(home)) as worker:
         checkpoints = folder / "training" / "checkpoints"
         wait_until(lambda: any(checkpoints.glob("checkpoint-*/seal.json")), what="a checkpoint")
         ranks = [pid for pid in trainers(worker.pid) if "rank-" in command_line(pid)]
