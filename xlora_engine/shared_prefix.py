@@ -50,10 +50,10 @@ class SharedPrefix:
         return cache
 
 
-def shared_prefix_length(rows: Sequence[EncodedRow]) -> int:
+def shared_prefix(rows: Sequence[EncodedRow]) -> tuple[int, ...]:
     """Tokens with which the prompt of every row begins, but for one at least that is a row's own."""
     columns = zip(*(row.token_ids[: row.prompt_length - 1] for row in rows), strict=False)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def run_shared_prefix(
@@ -64,15 +64,15 @@ def run_shared_prefix(
     device: torch.device,
 ) -> SharedPrefix | None:
     """Run the scaling pass over the rows' shared prefix; None where they share none."""
-    length = shared_prefix_length(rows)
-    if length == 0:
+    token_ids = shared_prefix(rows)
+    if not token_ids:
         return None
-    input_ids = torch.tensor([rows[0].token_ids[:length]], device=device)
+    input_ids = torch.tensor([token_ids], device=device)
     cache = new_cache()
     hidden = scaling_pass(
         input_ids,
         attention_mask=torch.ones_like(input_ids),
-        position_ids=torch.arange(length, device=device)[None],
+        position_ids=torch.arange(len(token_ids), device=device)[None],
         cache=cache,
     )
     return SharedPrefix(hidden=hidden[0].to("cpu", torch.bfloat16), cache=cache)

@@ -7,11 +7,6 @@ import torch
 from torch.utils.data import Dataset
 
 from xlora_engine.chat import IGNORED, EncodedRow, collate
-from xlora_engine.prefix_strength import prefix_strengths, token_strengths
-from xlora_engine.shared_prefix import shared_prefix_length
-
-#: The item of a batch that is not the model's.
-STRENGTHS = "adapter_strengths"
 
 
 class Batches(Dataset[dict[str, Any]]):
@@ -23,14 +18,11 @@ class Batches(Dataset[dict[str, Any]]):
         order: Sequence[Sequence[int]],
         *,
         parts: int,
-        least_strength: float,
         pad_id: int,
     ) -> None:
         self._rows = rows
         self._order = order
         self._parts = parts
-        self._least_strength = least_strength
-        self._prefix_length = shared_prefix_length(rows)
         self._pad_id = pad_id
 
     @property
@@ -44,7 +36,6 @@ class Batches(Dataset[dict[str, Any]]):
     def __getitem__(self, item: int) -> dict[str, Any]:
         step, part = divmod(item, self._parts)
         indices = self._order[step][part :: self._parts]
-        spread = prefix_strengths(len(self._order[step]), least=self._least_strength, turn=step)
         # The last batch of an epoch may be too short for all its parts; what fills one teaches nothing.
         rows = [self._rows[index] for index in indices or self._order[step][:1]]
         batch = collate(rows, pad_id=self._pad_id)
@@ -57,9 +48,6 @@ class Batches(Dataset[dict[str, Any]]):
             "labels": labels[:, -batch.keep :],
             "logits_to_keep": batch.keep,
             "use_cache": False,
-            STRENGTHS: token_strengths(
-                rows, (spread[part :: self._parts] or spread[:1]), prefix_length=self._prefix_length
-            ),
         }
 
 
