@@ -45,9 +45,14 @@ class SharedPrefix:
 
     def repeated(self, rows: int) -> Cache:
         """A cache that holds the prefix for so many rows, to be gone on from once."""
-        cache = copy.deepcopy(self.cache)
-        cache.batch_repeat_interleave(rows)
-        return cache
+        return repeated(self.cache, rows)
+
+
+def repeated(cache: Cache, rows: int) -> Cache:
+    """A copy of a cache of one row, for so many rows."""
+    copied = copy.deepcopy(cache)
+    copied.batch_repeat_interleave(rows)
+    return copied
 
 
 def shared_prefix(rows: Sequence[EncodedRow]) -> tuple[int, ...]:

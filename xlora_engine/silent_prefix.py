@@ -14,6 +14,9 @@ import torch
 from jaxtyping import Float
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache
+
+from xlora_engine.errors import ConfigInvalid
 
 #: A prefix takes one direction a token from each module's input, and at most this share of them.
 _DIRECTIONS_TO_KEEP = 8
@@ -25,7 +28,10 @@ class SilentPrefix:
     Args:
         model: a base model with a LoRA adapter that changes nothing yet (B = 0).
         prefix_ids: what all rows begin with; of a prefix longer than an eighth of the narrowest input,
-            the tokens up to there. Factors of embeddings are not held.
+            the tokens up to there.
+
+    Raises:
+        ConfigInvalid: embeddings are adapted, and with them what the modules are given on the prefix.
     """
 
     def __init__(self, model: PeftModel, prefix_ids: Sequence[int]) -> None:
@@ -37,10 +43,15 @@ class SilentPrefix:
         room = min((down.in_features for down in downs), default=0) // _DIRECTIONS_TO_KEEP
         #: Tokens on which the adapter is silent.
         self.length = min(len(prefix_ids), room)
+        #: Keys and values of those tokens for one row, which no step changes; None where there are none, or
+        #: where windows slide and the padding of a row would push them out.
+        self.cache: Cache | None = None
         self._directions: dict[nn.Linear, Float[Tensor, "in direction"]] = {}
         if self.length:
+            _require_plain_embeddings(model)
             with _inputs_noted(downs, self._note):
-                _run(model, prefix_ids[: self.length])
+                cache = _run(model, prefix_ids[: self.length])
+            self.cache = None if any(cache.is_sliding) else cache
         self.impose()
 
     @torch.no_grad()
@@ -73,10 +84,20 @@ def _inputs_noted(downs: Sequence[nn.Linear], note: Callable[[nn.Linear, Tensor]
             hook.remove()
 
 
+def _require_plain_embeddings(model: PeftModel) -> None:
+    for name, _ in model.named_parameters():
+        if ".lora_embedding_A." in name:
+            raise ConfigInvalid("silent_prefix", "off where embeddings are adapted", True)
+
+
 @torch.no_grad()
-def _run(model: PeftModel, token_ids: Sequence[int]) -> None:
-    was_training = model.training
+def _run(model: PeftModel, token_ids: Sequence[int]) -> Cache:
+    # A PEFT model says that it is training even where all that it wraps is not.
+    training = [module for module in model.modules() if module.training]
     model.eval()
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
     input_ids = torch.tensor([list(token_ids)], device=model.device)
-    model(input_ids=input_ids, use_cache=False, logits_to_keep=1)
-    model.train(was_training)
+    model(input_ids=input_ids, cache=cache, use_cache=True, logits_to_keep=1)
+    for module in training:
+        module.training = True
+    return cache

@@ -11,6 +11,7 @@ from typing import Any
 
 from peft import LoraConfig
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.cache_utils import Cache
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback
 
@@ -18,7 +19,7 @@ from xlora_engine.chat import ChatTokenizer, EncodedRow, pad_token, training_ord
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.lora_injection import ALL_LINEAR, injected, write_adapter
 from xlora_engine.process_group import ALONE, ProcessGroup
-from xlora_engine.shared_prefix import shared_prefix
+from xlora_engine.shared_prefix import repeated, shared_prefix
 from xlora_engine.silent_prefix import SilentPrefix
 from xlora_engine.training_batches import Batches, only
 from xlora_engine.training_checkpoints import last_whole, seal, step_of
@@ -143,19 +144,19 @@ def train_adapter(
         TrainingDiverged: a loss or gradient is not finite.
     """
     started = time.monotonic()
-    batches = Batches(
-        rows,
-        # The seed decides, so a resumed run sees the same.
-        training_order(rows, rows_per_batch=settings.batch_rows, steps=settings.steps, seed=settings.seed),
-        parts=settings.parts(group.size),
-        pad_id=pad_token(tokenizer),
-    )
+    # The seed decides, so a resumed run sees the same.
+    order = training_order(rows, rows_per_batch=settings.batch_rows, steps=settings.steps, seed=settings.seed)
+    parts = settings.parts(group.size)
     run = _run_digest(base, rows, settings, base_name, group)
     watcher = _Watcher(settings, run, group, on_step, stop)
     checkpoints = folder / "checkpoints"
     with injected(base, _lora(settings), seed=settings.seed) as model:
         silent = SilentPrefix(model, shared_prefix(rows) if settings.silent_prefix else ())
-        trainer = Trainer(
+        batches = Batches(
+            rows, order, parts=parts, pad_id=pad_token(tokenizer), cached=silent.length if silent.cache else 0
+        )
+        trainer = _PrefixTrainer(
+            prefix=silent.cache,
             model=model,
             args=_arguments(settings, checkpoints, group, on_cpu=base.device.type == "cpu"),
             train_dataset=batches,
@@ -233,6 +234,21 @@ def _arguments(
         use_cpu=on_cpu,
         seed=settings.seed,
     )
+
+
+class _PrefixTrainer(Trainer):
+    """A Trainer whose batches go on from the cache of a prefix, where there is one."""
+
+    def __init__(self, *, prefix: Cache | None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._prefix = prefix
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer computes it, after the prefix."""
+        if self._prefix is not None:
+            cache = repeated(self._prefix, len(inputs["input_ids"]))
+            inputs = {**inputs, "cache": cache, "use_cache": True}
+        return super().compute_loss(model, inputs, *args, **kwargs)
 
 
 class _Silencer(TrainerCallback):

@@ -1,9 +1,13 @@
-"""What each step of training is taught: its batch of rows, cut into micro-batches that fit into memory."""
+"""What each step of training is taught: its batch of rows, cut into micro-batches that fit into memory.
+
+Where all rows begin with tokens that training leaves as they are, batches go on from their keys and values.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.utils.data import Dataset
 
 from xlora_engine.chat import IGNORED, EncodedRow, collate
@@ -19,16 +23,18 @@ class Batches(Dataset[dict[str, Any]]):
         *,
         parts: int,
         pad_id: int,
+        cached: int = 0,
     ) -> None:
-        self._rows = rows
+        """`cached` tells how many tokens of every row are in a cache that the batches go on from."""
+        self._cached = cached
+        self.tokens = sum(len(rows[index].token_ids) for indices in order for index in indices)
+        self._rows = [
+            EncodedRow(token_ids=row.token_ids[cached:], prompt_length=row.prompt_length - cached)
+            for row in rows
+        ]
         self._order = order
         self._parts = parts
         self._pad_id = pad_id
-
-    @property
-    def tokens(self) -> int:
-        """Tokens in all steps, without padding."""
-        return sum(len(self._rows[index].token_ids) for indices in self._order for index in indices)
 
     def __len__(self) -> int:
         return len(self._order) * self._parts
@@ -42,8 +48,8 @@ class Batches(Dataset[dict[str, Any]]):
         labels = batch.labels if indices else torch.full_like(batch.labels, IGNORED)
         return {
             "input_ids": batch.input_ids,
-            "attention_mask": batch.attention_mask,
-            "position_ids": batch.position_ids,
+            "attention_mask": F.pad(batch.attention_mask, (self._cached, 0), value=1),
+            "position_ids": batch.position_ids + self._cached,
             # The vocabulary is wide: logits are made for the answers' positions alone.
             "labels": labels[:, -batch.keep :],
             "logits_to_keep": batch.keep,

@@ -1,15 +1,22 @@
 """An adapter held silent on a prefix adds nothing there, whatever an optimiser does, and learns after it."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
 
 from tests.pico import pico_llama
+from tests.small_bases import SMALL_BASES
+from xlora_engine.chat import EncodedRow
+from xlora_engine.errors import ConfigInvalid
 from xlora_engine.lora_injection import injected
+from xlora_engine.shared_prefix import repeated
 from xlora_engine.silent_prefix import SilentPrefix
+from xlora_engine.training_batches import Batches
 
 PREFIX = (1, 5, 9)
 #: What a pico model's narrowest input has room for.
@@ -103,3 +110,49 @@ def test_the_mode_of_the_model_is_left_alone(adapted: PeftModel) -> None:
     adapted.train()
     SilentPrefix(adapted, PREFIX)
     assert adapted.training
+
+
+ROWS = [
+    EncodedRow(token_ids=(1, 5, 9, 4, 8), prompt_length=4),
+    EncodedRow(token_ids=(1, 5, 3, 8, 7, 6, 2), prompt_length=4),
+]
+
+
+def loss_and_gradients(model: PeftModel, prefix: Cache | None, *, cached: int) -> dict[str, Tensor]:
+    """Of one batch: the loss, and the gradients of every factor B."""
+    item = Batches(ROWS, [[0, 1]], parts=1, pad_id=0, cached=cached)[0]
+    given = {} if prefix is None else {"cache": repeated(prefix, len(ROWS))}
+    model.zero_grad()
+    loss = model(**{**item, "use_cache": prefix is not None}, **given).loss
+    loss.backward()
+    ups = {name: weight for name, weight in model.named_parameters() if ".lora_B." in name}
+    gradients = {name: cast("Tensor", weight.grad).clone() for name, weight in ups.items()}
+    return {"loss": loss.detach(), **gradients}
+
+
+@pytest.mark.parametrize("name", SMALL_BASES)
+def test_batches_that_go_on_from_the_cache_teach_what_whole_rows_teach(name: str) -> None:
+    small = SMALL_BASES[name]
+    config = LoraConfig(
+        task_type="CAUSAL_LM", r=2, lora_alpha=4, target_modules=list(small.targets[1]), **small.lora
+    )
+    with injected(small.build(), config, seed=0) as model:
+        silent = SilentPrefix(model, (1, 5))
+        act(model)
+        silent.impose()
+        assert silent.length == 2
+        slides = name in {"Mistral", "Qwen2", "Gemma 2", "Gemma 3", "StarCoder 2"}
+        assert (silent.cache is None) is slides
+        whole = loss_and_gradients(model, None, cached=0)
+        if silent.cache is not None:
+            after = loss_and_gradients(model, silent.cache, cached=2)
+            torch.testing.assert_close(after, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_adapted_embeddings_are_refused_with_a_prefix() -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=4, target_modules=["embed_tokens", "q_proj"])
+    with (
+        injected(pico_llama(), config, seed=0) as model,
+        pytest.raises(ConfigInvalid, match="off where embeddings are adapted"),
+    ):
+        SilentPrefix(model, PREFIX)
