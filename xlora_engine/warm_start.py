@@ -33,7 +33,7 @@ class WarmStart:
     weight_decay: float = 0.01
     #: Standard deviation of the noise on hidden states, as a share of each dimension's own. A head that
     #: never saw the same state twice is not as sure of a new wording's last token as it is of a known one's.
-    hidden_noise: float = 1.0
+    hidden_noise: float = 0.8
     #: Held-out loss is looked at this often, in steps.
     evaluate_every: int = 40
     #: Looks without a better held-out loss before training stops.
