@@ -69,7 +69,8 @@ def _spanned(vectors: Float[Tensor, "seq in"]) -> Float[Tensor, "in direction"]:
     """An orthonormal basis of what the vectors span; the first token's are many times as long as others."""
     unit = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     basis, sizes, _ = torch.linalg.svd(unit.T, full_matrices=False)
-    return basis[:, sizes > 1e-5 * sizes[0]]
+    spanned: Tensor = basis[:, sizes > 1e-5 * sizes[0]]
+    return spanned
 
 
 @contextmanager

@@ -49,7 +49,8 @@ def added(model: PeftModel, token_ids: tuple[int, ...]) -> Tensor:
     ids = torch.tensor([token_ids])
     with model.disable_adapter():
         plain = model(input_ids=ids).logits[0]
-    return (model(input_ids=ids).logits[0] - plain).abs().amax(-1)
+    changed: Tensor = (model(input_ids=ids).logits[0] - plain).abs().amax(-1)
+    return changed
 
 
 def test_after_any_step_nothing_is_added_on_the_prefix_and_something_after_it(adapted: PeftModel) -> None:
