@@ -18,6 +18,7 @@ from xlora_engine.chat import ChatTokenizer, EncodedRow, encode, pad_token, read
 from xlora_engine.config import XLoraConfig
 from xlora_engine.hidden_states import compute_hidden_states
 from xlora_engine.model import XLoraModel
+from xlora_engine.shared_prefix import shared_prefix
 from xlora_engine.train_adapter import AdapterTraining, train_adapter
 from xlora_engine.warm_start import RoutedRows, WarmStart, warm_start
 
@@ -134,4 +135,5 @@ def routed_rows(model: XLoraModel, rows: dict[str, list[EncodedRow]], *, pad_id:
         experts=torch.arange(len(DOMAINS)).repeat_interleave(ROUTED_ROWS),
         train=tuple(place for place in places if place % 8),
         held_out=tuple(place for place in places if place % 8 == 0),
+        shared=len(shared_prefix(flat)),
     )

@@ -42,6 +42,11 @@ def number(low: float, high: float, *, default: float | None = None, above: bool
     return _field(rule, default)
 
 
+def yes_or_no(*, default: bool) -> Any:
+    """A boolean."""
+    return _field(Rule(allowed="true or false", holds=lambda value: isinstance(value, bool)), default)
+
+
 def text(*, length: int, default: str | None = None, empty: bool = False) -> Any:
     """A string of at most `length` characters."""
     rule = Rule(

@@ -14,7 +14,17 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 from registry.references import checked_name
 from workers.errors import SpecInvalid
-from workers.field_rules import integer, named_texts, number, optional, settings, settle, text, texts
+from workers.field_rules import (
+    integer,
+    named_texts,
+    number,
+    optional,
+    settings,
+    settle,
+    text,
+    texts,
+    yes_or_no,
+)
 
 #: every linear layer of the decoder except the output head
 ALL_LINEAR = ("all-linear",)
@@ -93,7 +103,8 @@ class TrainSpec(_Stored):
     processes: int = integer(1, MOST_PROCESSES, default=1)
     warmup_steps: int = integer(0, 10_000_000, default=10)
     weight_decay: float = number(0.0, 1.0, default=0.0)
-    least_prefix_strength: float = number(0.0, 1.0, default=0.125)
+    #: add nothing on the tokens all rows begin with, where a mixture cannot know whom to weigh
+    silent_prefix: bool = yes_or_no(default=True)
     seed: int = integer(0, _SEED, default=0)
     #: longer rows are refused or cut, as the chat encoder says
     max_tokens: int = integer(8, 1_048_576, default=512)

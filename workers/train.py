@@ -99,7 +99,7 @@ def training_of(spec: TrainSpec) -> AdapterTraining:
         batch_rows=spec.batch_rows,
         warmup_steps=spec.warmup_steps,
         weight_decay=spec.weight_decay,
-        least_prefix_strength=spec.least_prefix_strength,
+        silent_prefix=spec.silent_prefix,
         seed=spec.seed,
         checkpoint_every_s=spec.checkpoint_every_s,
     )

@@ -17,6 +17,7 @@ from registry.service import Registry
 from xlora_engine.chat import ChatTokenizer, EncodedRow, encode, read_rows
 from xlora_engine.hidden_states import HiddenStates, compute_hidden_states
 from xlora_engine.model import XLoraModel
+from xlora_engine.shared_prefix import shared_prefix
 from xlora_engine.warm_start import RoutedRows
 
 #: One row in so many is held out of training, to stop it early, up to so many a domain.
@@ -44,7 +45,11 @@ class DrawnRows:
     def routed(self, hidden: HiddenStates) -> RoutedRows:
         """With their hidden states, as both training stages take them."""
         return RoutedRows(
-            hidden=hidden, experts=torch.tensor(self.experts), train=self.train, held_out=self.held_out
+            hidden=hidden,
+            experts=torch.tensor(self.experts),
+            train=self.train,
+            held_out=self.held_out,
+            shared=len(shared_prefix(self.encoded)),
         )
 
 

@@ -45,15 +45,20 @@ class SharedPrefix:
 
     def repeated(self, rows: int) -> Cache:
         """A cache that holds the prefix for so many rows, to be gone on from once."""
-        cache = copy.deepcopy(self.cache)
-        cache.batch_repeat_interleave(rows)
-        return cache
+        return repeated(self.cache, rows)
 
 
-def shared_prefix_length(rows: Sequence[EncodedRow]) -> int:
+def repeated(cache: Cache, rows: int) -> Cache:
+    """A copy of a cache of one row, for so many rows."""
+    copied = copy.deepcopy(cache)
+    copied.batch_repeat_interleave(rows)
+    return copied
+
+
+def shared_prefix(rows: Sequence[EncodedRow]) -> tuple[int, ...]:
     """Tokens with which the prompt of every row begins, but for one at least that is a row's own."""
     columns = zip(*(row.token_ids[: row.prompt_length - 1] for row in rows), strict=False)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def run_shared_prefix(
@@ -64,15 +69,15 @@ def run_shared_prefix(
     device: torch.device,
 ) -> SharedPrefix | None:
     """Run the scaling pass over the rows' shared prefix; None where they share none."""
-    length = shared_prefix_length(rows)
-    if length == 0:
+    token_ids = shared_prefix(rows)
+    if not token_ids:
         return None
-    input_ids = torch.tensor([rows[0].token_ids[:length]], device=device)
+    input_ids = torch.tensor([token_ids], device=device)
     cache = new_cache()
     hidden = scaling_pass(
         input_ids,
         attention_mask=torch.ones_like(input_ids),
-        position_ids=torch.arange(length, device=device)[None],
+        position_ids=torch.arange(len(token_ids), device=device)[None],
         cache=cache,
     )
     return SharedPrefix(hidden=hidden[0].to("cpu", torch.bfloat16), cache=cache)

@@ -11,15 +11,17 @@ from typing import Any
 
 from peft import LoraConfig
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.cache_utils import Cache
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from xlora_engine.chat import ChatTokenizer, EncodedRow, pad_token, training_order
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.lora_injection import ALL_LINEAR, injected, write_adapter
-from xlora_engine.prefix_strength import StrengthContext
 from xlora_engine.process_group import ALONE, ProcessGroup
-from xlora_engine.training_batches import STRENGTHS, Batches, only
+from xlora_engine.shared_prefix import repeated, shared_prefix
+from xlora_engine.silent_prefix import SilentPrefix
+from xlora_engine.training_batches import Batches, only
 from xlora_engine.training_checkpoints import last_whole, seal, step_of
 
 #: What a checkpoint holds and nobody reads: a pickle, and a card that tells where the base model lay.
@@ -50,9 +52,8 @@ class AdapterTraining:
     weight_decay: float = 0.0
     #: Gradients are scaled down to this norm at most.
     gradient_norm: float = 1.0
-    #: Least strength of the adapter on the tokens all rows begin with, which a mixture of eight gives it;
-    #: 1 trains as PEFT does by itself.
-    least_prefix_strength: float = 0.125
+    #: Whether the adapter adds nothing on the tokens all rows begin with; False trains as PEFT does alone.
+    silent_prefix: bool = True
     seed: int = 0
     checkpoint_every_s: float = 60.0
 
@@ -67,8 +68,6 @@ class AdapterTraining:
                 raise ConfigInvalid(field, "above 0", getattr(self, field))
         if not 0 <= self.dropout < 1:
             raise ConfigInvalid("dropout", "in 0..1, 1 excluded", self.dropout)
-        if not 0 <= self.least_prefix_strength <= 1:
-            raise ConfigInvalid("least_prefix_strength", "in 0..1", self.least_prefix_strength)
         if not self.weight_decay >= 0:
             raise ConfigInvalid("weight_decay", "at least 0", self.weight_decay)
         if not 0 <= self.warmup_steps <= self.steps:
@@ -145,25 +144,24 @@ def train_adapter(
         TrainingDiverged: a loss or gradient is not finite.
     """
     started = time.monotonic()
-    batches = Batches(
-        rows,
-        # The seed decides, so a resumed run sees the same.
-        training_order(rows, rows_per_batch=settings.batch_rows, steps=settings.steps, seed=settings.seed),
-        parts=settings.parts(group.size),
-        least_strength=settings.least_prefix_strength,
-        pad_id=pad_token(tokenizer),
-    )
+    # The seed decides, so a resumed run sees the same.
+    order = training_order(rows, rows_per_batch=settings.batch_rows, steps=settings.steps, seed=settings.seed)
+    parts = settings.parts(group.size)
     run = _run_digest(base, rows, settings, base_name, group)
     watcher = _Watcher(settings, run, group, on_step, stop)
     checkpoints = folder / "checkpoints"
     with injected(base, _lora(settings), seed=settings.seed) as model:
-        trainer = _StrengthTrainer(
-            strength_context=StrengthContext(model),
+        silent = SilentPrefix(model, shared_prefix(rows) if settings.silent_prefix else ())
+        batches = Batches(
+            rows, order, parts=parts, pad_id=pad_token(tokenizer), cached=silent.length if silent.cache else 0
+        )
+        trainer = _PrefixTrainer(
+            prefix=silent.cache,
             model=model,
             args=_arguments(settings, checkpoints, group, on_cpu=base.device.type == "cpu"),
             train_dataset=batches,
             data_collator=only,
-            callbacks=[watcher],
+            callbacks=[_Silencer(silent), watcher],
         )
         trainer.remove_callback(PrinterCallback)
         if group.size > 1 and not trainer.model_accepts_loss_kwargs:
@@ -238,18 +236,30 @@ def _arguments(
     )
 
 
-class _StrengthTrainer(Trainer):
-    """A Trainer whose batches say how strong the adapter is for each token."""
+class _PrefixTrainer(Trainer):
+    """A Trainer whose batches go on from the cache of a prefix, where there is one."""
 
-    def __init__(self, *, strength_context: StrengthContext, **settings: Any) -> None:
+    def __init__(self, *, prefix: Cache | None, **settings: Any) -> None:
         super().__init__(**settings)
-        self._strength_context = strength_context
+        self._prefix = prefix
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As the Trainer computes it, with the batch's strengths in force."""
-        given = {name: value for name, value in inputs.items() if name != STRENGTHS}
-        with self._strength_context.using(inputs[STRENGTHS]):
-            return super().compute_loss(model, given, *args, **kwargs)
+        """As the Trainer computes it, after the prefix."""
+        if self._prefix is not None:
+            cache = repeated(self._prefix, len(inputs["input_ids"]))
+            inputs = {**inputs, "cache": cache, "use_cache": True}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class _Silencer(TrainerCallback):
+    """Keeps the adapter silent on the shared prefix, whatever the optimiser did."""
+
+    def __init__(self, silent: SilentPrefix) -> None:
+        self._silent = silent
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """After every optimiser step, before what is made of it is saved."""
+        self._silent.impose()
 
 
 class _Watcher(TrainerCallback):

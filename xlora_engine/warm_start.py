@@ -17,6 +17,9 @@ from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.head import ScalingHead
 from xlora_engine.hidden_states import HiddenStates
 
+#: What all rows begin with tells no domain, and a few rows are enough to learn just that: one in so many.
+_ROWS_FOR_A_PREFIX = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStart:
@@ -28,6 +31,9 @@ class WarmStart:
     tokens_per_step: int = 1024
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
+    #: Standard deviation of the noise on hidden states, as a share of each dimension's own. A head that
+    #: never saw the same state twice is not as sure of a new wording's last token as it is of a known one's.
+    hidden_noise: float = 0.8
     #: Held-out loss is looked at this often, in steps.
     evaluate_every: int = 40
     #: Looks without a better held-out loss before training stops.
@@ -41,6 +47,8 @@ class WarmStart:
                 raise ConfigInvalid(field, f"at least {least}", getattr(self, field))
         if not self.learning_rate > 0:
             raise ConfigInvalid("learning_rate", "above 0", self.learning_rate)
+        if not self.hidden_noise >= 0:
+            raise ConfigInvalid("hidden_noise", "at least 0", self.hidden_noise)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +80,8 @@ class RoutedRows:
     experts: Int[Tensor, " row"]
     train: tuple[int, ...]
     held_out: tuple[int, ...]
+    #: Tokens with which all rows begin.
+    shared: int = 0
 
 
 def warm_start(
@@ -93,8 +103,9 @@ def warm_start(
     """
     device = next(head.parameters()).device
     single = head.single(seed=settings.seed)
-    hidden, targets = _tokens(rows, rows.train)
+    hidden, targets = _tokens(rows, rows.train, with_prefix=_ROWS_FOR_A_PREFIX)
     held_hidden, held_targets = _tokens(rows, rows.held_out)
+    noise = hidden.float().std(dim=0, correction=0) * settings.hidden_noise
     draw = torch.Generator().manual_seed(settings.seed)
     optimiser = torch.optim.AdamW(
         single.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
@@ -114,7 +125,8 @@ def warm_start(
             raise TrainingStopped(f"the routing warm start was stopped after {step} steps")
         step += 1
         picked = torch.randint(len(targets), (settings.tokens_per_step,), generator=draw)
-        loss = routing_loss(single, hidden[picked].to(device), targets[picked].to(device))
+        noisy = torch.randn(len(picked), len(noise), generator=draw).mul_(noise).add_(hidden[picked])
+        loss = routing_loss(single, noisy.to(device), targets[picked].to(device))
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -183,8 +195,12 @@ def require_finite(loss: Tensor, step: int) -> float:
 
 
 def _tokens(
-    rows: RoutedRows, indices: Sequence[int]
+    rows: RoutedRows, indices: Sequence[int], *, with_prefix: int | None = None
 ) -> tuple[Float[Tensor, "token hidden"], Int[Tensor, " token"]]:
-    states = [rows.hidden.row(index) for index in indices]
+    """Hidden states and experts of the rows' own tokens; of one row in so many, of the shared ones too."""
+    states = [
+        rows.hidden.row(index)[0 if with_prefix and place % with_prefix == 0 else rows.shared :]
+        for place, index in enumerate(indices)
+    ]
     lengths = torch.tensor([len(state) for state in states])
     return torch.cat(states), rows.experts[list(indices)].repeat_interleave(lengths)

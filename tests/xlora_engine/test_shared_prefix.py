@@ -12,7 +12,7 @@ from tests.small_bases import SMALL_BASES
 from xlora_engine.cache import XLoraCache
 from xlora_engine.chat import EncodedRow
 from xlora_engine.hidden_states import compute_hidden_states
-from xlora_engine.shared_prefix import shared_prefix_length
+from xlora_engine.shared_prefix import shared_prefix
 
 ROWS = [
     EncodedRow(token_ids=(1, 2, 3, 9, 4, 5), prompt_length=5),
@@ -42,12 +42,12 @@ class CountingPass:
 
 
 def test_the_shared_prefix_ends_before_the_first_token_of_a_rows_own() -> None:
-    assert shared_prefix_length(ROWS) == 3
-    assert shared_prefix_length([*ROWS, EncodedRow(token_ids=(2, 3, 4), prompt_length=2)]) == 0
+    assert shared_prefix(ROWS) == (1, 2, 3)
+    assert shared_prefix([*ROWS, EncodedRow(token_ids=(2, 3, 4), prompt_length=2)]) == ()
 
 
 def test_equal_prompts_keep_a_token_of_their_own() -> None:
-    assert shared_prefix_length([EncodedRow(token_ids=(1, 2, 3, 4), prompt_length=3)] * 2) == 2
+    assert shared_prefix([EncodedRow(token_ids=(1, 2, 3, 4), prompt_length=3)] * 2) == (1, 2)
 
 
 @pytest.mark.parametrize("name", SMALL_BASES)

@@ -1,11 +1,15 @@
 """The routing warm start learns domains from hidden states, for every layer at once."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 
 from xlora_engine.config import XLoraConfig
+from xlora_engine.errors import ConfigInvalid
 from xlora_engine.head import ScalingHead
 from xlora_engine.hidden_states import HiddenStates
-from xlora_engine.warm_start import RoutedRows, WarmStart, warm_start
+from xlora_engine.warm_start import RoutedRows, WarmStart, routing_loss, warm_start
 
 CONFIG = XLoraConfig(
     adapters=("bio", "protein"), hidden_size=8, layerwise_scalings=True, xlora_depth=2, xlora_size=16
@@ -36,3 +40,55 @@ def test_every_layer_learns_which_domain_a_token_is_from() -> None:
         assert torch.equal(first, second)
         assert torch.equal(first, third)
     torch.testing.assert_close(scalings[:, :, 0], scalings[:, :, 2], rtol=1e-6, atol=1e-7)
+
+
+def with_prefix(rows: RoutedRows, *, shared: int) -> RoutedRows:
+    """The same rows after so many tokens that all of them begin with."""
+    generator = torch.Generator().manual_seed(1)
+    prefix = (torch.randn(shared, 8, generator=generator) * 4).bfloat16()
+    count = len(rows.experts)
+    values = torch.cat([torch.cat([prefix, rows.hidden.row(index)]) for index in range(count)])
+    starts = rows.hidden.starts + torch.arange(count + 1) * shared
+    return replace(rows, hidden=HiddenStates(values=values, starts=starts), shared=shared)
+
+
+def test_what_all_rows_begin_with_tells_no_domain_and_hides_none() -> None:
+    rows = with_prefix(separable_rows(rows=40), shared=3)
+    rows = replace(rows, train=tuple(range(34)), held_out=tuple(range(34, 40)))
+    settings = WarmStart(steps=200, tokens_per_step=64, learning_rate=1e-2, patience=100)
+    head = ScalingHead(CONFIG, layer_count=3).eval()
+    assert warm_start(head, rows, settings).best_held_out_loss < 0.1
+    scalings = head(rows.hidden.row(39)[None].float())
+    assert (scalings[:, 3:, :, 1] > 0.9).all()
+    # Counted like any other, they would be three tokens of eight whose loss cannot fall below ln 2.
+    counted = warm_start(ScalingHead(CONFIG, layer_count=3).eval(), replace(rows, shared=0), settings)
+    assert counted.best_held_out_loss > 0.2
+
+
+def test_noise_on_hidden_states_carries_further_than_the_rows_that_were_seen() -> None:
+    # Given few rows, each with much of its own beside what tells its domain
+    generator = torch.Generator().manual_seed(2)
+    experts = torch.arange(96) % 2
+    values = torch.randn(96, 64, generator=generator)
+    values[:, :4] += (experts * 2.0 - 1.0)[:, None]
+    rows = RoutedRows(
+        hidden=HiddenStates(values=values.bfloat16(), starts=torch.arange(97)),
+        experts=experts,
+        train=tuple(range(32)),
+        held_out=tuple(range(32, 96)),
+    )
+    config = replace(CONFIG, hidden_size=64)
+
+    def held_out_loss(hidden_noise: float) -> float:
+        settings = WarmStart(steps=200, tokens_per_step=64, evaluate_every=200, hidden_noise=hidden_noise)
+        head = ScalingHead(config, layer_count=1).eval()
+        warm_start(head, rows, settings)
+        held_out = values.bfloat16()[32:]
+        return float(routing_loss(head, held_out, experts[32:]).detach())
+
+    assert held_out_loss(1.0) < held_out_loss(0.0) - 0.1
+
+
+def test_negative_noise_is_refused() -> None:
+    with pytest.raises(ConfigInvalid, match="hidden_noise"):
+        WarmStart(hidden_noise=-0.1)

@@ -21,7 +21,6 @@ TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
     "processes": (int, "Share each step's rows: one GPU each where there are any."),
     "warmup-steps": (int, "Steps over which the learning rate rises."),
     "weight-decay": (float, "AdamW's weight decay."),
-    "least-prefix-strength": (float, "Least strength on the tokens all rows begin with; 1: always full."),
     "seed": (int, "Decides initial values and data order."),
     "max-tokens": (int, "Rows longer than this are refused."),
     "checkpoint-every-s": (float, "Seconds between checkpoints."),
@@ -35,7 +34,12 @@ def _training_options(command: Any) -> Any:
     for name, (kind, text) in reversed(TRAINING_OPTIONS.items()):
         default = defaults[name.replace("-", "_")]
         command = click.option(f"--{name}", type=kind, default=default, show_default=True, help=text)(command)
-    return command
+    return click.option(
+        "--silent-prefix/--no-silent-prefix",
+        default=defaults["silent_prefix"],
+        show_default=True,
+        help="Add nothing on the tokens all rows begin with, as a mixture needs it.",
+    )(command)
 
 
 @click.command()
