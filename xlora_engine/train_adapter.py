@@ -153,7 +153,11 @@ def train_adapter(
     with injected(base, _lora(settings), seed=settings.seed) as model:
         silent = SilentPrefix(model, shared_prefix(rows) if settings.silent_prefix else ())
         batches = Batches(
-            rows, order, parts=parts, pad_id=pad_token(tokenizer), cached=silent.length if silent.cache else 0
+            rows,
+            order,
+            parts=parts,
+            pad_id=pad_token(tokenizer),
+            cached=0 if silent.cache is None else silent.length,
         )
         trainer = _PrefixTrainer(
             prefix=silent.cache,
