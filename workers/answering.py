@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache
 
 from registry.entities import AdapterVersion, BaseModel, CompositionVersion
 from registry.service import Registry
@@ -52,9 +53,16 @@ class Answerer:
             self.generate,
             self.tokenizer,
             rows,
+            new_cache=self.new_cache,
             tokens_per_batch=tokens_per_batch,
             device=self.device,
         )
+
+    def new_cache(self) -> Cache:
+        """An empty key-value cache that this subject fills."""
+        if isinstance(self.model, XLoraModel):
+            return self.model.new_cache() if self.as_subject is nullcontext else self.model.new_cache().mixture
+        return DynamicCache(config=self.model.config.get_text_config(decoder=True))
 
     @torch.no_grad()
     def logits(
@@ -63,6 +71,7 @@ class Answerer:
         attention_mask: Int[Tensor, "batch seq"],
         position_ids: Int[Tensor, "batch seq"],
         logits_to_keep: int,
+        cache: Cache | None = None,
     ) -> Float[Tensor, "batch kept vocabulary"]:
         """Logits of the last positions."""
         with self.as_subject():
@@ -71,7 +80,8 @@ class Answerer:
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 logits_to_keep=logits_to_keep,
-                use_cache=False,
+                cache=cache,
+                use_cache=cache is not None,
             ).logits
         return logits
 

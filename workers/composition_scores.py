@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from workers.figures import TokenMap
 from workers.report import BASE, COMPOSED, UNIFORM
@@ -66,6 +67,7 @@ def score_subjects(
                 partial(_generate, model, subject),
                 tokenizer,
                 encoded,
+                new_cache=partial(_new_cache, model, subject),
                 tokens_per_batch=tokens_per_batch,
                 device=model.device,
             )
@@ -122,6 +124,7 @@ def _logits(
     attention_mask: Int[Tensor, "batch seq"],
     position_ids: Int[Tensor, "batch seq"],
     logits_to_keep: int,
+    cache: Cache | None,
 ) -> Float[Tensor, "batch kept vocabulary"]:
     with _as_subject(model, subject):
         logits: Tensor = model(
@@ -129,9 +132,16 @@ def _logits(
             attention_mask=attention_mask,
             position_ids=position_ids,
             logits_to_keep=logits_to_keep,
-            use_cache=False,
+            cache=cache,
+            use_cache=cache is not None,
         ).logits
     return logits
+
+
+def _new_cache(model: XLoraModel, subject: Subject) -> Cache:
+    """Constant scalings take one pass, so one cache."""
+    both = model.new_cache()
+    return both if subject.scalings is None else both.mixture
 
 
 def _generate(

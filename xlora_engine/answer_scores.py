@@ -1,6 +1,6 @@
 """Scores of answers: loss by teacher forcing, exact match as greedy decoding would give it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Protocol
@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from xlora_engine.chat import ChatTokenizer, EncodedRow, collate, length_grouped, pad_token
 from xlora_engine.errors import ConfigInvalid
+from xlora_engine.shared_prefix import repeated, shared_prefix
 
 #: How many tokens more than the expected answer a model may take to write it differently.
 EXTRA_TOKENS = 8
@@ -26,8 +28,9 @@ class LogitsCall(Protocol):
         attention_mask: Int[Tensor, "batch seq"],
         position_ids: Int[Tensor, "batch seq"],
         logits_to_keep: int,
+        cache: Cache | None,
     ) -> Float[Tensor, "batch kept vocabulary"]:
-        """Logits of the last `logits_to_keep` positions."""
+        """Logits of the last `logits_to_keep` positions, of tokens that follow those in the cache."""
 
 
 class GenerateCall(Protocol):
@@ -92,10 +95,13 @@ def score_answers(
     tokenizer: ChatTokenizer,
     rows: Sequence[EncodedRow],
     *,
+    new_cache: Callable[[], Cache],
     tokens_per_batch: int,
     device: torch.device,
 ) -> AnswerScores:
     """Loss and exact match of every row's answer.
+
+    What all rows begin with is run once, into the empty cache that `new_cache` makes.
 
     Greedy decoding agrees with teacher forcing up to the first token where the likeliest is not the
     answer's, so one forward decides nearly every match; only a row whose answer may still come out
@@ -111,9 +117,18 @@ def score_answers(
     matches: dict[int, bool] = {}
     undecided: dict[int, tuple[int, ...]] = {}
     with torch.no_grad():
-        for indices in length_grouped(rows, tokens_per_batch=tokens_per_batch):
-            batch = collate([rows[index] for index in indices], pad_id=pad_id).to(device)
-            logits = logits_call(batch.input_ids, batch.attention_mask, batch.position_ids, batch.keep)
+        prefix = _run_prefix(logits_call, shared_prefix(rows), new_cache(), device=device)
+        shared = 0 if prefix is None else int(prefix.get_seq_length())
+        own = [row.after(shared) for row in rows]
+        for indices in length_grouped(own, tokens_per_batch=tokens_per_batch):
+            batch = collate([own[index] for index in indices], pad_id=pad_id).to(device)
+            logits = logits_call(
+                batch.input_ids,
+                F.pad(batch.attention_mask, (shared, 0), value=1),
+                batch.position_ids + shared,
+                batch.keep,
+                None if prefix is None else repeated(prefix, len(indices)),
+            )
             for index, row_logits in zip(indices, logits, strict=True):
                 losses[index], predicted = _forced(row_logits, rows[index])
                 decided = decide(tokenizer, rows[index], predicted)
@@ -129,6 +144,21 @@ def score_answers(
         row_matches=tuple(float(matches[index]) for index in range(len(rows))),
         row_tokens=tuple(len(row.answer_ids) for row in rows),
     )
+
+
+def _run_prefix(
+    logits_call: LogitsCall, token_ids: Sequence[int], cache: Cache, *, device: torch.device
+) -> Cache | None:
+    """The cache with these tokens in it.
+
+    None where there are none, and where windows slide: the padding of a row would push them out.
+    """
+    if not token_ids or any(cache.is_sliding):
+        return None
+    input_ids = torch.tensor([list(token_ids)], device=device)
+    positions = torch.arange(len(token_ids), device=device)[None]
+    logits_call(input_ids, torch.ones_like(input_ids), positions, 1, cache)
+    return cache
 
 
 def decide(tokenizer: ChatTokenizer, row: EncodedRow, predicted: Sequence[int]) -> bool | None:

@@ -3,7 +3,7 @@
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -60,6 +60,10 @@ class EncodedRow:
     def answer_ids(self) -> tuple[int, ...]:
         """Tokens of the answer, the end of its turn included."""
         return self.token_ids[self.prompt_length :]
+
+    def after(self, count: int) -> "EncodedRow":
+        """The row without its first tokens, which a cache holds."""
+        return replace(self, token_ids=self.token_ids[count:], prompt_length=self.prompt_length - count)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

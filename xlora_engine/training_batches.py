@@ -28,10 +28,7 @@ class Batches(Dataset[dict[str, Any]]):
         """`cached` tells how many tokens of every row are in a cache that the batches go on from."""
         self._cached = cached
         self.tokens = sum(len(rows[index].token_ids) for indices in order for index in indices)
-        self._rows = [
-            EncodedRow(token_ids=row.token_ids[cached:], prompt_length=row.prompt_length - cached)
-            for row in rows
-        ]
+        self._rows = [row.after(cached) for row in rows]
         self._order = order
         self._parts = parts
         self._pad_id = pad_id
