@@ -60,9 +60,11 @@ class Answerer:
 
     def new_cache(self) -> Cache:
         """An empty key-value cache that this subject fills."""
-        if isinstance(self.model, XLoraModel):
-            return self.model.new_cache() if self.as_subject is nullcontext else self.model.new_cache().mixture
-        return DynamicCache(config=self.model.config.get_text_config(decoder=True))
+        if not isinstance(self.model, XLoraModel):
+            return DynamicCache(config=self.model.config.get_text_config(decoder=True))
+        both = self.model.new_cache()
+        # An adapter alone is the mixture at constant scalings, which takes one pass.
+        return both if self.as_subject is nullcontext else both.mixture
 
     @torch.no_grad()
     def logits(

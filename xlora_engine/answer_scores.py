@@ -117,17 +117,20 @@ def score_answers(
     matches: dict[int, bool] = {}
     undecided: dict[int, tuple[int, ...]] = {}
     with torch.no_grad():
-        prefix = _run_prefix(logits_call, shared_prefix(rows), new_cache(), device=device)
-        shared = 0 if prefix is None else int(prefix.get_seq_length())
-        own = [row.after(shared) for row in rows]
+        cache = new_cache()
+        # Where windows slide, the padding of a shorter row would push the prefix out of them.
+        prefix = () if any(cache.is_sliding) else shared_prefix(rows)
+        if prefix:
+            _run_prefix(logits_call, prefix, cache, device=device)
+        own = [row.after(len(prefix)) for row in rows]
         for indices in length_grouped(own, tokens_per_batch=tokens_per_batch):
             batch = collate([own[index] for index in indices], pad_id=pad_id).to(device)
             logits = logits_call(
                 batch.input_ids,
-                F.pad(batch.attention_mask, (shared, 0), value=1),
-                batch.position_ids + shared,
+                F.pad(batch.attention_mask, (len(prefix), 0), value=1),
+                batch.position_ids + len(prefix),
                 batch.keep,
-                None if prefix is None else repeated(prefix, len(indices)),
+                repeated(cache, len(indices)) if prefix else None,
             )
             for index, row_logits in zip(indices, logits, strict=True):
                 losses[index], predicted = _forced(row_logits, rows[index])
@@ -148,17 +151,10 @@ def score_answers(
 
 def _run_prefix(
     logits_call: LogitsCall, token_ids: Sequence[int], cache: Cache, *, device: torch.device
-) -> Cache | None:
-    """The cache with these tokens in it.
-
-    None where there are none, and where windows slide: the padding of a row would push them out.
-    """
-    if not token_ids or any(cache.is_sliding):
-        return None
+) -> None:
     input_ids = torch.tensor([list(token_ids)], device=device)
     positions = torch.arange(len(token_ids), device=device)[None]
     logits_call(input_ids, torch.ones_like(input_ids), positions, 1, cache)
-    return cache
 
 
 def decide(tokenizer: ChatTokenizer, row: EncodedRow, predicted: Sequence[int]) -> bool | None:

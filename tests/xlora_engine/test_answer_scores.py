@@ -11,12 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.cache_utils import Cache, DynamicCache
 
 from tests.pico import pico_llama, pico_tokenizer
+from tests.small_bases import SMALL_BASES
 from xlora_engine.answer_scores import EXTRA_TOKENS, AnswerScores, decide, normalise, score_answers
 from xlora_engine.chat import ChatRow, EncodedRow, collate, encode, training_order
 from xlora_engine.errors import ConfigInvalid
+from xlora_engine.shared_prefix import shared_prefix
 
 CPU = torch.device("cpu")
 #: What a question is answered with in training: now and then in another way, or by another word.
@@ -95,27 +98,57 @@ def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     return model.requires_grad_(False)
 
 
-def logits_of(model: LlamaForCausalLM) -> Callable[..., Tensor]:
-    def call(input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, logits_to_keep: int) -> Tensor:
+def logits_of(model: PreTrainedModel) -> Callable[..., Tensor]:
+    def call(
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        logits_to_keep: int,
+        cache: Cache | None = None,
+    ) -> Tensor:
         out: Tensor = model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             logits_to_keep=logits_to_keep,
+            cache=cache,
+            use_cache=cache is not None,
         ).logits
         return out
 
     return call
 
 
-def generation_of(model: LlamaForCausalLM) -> Callable[..., Tensor]:
+def generation_of(model: PreTrainedModel) -> Callable[..., Tensor]:
+    generating: Any = model
+
     def call(input_ids: Tensor, attention_mask: Tensor, max_new_tokens: int) -> Tensor:
-        out: Tensor = model.generate(
+        out: Tensor = generating.generate(
             input_ids, attention_mask=attention_mask, max_new_tokens=max_new_tokens, do_sample=False
         )
         return out
 
     return call
+
+
+def score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: list[EncodedRow],
+    *,
+    call: Callable[..., Tensor] | None = None,
+    generate: Callable[..., Tensor] | None = None,
+    tokens_per_batch: int = 1000,
+) -> AnswerScores:
+    return score_answers(
+        call or logits_of(model),
+        generate or generation_of(model),
+        tokenizer,
+        rows,
+        new_cache=lambda: DynamicCache(config=model.config),
+        tokens_per_batch=tokens_per_batch,
+        device=CPU,
+    )
 
 
 def plainly_generated(model: LlamaForCausalLM, tokenizer: Any, row: EncodedRow) -> bool:
@@ -148,7 +181,7 @@ def test_exact_match_is_that_of_generating_every_answer(
         return generation_of(model)(input_ids, attention_mask, max_new_tokens)
 
     # When they are scored, and when every answer is generated plainly
-    scores = score_answers(logits_of(model), counted, tokenizer, rows, tokens_per_batch=400, device=CPU)
+    scores = score(model, tokenizer, rows, generate=counted, tokens_per_batch=400)
     reference = [plainly_generated(model, tokenizer, row) for row in rows]
     # Then both find the same matches, though few were generated
     assert [bool(match) for match in scores.row_matches] == reference
@@ -168,6 +201,13 @@ def decisions(
     return found
 
 
+def loss_alone(model: PreTrainedModel, row: EncodedRow) -> float:
+    """The reference: one forward over the whole row."""
+    logprobs = model(torch.tensor([row.token_ids])).logits[0].log_softmax(-1)
+    answer = torch.tensor(row.answer_ids)
+    return float(-logprobs[row.prompt_length - 1 : -1].gather(1, answer[:, None]).mean())
+
+
 def test_losses_are_those_of_each_row_alone(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -176,14 +216,9 @@ def test_losses_are_those_of_each_row_alone(
         row(tokenizer, "a longer question", "grün"),
         row(tokenizer, "g", "7"),
     ]
-    scores = score_answers(
-        logits_of(model), generation_of(model), tokenizer, rows, tokens_per_batch=1000, device=CPU
-    )
+    scores = score(model, tokenizer, rows)
     for alone, loss in zip(rows, scores.row_losses, strict=True):
-        logprobs = model(torch.tensor([alone.token_ids])).logits[0].log_softmax(-1)
-        answer = torch.tensor(alone.answer_ids)
-        expected = -logprobs[alone.prompt_length - 1 : -1].gather(1, answer[:, None]).mean()
-        assert loss == pytest.approx(float(expected), abs=1e-5)
+        assert loss == pytest.approx(loss_alone(model, alone), abs=1e-5)
     assert scores.row_tokens == (4, 6, 2)
 
 
@@ -191,14 +226,43 @@ def test_scores_do_not_depend_on_how_rows_are_batched(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     rows = [row(tokenizer, f"{q}{n}", "red") for q in "ab" for n in range(4)]
-    one, many = (
-        score_answers(
-            logits_of(model), generation_of(model), tokenizer, rows, tokens_per_batch=tokens, device=CPU
-        )
-        for tokens in (1, 10_000)
-    )
+    one, many = (score(model, tokenizer, rows, tokens_per_batch=tokens) for tokens in (1, 10_000))
     assert one.row_matches == many.row_matches
     assert one.row_losses == pytest.approx(many.row_losses, abs=1e-5)
+
+
+def test_what_all_rows_begin_with_is_run_once(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    # Given rows that begin alike, and a call that notes how many tokens it is given and attends to
+    rows = [row(tokenizer, f"{q}{n}", "red") for q in "ab" for n in range(4)]
+    given: list[tuple[int, int]] = []
+
+    def noted(ids: Tensor, mask: Tensor, positions: Tensor, keep: int, cache: Cache) -> Tensor:
+        given.append((ids.shape[1], mask.shape[1]))
+        return logits_of(model)(ids, mask, positions, keep, cache)
+
+    # When they are scored two at a time
+    score(model, tokenizer, rows, call=noted, tokens_per_batch=20)
+    # Then the prefix is in the first call alone, and every later one attends to it
+    shared, longest = len(shared_prefix(rows)), max(len(row.token_ids) for row in rows)
+    assert given[0] == (shared, shared)
+    assert len(given) > 2
+    assert max(width for width, _ in given[1:]) == longest - shared
+    assert max(attended for _, attended in given[1:]) == longest
+
+
+def test_where_windows_slide_rows_are_run_whole(tokenizer: PreTrainedTokenizerFast) -> None:
+    # Given a model of short windows, and rows that begin alike: padding must not push that out of sight
+    model = SMALL_BASES["Mistral"].build().requires_grad_(False)
+    rows = [
+        EncodedRow(token_ids=(5, 6, 7, *own, 8, 2), prompt_length=3 + len(own))
+        for own in ((9,), (10, 11, 12, 13, 14))
+    ]
+    # When they are scored together
+    scores = score(model, tokenizer, rows)
+    # Then the losses are those of each alone
+    assert scores.row_losses == pytest.approx([loss_alone(model, one) for one in rows], abs=1e-5)
 
 
 def decided(tokenizer: PreTrainedTokenizerFast, expected: str, likeliest: str) -> bool | None:
@@ -263,7 +327,11 @@ def written(
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def logits(
-        input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, logits_to_keep: int
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        position_ids: Tensor,
+        logits_to_keep: int,
+        cache: Cache | None,
     ) -> Tensor:
         likeliest = torch.tensor((ids + ids[-1:] * logits_to_keep)[:logits_to_keep])
         return torch.nn.functional.one_hot(likeliest, len(tokenizer)).float().expand(len(input_ids), -1, -1)
@@ -289,7 +357,14 @@ def test_an_answer_matches_only_if_it_ends_within_its_tokens(
     # Given the row in question, and a longer one that is generated in the same batch
     rows = [row(tokenizer, "q", "7"), row(tokenizer, "q", "  eight")]
     # When a model answers by spaces first
-    scores = score_answers(*written(tokenizer, text), tokenizer, rows, tokens_per_batch=1000, device=CPU)
+    scores = score_answers(
+        *written(tokenizer, text),
+        tokenizer,
+        rows,
+        new_cache=DynamicCache,
+        tokens_per_batch=1000,
+        device=CPU,
+    )
     # Then the number counts if its end came within so many more tokens than the expected answer has
     assert scores.row_matches == (match, 0.0)
 
@@ -327,7 +402,7 @@ def test_one_row_has_no_error_to_estimate() -> None:
 
 def test_scores_of_no_rows_are_refused(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ConfigInvalid, match="rows"):
-        score_answers(logits_of(model), generation_of(model), tokenizer, [], tokens_per_batch=100, device=CPU)
+        score(model, tokenizer, [])
 
 
 @pytest.mark.parametrize(
