@@ -1,6 +1,7 @@
 """The scaling head: a small network from one token's hidden state to logits over the experts."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
@@ -74,6 +75,14 @@ class ScalingHead(nn.Module):
             for mine, theirs in zip(self.parameters(), single.parameters(), strict=True):
                 copies = mine.shape[0] // theirs.shape[0]
                 mine.copy_(theirs.repeat(copies, *[1] * (theirs.dim() - 1)))
+
+
+@contextmanager
+def seeded_dropout(seed: int, device: torch.device) -> Iterator[None]:
+    """Dropout drawn from this seed for the calls inside; the global random state is afterwards as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _initialise(layers: nn.ModuleList, seed: int) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from xlora_engine.chat import EncodedRow, collate
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
+from xlora_engine.head import seeded_dropout
 from xlora_engine.model import XLoraModel
 from xlora_engine.warm_start import BestState, RoutedRows, StageResult, StageStep, require_finite
 
@@ -83,20 +84,21 @@ def train_mixture(
         return StageResult(steps=0, first_held_out_loss=only, best_held_out_loss=only, best_step=0)
     best = BestState(trained, held_out_loss())
     step = 0
-    while step < settings.steps and best.age < settings.patience:
-        if stop():
-            raise TrainingStopped(f"mixture training was stopped after {step} steps")
-        step += 1
-        loss = mixture_loss(model, encoded, rows, next(draws), pad_id=pad_id)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained.values(), settings.gradient_norm)
-        optimiser.step()
-        looked = None
-        if step % settings.evaluate_every == 0 or step == settings.steps:
-            looked = held_out_loss()
-            best.offer(looked, step)
-        on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
+    with seeded_dropout(settings.seed, model.device):
+        while step < settings.steps and best.age < settings.patience:
+            if stop():
+                raise TrainingStopped(f"mixture training was stopped after {step} steps")
+            step += 1
+            loss = mixture_loss(model, encoded, rows, next(draws), pad_id=pad_id)
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained.values(), settings.gradient_norm)
+            optimiser.step()
+            looked = None
+            if step % settings.evaluate_every == 0 or step == settings.steps:
+                looked = held_out_loss()
+                best.offer(looked, step)
+            on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
     model.eval()
     return best.restore(step)
 

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
-from xlora_engine.head import ScalingHead
+from xlora_engine.head import ScalingHead, seeded_dropout
 from xlora_engine.hidden_states import HiddenStates
 
 #: What all rows begin with tells no domain, and a few rows are enough to learn just that: one in so many.
@@ -120,21 +120,22 @@ def warm_start(
 
     best = BestState(dict(single.named_parameters()), held_out_loss())
     step = 0
-    while step < settings.steps and best.age < settings.patience:
-        if stop():
-            raise TrainingStopped(f"the routing warm start was stopped after {step} steps")
-        step += 1
-        picked = torch.randint(len(targets), (settings.tokens_per_step,), generator=draw)
-        noisy = torch.randn(len(picked), len(noise), generator=draw).mul_(noise).add_(hidden[picked])
-        loss = routing_loss(single, noisy.to(device), targets[picked].to(device))
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        looked = None
-        if step % settings.evaluate_every == 0 or step == settings.steps:
-            looked = held_out_loss()
-            best.offer(looked, step)
-        on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
+    with seeded_dropout(settings.seed, device):
+        while step < settings.steps and best.age < settings.patience:
+            if stop():
+                raise TrainingStopped(f"the routing warm start was stopped after {step} steps")
+            step += 1
+            picked = torch.randint(len(targets), (settings.tokens_per_step,), generator=draw)
+            noisy = torch.randn(len(picked), len(noise), generator=draw).mul_(noise).add_(hidden[picked])
+            loss = routing_loss(single, noisy.to(device), targets[picked].to(device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            looked = None
+            if step % settings.evaluate_every == 0 or step == settings.steps:
+                looked = held_out_loss()
+                best.offer(looked, step)
+            on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
     result = best.restore(step)
     head.repeat(single)
     return result

@@ -42,6 +42,19 @@ def test_every_layer_learns_which_domain_a_token_is_from() -> None:
     torch.testing.assert_close(scalings[:, :, 0], scalings[:, :, 2], rtol=1e-6, atol=1e-7)
 
 
+def test_a_seed_decides_the_head_whatever_was_drawn_before() -> None:
+    rows = separable_rows()
+    learnt = []
+    for drawn_before in (0, 5):
+        torch.rand(drawn_before)
+        state = torch.random.get_rng_state()
+        head = ScalingHead(CONFIG, layer_count=3)
+        warm_start(head, rows, WarmStart(steps=5, tokens_per_step=64, evaluate_every=5))
+        learnt.append(torch.cat([values.flatten() for values in head.parameters()]))
+        assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(*learnt)
+
+
 def with_prefix(rows: RoutedRows, *, shared: int) -> RoutedRows:
     """The same rows after so many tokens that all of them begin with."""
     generator = torch.Generator().manual_seed(1)
