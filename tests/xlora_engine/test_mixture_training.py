@@ -1,0 +1,158 @@
+"""Mixture training: the head learns from the language-model loss what no label tells it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests.xlora_engine.conftest import Mixture
+from xlora_engine.chat import EncodedRow, collate
+from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
+from xlora_engine.hidden_states import compute_hidden_states
+from xlora_engine.mixture_training import MixtureTraining, mixture_loss, train_mixture
+from xlora_engine.model import XLoraModel
+from xlora_engine.warm_start import RoutedRows
+
+EXPERTS = 3
+Problem = tuple[XLoraModel, list[EncodedRow], RoutedRows]
+
+
+@pytest.fixture(scope="module")
+def answered(mixture: Mixture) -> tuple[list[EncodedRow], RoutedRows]:
+    """Rows answered as the expert that their first tokens name would."""
+    model = mixture()
+    generator = torch.Generator().manual_seed(3)
+    rows = []
+    for number in range(36):
+        expert = number % EXPERTS
+        marker = torch.full((2,), 5 + expert)
+        prompt = torch.cat([marker, torch.randint(20, 250, (4,), generator=generator)])
+        with model.fixed_scalings(one_hot(model, expert)):
+            written = model.generate(prompt[None], max_new_tokens=3, min_new_tokens=3, do_sample=False)
+        rows.append(EncodedRow(token_ids=tuple(written[0].tolist()), prompt_length=len(prompt)))
+    hidden = compute_hidden_states(
+        model.scaling_pass,
+        rows,
+        new_cache=lambda: model.new_cache().scaling,
+        pad_id=0,
+        tokens_per_batch=512,
+        device=torch.device("cpu"),
+    )
+    experts = torch.arange(len(rows)) % EXPERTS
+    train, held_out = tuple(range(24)), tuple(range(24, 36))
+    return rows, RoutedRows(hidden=hidden, experts=experts, train=train, held_out=held_out)
+
+
+@pytest.fixture
+def problem(mixture: Mixture, answered: tuple[list[EncodedRow], RoutedRows]) -> Callable[[], Problem]:
+    """Those rows, and a model with an untrained head."""
+    return lambda: (mixture(spread=1.0), *answered)
+
+
+def one_hot(model: XLoraModel, expert: int) -> torch.Tensor:
+    return model.constant_scalings([float(place == expert) for place in range(EXPERTS)])
+
+
+def head_of(model: XLoraModel) -> torch.Tensor:
+    return torch.cat([values.detach().flatten() for values in model.head.parameters()])
+
+
+def loss_with(model: XLoraModel, rows: list[EncodedRow], scalings: torch.Tensor) -> float:
+    """Loss of the held-out rows under constant scalings."""
+    batch = collate(rows[24:], pad_id=0)
+    out = model.mixture_pass(
+        scalings,
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        labels=batch.labels,
+        use_cache=False,
+    )
+    return float(out.loss.detach())
+
+
+def settings(**changes: int) -> MixtureTraining:
+    return MixtureTraining(learning_rate=1e-2, **{"steps": 40, "rows_per_step": 6, **changes})
+
+
+def test_the_head_learns_which_expert_answers_best(problem: Callable[[], Problem]) -> None:
+    model, rows, routed = problem()
+    looked: dict[int, float] = {}
+
+    result = train_mixture(
+        model,
+        rows,
+        routed,
+        settings(),
+        pad_id=0,
+        on_step=lambda step: looked.update({step.step: step.held_out_loss} if step.held_out_loss else {}),
+    )
+
+    # Better than it was and than any expert alone; and what was best is what is left
+    assert result.best_held_out_loss < 0.9 * result.first_held_out_loss
+    for expert in range(EXPERTS):
+        assert result.best_held_out_loss < loss_with(model, rows, one_hot(model, expert))
+    assert result.best_held_out_loss == min(looked.values()) == looked[result.best_step]
+    left = mixture_loss(model, rows, routed, routed.held_out, pad_id=0)
+    assert float(left.detach()) == pytest.approx(result.best_held_out_loss, rel=1e-5)
+    assert not model.training
+
+
+def test_a_seed_decides_what_is_learnt_whatever_was_drawn_before(problem: Callable[[], Problem]) -> None:
+    learnt = []
+    for seed, drawn_before in ((0, 0), (0, 5), (1, 0)):
+        model, rows, routed = problem()
+        torch.rand(drawn_before)
+        train_mixture(model, rows, routed, settings(steps=2, evaluate_every=2, seed=seed), pad_id=0)
+        learnt.append(head_of(model))
+    assert torch.equal(learnt[0], learnt[1])
+    assert not torch.equal(learnt[0], learnt[2])
+
+
+def test_a_worse_head_is_not_kept(problem: Callable[[], Problem]) -> None:
+    # Given steps so long that they do harm
+    model, rows, routed = problem()
+    before = head_of(model)
+    harmful = MixtureTraining(steps=4, evaluate_every=1, learning_rate=30.0)
+    # When training looks and finds nothing better
+    result = train_mixture(model, rows, routed, harmful, pad_id=0)
+    # Then the head is the one it began with, and patience ended it early
+    assert result.best_step == 0
+    assert result.steps == harmful.patience
+    assert torch.equal(head_of(model), before)
+
+
+def test_no_steps_look_at_the_loss_alone(problem: Callable[[], Problem]) -> None:
+    model, rows, routed = problem()
+    before = head_of(model)
+    result = train_mixture(model, rows, routed, settings(steps=0), pad_id=0)
+    assert result.steps == 0
+    assert result.first_held_out_loss == result.best_held_out_loss > 0
+    assert torch.equal(head_of(model), before)
+
+
+def test_training_ends_when_asked_to(problem: Callable[[], Problem]) -> None:
+    model, rows, routed = problem()
+    asked = iter([False, False, True])
+    with pytest.raises(TrainingStopped, match="after 2 steps"):
+        train_mixture(model, rows, routed, settings(), pad_id=0, stop=lambda: next(asked))
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_step(problem: Callable[[], Problem]) -> None:
+    model, rows, routed = problem()
+    with torch.no_grad():
+        next(model.head.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingDiverged, match="step 1 is nan"):
+        train_mixture(model, rows, routed, settings(), pad_id=0)
+
+
+@pytest.mark.parametrize("field", ["steps", "rows_per_step", "evaluate_every", "patience"])
+def test_budgets_below_nothing_are_refused(field: str) -> None:
+    with pytest.raises(ConfigInvalid, match=field):
+        MixtureTraining(**{field: -1})
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "gradient_norm"])
+def test_steps_of_no_length_are_refused(field: str) -> None:
+    with pytest.raises(ConfigInvalid, match=field):
+        MixtureTraining(**{field: 0.0})
