@@ -158,7 +158,7 @@ class ComposeSpec(_Stored):
     warm_start_steps: int = integer(0, 10_000_000, default=800)
     mixture_steps: int = integer(0, 10_000_000, default=6)
     samples_per_domain: int = integer(1, 10_000_000, default=512)
-    eval_rows: int = integer(1, 10_000_000, default=64)
+    eval_rows: int = integer(1, 10_000_000, default=128)
     warm_start_learning_rate: float = number(0.0, 1.0, default=2e-3, above=True)
     mixture_learning_rate: float = number(0.0, 1.0, default=2e-4, above=True)
     seed: int = integer(0, _SEED, default=0)

@@ -7,11 +7,13 @@ mixture training then has little left to do.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.head import ScalingHead, seeded_dropout
@@ -34,6 +36,9 @@ class WarmStart:
     #: Standard deviation of the noise on hidden states, as a share of each dimension's own. A head that
     #: never saw the same state twice is not as sure of a new wording's last token as it is of a known one's.
     hidden_noise: float = 0.8
+    #: Share of the running average of weights that each step keeps; 0 keeps the last step's alone. The
+    #: average of many steps errs less than any of them on wordings that were not trained on.
+    averaging: float = 0.99
     #: Held-out loss is looked at this often, in steps.
     evaluate_every: int = 40
     #: Looks without a better held-out loss before training stops.
@@ -49,6 +54,8 @@ class WarmStart:
             raise ConfigInvalid("learning_rate", "above 0", self.learning_rate)
         if not self.hidden_noise >= 0:
             raise ConfigInvalid("hidden_noise", "at least 0", self.hidden_noise)
+        if not 0 <= self.averaging < 1:
+            raise ConfigInvalid("averaging", "in 0..1, 1 excluded", self.averaging)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +102,8 @@ def warm_start(
     """Train the head to name each token's domain: cross-entropy of its logits against the row's expert.
 
     The target is the same for every layer, so one layer's gate is learnt and repeated for all: as many
-    times cheaper as there are layers. Stops early on held-out loss and restores the best state.
+    times cheaper as there are layers. What is kept is a running average of the weights
+    (arXiv:1803.05407), looked at on held-out rows: training stops early on its loss and restores its best.
 
     Raises:
         TrainingDiverged: a loss is not finite.
@@ -107,18 +115,17 @@ def warm_start(
     held_hidden, held_targets = _tokens(rows, rows.held_out)
     noise = hidden.float().std(dim=0, correction=0) * settings.hidden_noise
     draw = torch.Generator().manual_seed(settings.seed)
+    averaged = AveragedModel(single, avg_fn=_running_average(settings.averaging))
+    kept = cast("ScalingHead", averaged.module).eval()
     optimiser = torch.optim.AdamW(
         single.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
 
     def held_out_loss() -> float:
-        single.eval()
         with torch.no_grad():
-            loss = float(routing_loss(single, held_hidden.to(device), held_targets.to(device)))
-        single.train()
-        return loss
+            return float(routing_loss(kept, held_hidden.to(device), held_targets.to(device)))
 
-    best = BestState(dict(single.named_parameters()), held_out_loss())
+    best = BestState(dict(kept.named_parameters()), held_out_loss())
     step = 0
     with seeded_dropout(settings.seed, device):
         while step < settings.steps and best.age < settings.patience:
@@ -131,14 +138,25 @@ def warm_start(
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+            averaged.update_parameters(single)
             looked = None
             if step % settings.evaluate_every == 0 or step == settings.steps:
                 looked = held_out_loss()
                 best.offer(looked, step)
             on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
     result = best.restore(step)
-    head.repeat(single)
+    head.repeat(kept)
     return result
+
+
+def _running_average(averaging: float) -> Callable[[Tensor, Tensor, int | Tensor], Tensor]:
+    """An exponential average that is short at first, so that a few steps soon forget the beginning."""
+
+    def average(kept: Tensor, new: Tensor, count: int | Tensor) -> Tensor:
+        share = min(averaging, (1 + int(count)) / (10 + int(count)))
+        return kept.lerp(new, 1 - share)
+
+    return average
 
 
 def routing_loss(

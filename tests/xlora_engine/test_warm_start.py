@@ -105,3 +105,25 @@ def test_noise_on_hidden_states_carries_further_than_the_rows_that_were_seen() -
 def test_negative_noise_is_refused() -> None:
     with pytest.raises(ConfigInvalid, match="hidden_noise"):
         WarmStart(hidden_noise=-0.1)
+
+
+@pytest.mark.parametrize("averaging", [-0.1, 1.0, float("nan")])
+def test_an_average_that_never_moves_is_refused(averaging: float) -> None:
+    with pytest.raises(ConfigInvalid, match="averaging"):
+        WarmStart(averaging=averaging)
+
+
+def test_what_is_kept_is_the_running_average_of_the_weights() -> None:
+    # Given the weights after each of three steps, kept as they are
+    rows, after = separable_rows(), []
+    for steps in (1, 2, 3):
+        head = ScalingHead(CONFIG, layer_count=1)
+        budget = WarmStart(steps=steps, evaluate_every=steps, tokens_per_step=64, averaging=0.0)
+        assert warm_start(head, rows, budget).best_step == steps
+        after.append(head.layers[0].weight.detach())
+    # When they are averaged
+    head = ScalingHead(CONFIG, layer_count=1)
+    warm_start(head, rows, WarmStart(steps=3, evaluate_every=3, tokens_per_step=64, averaging=0.24))
+    # Then the first counts whole, and each later one moves the average: by 1 - 2/11, then by 1 - 0.24
+    expected = after[0].lerp(after[1], 9 / 11).lerp(after[2], 0.76)
+    torch.testing.assert_close(head.layers[0].weight.detach(), expected, rtol=1e-6, atol=1e-7)
