@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmarks.subject import Subject
+from xlora_engine.chat import Batch
 from xlora_engine.checkpoint import load_checkpoint
+from xlora_engine.mixture_training import batch_loss
 from xlora_engine.model import XLoraModel
 
 
@@ -19,17 +21,21 @@ from xlora_engine.model import XLoraModel
 class Contender:
     """A loaded model and how it does each task; None: it does not do that."""
 
-    #: Greedy, so many new tokens whatever they are.
+    #: Base model, experts, head.
+    model: nn.Module
+    #: Greedy, so many new tokens whatever they are; hands its cache back, if it has one.
     generate: Callable[[Int[Tensor, "batch seq"], int], object]
     #: Logits of every token, without gradient.
     score: Callable[[Int[Tensor, "batch seq"]], object]
-    #: One step's forward and backward for the scaling head; what the step needs is prepared before.
-    prepare_step: Callable[[Int[Tensor, "batch seq"]], Callable[[], object]] | None
+    #: One step's forward and backward for the scaling head on the loss of the labelled tokens, which it
+    #: returns; what the step needs is prepared before.
+    prepare_step: Callable[[Batch], Callable[[], object]] | None
 
 
 def base_alone(base: PreTrainedModel, _subject: Subject) -> Contender:
     """`transformers` with its cache."""
     return Contender(
+        model=base,
         generate=lambda ids, new: _generate(base, ids, new),
         score=lambda ids: base(ids, use_cache=False),
         prepare_step=None,
@@ -74,14 +80,22 @@ def peft_xlora(base: PreTrainedModel, subject: Subject) -> Contender:
             linear.bias.copy_(saved.head[f"layers.{number}.bias"])
     model.eval()
 
-    def prepare_step(ids: Int[Tensor, "batch seq"]) -> Callable[[], object]:
-        def step() -> None:
+    def prepare_step(batch: Batch) -> Callable[[], object]:
+        def step() -> Tensor:
             classifier.zero_grad()
-            model(input_ids=ids, labels=ids).loss.backward()
+            loss: Tensor = model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                labels=batch.labels,
+            ).loss
+            loss.backward()
+            return loss.detach()
 
         return step
 
     return Contender(
+        model=model,
         generate=lambda ids, new: _generate(model, ids, new, use_cache=False),
         score=lambda ids: model(input_ids=ids),
         prepare_step=prepare_step,
@@ -98,18 +112,22 @@ CONTENDERS: dict[str, Callable[[PreTrainedModel, Subject], Contender]] = {
 
 
 def _engine(model: XLoraModel, *, prefetch_scalings: bool) -> Contender:
-    def prepare_step(ids: Int[Tensor, "batch seq"]) -> Callable[[], object]:
-        hidden = model.scaling_pass(ids)  # once for all epochs and compositions, hence not of the step
+    def prepare_step(batch: Batch) -> Callable[[], object]:
+        # Once for all epochs and compositions, hence not of the step.
+        hidden = model.scaling_pass(
+            batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids
+        )
 
-        def step() -> None:
+        def step() -> Tensor:
             model.head.zero_grad()
-            out = model.mixture_pass(model.head(hidden), input_ids=ids, labels=ids, use_cache=False)
-            if out.loss is not None:
-                out.loss.backward()
+            loss = batch_loss(model, batch, hidden)
+            loss.backward()
+            return loss.detach()
 
         return step
 
     return Contender(
+        model=model,
         generate=lambda ids, new: _generate(model, ids, new, prefetch_scalings=prefetch_scalings),
         score=lambda ids: model(ids, use_cache=False),
         prepare_step=prepare_step,
@@ -124,5 +142,6 @@ def _generate(model: Any, ids: Int[Tensor, "batch seq"], new: int, **asked: Any)
         min_new_tokens=new,
         do_sample=False,
         pad_token_id=0,
+        return_dict_in_generate=True,
         **asked,
     )

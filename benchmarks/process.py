@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,24 +16,25 @@ def serve(contender: str, subject: Subject, *, device_name: str, threads: int, t
     import torch
 
     from benchmarks.contenders import CONTENDERS
-    from benchmarks.measures import TASKS, Task, measure, timed
+    from benchmarks.measures import TASKS, Task, measure, resident_bytes, timed
     from benchmarks.subject import DTYPE
     from xlora_engine.base_model import load_base, load_tokenizer
 
     torch.set_num_threads(threads)
     device = torch.device(device_name)
     tokenizer = load_tokenizer(subject.base)
+    idle = resident_bytes(device)
     base = load_base(subject.base, dtype=DTYPE, device=device)
     made: list[Any] = []
     load = timed(lambda: made.append(CONTENDERS[contender](base, subject)), device)
-    _say(asdict(load))
+    _say(asdict(replace(load, idle_bytes=idle)))
     for line in tasks:
         asked = json.loads(line)
         task: Task = TASKS[asked["task"]]
         if asked["new_tokens"] is not None and task.new_tokens:
             task = Task(**{**asdict(task), "new_tokens": asked["new_tokens"]})
         found = measure(made[0], task, tokenizer, repetition=asked["repetition"], device=device)
-        _say(None if found is None else asdict(found))
+        _say(None if found is None else asdict(replace(found, idle_bytes=idle)))
 
 
 def _say(value: object) -> None:
