@@ -72,7 +72,7 @@ class MixtureLayer(nn.Module):
         inner, up = self.down(x, self.member), factor_for(self.up, x)
         if up is not self.up and up.dtype == out.dtype:
             added: Tensor = torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), up.T)
-            return added.unflatten(0, x.shape[:-1])
+            return added.view(out.shape)
         # Cast, then add: an addition of two dtypes is several times as slow.
         return out + F.linear(inner, up).to(out.dtype)
 
