@@ -1,8 +1,9 @@
 """Who is measured: the base model alone, PEFT, two plain caches, and the engine as it is by default."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from benchmarks.subject import Subject
 from xlora_engine.chat import Batch
 from xlora_engine.checkpoint import load_checkpoint
+from xlora_engine.config import XLoraConfig
 from xlora_engine.mixture_training import batch_loss
 from xlora_engine.model import XLoraModel
 
@@ -56,29 +58,9 @@ def two_caches(base: PreTrainedModel, subject: Subject) -> Contender:
 
 def peft_xlora(base: PreTrainedModel, subject: Subject) -> Contender:
     """PEFT's X-LoRA with the same experts and the same scaling head."""
-    from peft import XLoraConfig, get_peft_model
-
     saved = load_checkpoint(subject.composition)
-    base.config.use_cache = False
-    config = XLoraConfig(
-        task_type="CAUSAL_LM",
-        hidden_size=base.config.hidden_size,
-        # Its experts must be called by their numbers (huggingface/peft#3421).
-        adapters={str(number): str(path) for number, path in enumerate(subject.experts.values())},
-        xlora_depth=saved.config.xlora_depth,
-        xlora_size=saved.config.xlora_size,
-        layerwise_scalings=saved.config.layerwise_scalings,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        model: Any = get_peft_model(base, config)
+    model: Any = new_peft_xlora(base, subject.experts.values(), saved.config, saved.head)
     classifier = model.internal_xlora_classifier
-    linears = [layer for layer in classifier.modules() if isinstance(layer, torch.nn.Linear)]
-    with torch.no_grad():
-        for number, linear in enumerate(linears):
-            linear.weight.copy_(saved.head[f"layers.{number}.weight"])
-            linear.bias.copy_(saved.head[f"layers.{number}.bias"])
-    model.eval()
 
     def prepare_step(batch: Batch) -> Callable[[], object]:
         def step() -> Tensor:
@@ -100,6 +82,37 @@ def peft_xlora(base: PreTrainedModel, subject: Subject) -> Contender:
         score=lambda ids: model(input_ids=ids),
         prepare_step=prepare_step,
     )
+
+
+def new_peft_xlora(
+    base: PreTrainedModel, experts: Iterable[Path], head: XLoraConfig, weights: Mapping[str, Tensor]
+) -> nn.Module:
+    """PEFT's X-LoRA over adapter folders, with a head of this shape and these weights; it evaluates."""
+    from peft import XLoraConfig as PeftConfig
+    from peft import get_peft_model
+
+    base.config.use_cache = False
+    config = PeftConfig(
+        task_type="CAUSAL_LM",
+        hidden_size=base.config.hidden_size,
+        # Its experts must be called by their numbers (huggingface/peft#3421).
+        adapters={str(number): str(path) for number, path in enumerate(experts)},
+        xlora_depth=head.xlora_depth,
+        xlora_size=head.xlora_size,
+        xlora_dropout_p=head.xlora_dropout_p,
+        layerwise_scalings=head.layerwise_scalings,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model: Any = get_peft_model(base, config)
+    classifier = model.internal_xlora_classifier
+    linears = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
+    with torch.no_grad():
+        for number, linear in enumerate(linears):
+            linear.weight.copy_(weights[f"layers.{number}.weight"])
+            linear.bias.copy_(weights[f"layers.{number}.bias"])
+    evaluating: nn.Module = model.eval()
+    return evaluating
 
 
 #: Name -> how it is loaded into a base model.
