@@ -42,7 +42,7 @@ def test_every_contender_does_every_task(
     contender: str, subject: Subject, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tasks = [
-        {"task": task, "repetition": 0, "new_tokens": 2}
+        {"task": task, "repetition": 0, "new_tokens": 2, "fresh": True}
         for task in ("generate, batch 1", "score", "training step")
     ]
     lines = io.StringIO("\n".join(json.dumps(task) for task in tasks))
@@ -82,15 +82,15 @@ def test_only_the_last_answer_is_a_label() -> None:
 
 
 def test_a_models_bytes_count_shared_tensors_once_and_a_caches_those_of_both_passes() -> None:
-    tied = torch.nn.ModuleList([torch.nn.Linear(4, 4, bias=False) for _ in range(2)])
-    tied[1].weight = torch.nn.Parameter(tied[0].weight.detach())
+    first, second = (torch.nn.Linear(4, 4, bias=False) for _ in range(2))
+    second.weight = torch.nn.Parameter(first.weight.detach())
     model = pico_llama()
     ids = torch.arange(5)[None]
 
     out = model(ids, use_cache=True)
     both = XLoraCache(out.past_key_values, model(ids, use_cache=True).past_key_values)
 
-    assert model_bytes(tied) == 64
+    assert model_bytes(torch.nn.ModuleList([first, second])) == 64
     # layers x (keys and values) x heads x tokens x width of a head x bytes
     assert cache_bytes(out) == 2 * 2 * 2 * 5 * 8 * 4
     assert cache_bytes(SimpleNamespace(past_key_values=both)) == 2 * cache_bytes(out)
