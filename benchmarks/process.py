@@ -23,6 +23,7 @@ def serve(contender: str, subject: Subject, *, device_name: str, threads: int, t
     torch.set_num_threads(threads)
     device = torch.device(device_name)
     tokenizer = load_tokenizer(subject.base)
+    give_memory_back()
     idle = resident_bytes(device)
     base = load_base(subject.base, dtype=DTYPE, device=device)
     made: list[Any] = []

@@ -52,7 +52,8 @@ def test_every_contender_does_every_task(
     load, generated, scored, trained = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     for found in (load, generated, scored):
         assert found["seconds"] > 0
-        assert found["peak_bytes"] > found["idle_bytes"] > 0
+        assert found["peak_bytes"] > 0
+        assert found["idle_bytes"] > 0
     assert (trained is None) == (contender == "base")
     assert (generated["tensor_bytes"] > scored["tensor_bytes"]) == (contender != "peft"), "a cache is kept"
 
