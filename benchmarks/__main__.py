@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.process import ContenderProcess, serve
-from benchmarks.ratios import summarise, table
+from benchmarks.ratios import Sample, summarise, table
 from benchmarks.subject import Subject, find_or_make
 
 HOME = Path.home() / ".cache" / "adapter-zoo-bench"
@@ -31,23 +31,29 @@ def main() -> None:
         name: ContenderProcess(name, record, device=asked.device, threads=asked.threads)
         for name in contenders
     }
-    measured: dict[tuple[str, str], list[tuple[float, float, float]]] = defaultdict(list)
+    measured: dict[tuple[str, str], list[Sample]] = defaultdict(list)
     for name, process in processes.items():
-        measured["load", name].append(_row(process.load))
+        measured["load", name].append(_sample(process.load))
+    peaks: dict[tuple[str, str], float] = {}
     started = time.monotonic()
     for task in asked.tasks.split(";"):
         for repetition in range(-1, asked.repetitions):  # the first warms up, on input of its own
             for name, process in processes.items():
                 whole = asked.new_tokens or 128
                 new = min(PEFT_NEW_TOKENS, whole) if name == "peft" else whole
-                if (repetition < 0 and name == "peft") or time.monotonic() - started > asked.seconds:
+                dear = name == "peft" and task.startswith("generate")
+                if (repetition < 0 and dear) or time.monotonic() - started > asked.seconds:
                     continue
-                found = process.measure(task, repetition=max(repetition, 0), new_tokens=new)
+                found = process.measure(
+                    task, repetition=max(repetition, 0), new_tokens=new, fresh=(task, name) not in peaks
+                )
+                if found is not None:
+                    found["peak_bytes"] = peaks.setdefault((task, name), found["peak_bytes"])
                 if found is not None and repetition >= 0:
                     factor = whole / new if task.startswith("generate") else 1.0
-                    seconds, cpu, mib = _row(found)
-                    measured[task, name].append((seconds * factor, cpu * factor, mib))
-                    print(f"{task}: {name} {seconds * factor:.2f} s", file=sys.stderr, flush=True)
+                    sample = _sample(found, factor)
+                    measured[task, name].append(sample)
+                    print(f"{task}: {name} {sample.seconds:.2f} s", file=sys.stderr, flush=True)
     for process in processes.values():
         process.close()
     results = summarise(measured)
@@ -55,8 +61,13 @@ def main() -> None:
     print(table(results))
 
 
-def _row(found: dict[str, float]) -> tuple[float, float, float]:
-    return found["seconds"], found["cpu_seconds"], found["peak_bytes"] / 2**20
+def _sample(found: dict[str, float], factor: float = 1.0) -> Sample:
+    return Sample(
+        seconds=found["seconds"] * factor,
+        cpu_seconds=found["cpu_seconds"] * factor,
+        peak_mib=(found["peak_bytes"] - found["idle_bytes"]) / 2**20,
+        tensors_mib=found["tensor_bytes"] / 2**20,
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no task after so long")
     parser.add_argument("--new-tokens", type=int, default=None, help="instead of 128")
-    parser.add_argument("--tasks", default="generate, batch 1;generate, batch 8;score;training step")
+    parser.add_argument(
+        "--tasks", default="generate, batch 1;generate, batch 8;score;training step;training step, all labels"
+    )
     parser.add_argument("--contenders", default="base,peft,two caches,ours")
     parser.add_argument("--home", type=Path, default=HOME, help="where what is measured is made and kept")
     parser.add_argument("--subject", type=Path, help="a subject.json of another base model and composition")

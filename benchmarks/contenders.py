@@ -1,17 +1,21 @@
 """Who is measured: the base model alone, PEFT, two plain caches, and the engine as it is by default."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmarks.subject import Subject
+from xlora_engine.chat import Batch
 from xlora_engine.checkpoint import load_checkpoint
+from xlora_engine.config import XLoraConfig
+from xlora_engine.mixture_training import batch_loss
 from xlora_engine.model import XLoraModel
 
 
@@ -19,17 +23,21 @@ from xlora_engine.model import XLoraModel
 class Contender:
     """A loaded model and how it does each task; None: it does not do that."""
 
-    #: Greedy, so many new tokens whatever they are.
+    #: Base model, experts, head.
+    model: nn.Module
+    #: Greedy, so many new tokens whatever they are; hands its cache back, if it has one.
     generate: Callable[[Int[Tensor, "batch seq"], int], object]
     #: Logits of every token, without gradient.
     score: Callable[[Int[Tensor, "batch seq"]], object]
-    #: One step's forward and backward for the scaling head; what the step needs is prepared before.
-    prepare_step: Callable[[Int[Tensor, "batch seq"]], Callable[[], object]] | None
+    #: One step's forward and backward for the scaling head on the loss of the labelled tokens, which it
+    #: returns; what the step needs is prepared before.
+    prepare_step: Callable[[Batch], Callable[[], object]] | None
 
 
 def base_alone(base: PreTrainedModel, _subject: Subject) -> Contender:
     """`transformers` with its cache."""
     return Contender(
+        model=base,
         generate=lambda ids, new: _generate(base, ids, new),
         score=lambda ids: base(ids, use_cache=False),
         prepare_step=None,
@@ -50,42 +58,61 @@ def two_caches(base: PreTrainedModel, subject: Subject) -> Contender:
 
 def peft_xlora(base: PreTrainedModel, subject: Subject) -> Contender:
     """PEFT's X-LoRA with the same experts and the same scaling head."""
-    from peft import XLoraConfig, get_peft_model
-
     saved = load_checkpoint(subject.composition)
+    model: Any = new_peft_xlora(base, subject.experts.values(), saved.config, saved.head)
+    classifier = model.internal_xlora_classifier
+
+    def prepare_step(batch: Batch) -> Callable[[], object]:
+        def step() -> Tensor:
+            classifier.zero_grad()
+            loss: Tensor = model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                labels=batch.labels,
+            ).loss
+            loss.backward()
+            return loss.detach()
+
+        return step
+
+    return Contender(
+        model=model,
+        generate=lambda ids, new: _generate(model, ids, new, use_cache=False),
+        score=lambda ids: model(input_ids=ids),
+        prepare_step=prepare_step,
+    )
+
+
+def new_peft_xlora(
+    base: PreTrainedModel, experts: Iterable[Path], head: XLoraConfig, weights: Mapping[str, Tensor]
+) -> nn.Module:
+    """PEFT's X-LoRA over adapter folders, with a head of this shape and these weights; it evaluates."""
+    from peft import XLoraConfig as PeftConfig
+    from peft import get_peft_model
+
     base.config.use_cache = False
-    config = XLoraConfig(
+    config = PeftConfig(
         task_type="CAUSAL_LM",
         hidden_size=base.config.hidden_size,
         # Its experts must be called by their numbers (huggingface/peft#3421).
-        adapters={str(number): str(path) for number, path in enumerate(subject.experts.values())},
-        xlora_depth=saved.config.xlora_depth,
-        xlora_size=saved.config.xlora_size,
-        layerwise_scalings=saved.config.layerwise_scalings,
+        adapters={str(number): str(path) for number, path in enumerate(experts)},
+        xlora_depth=head.xlora_depth,
+        xlora_size=head.xlora_size,
+        xlora_dropout_p=head.xlora_dropout_p,
+        layerwise_scalings=head.layerwise_scalings,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model: Any = get_peft_model(base, config)
     classifier = model.internal_xlora_classifier
-    linears = [layer for layer in classifier.modules() if isinstance(layer, torch.nn.Linear)]
+    linears = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
     with torch.no_grad():
         for number, linear in enumerate(linears):
-            linear.weight.copy_(saved.head[f"layers.{number}.weight"])
-            linear.bias.copy_(saved.head[f"layers.{number}.bias"])
-    model.eval()
-
-    def prepare_step(ids: Int[Tensor, "batch seq"]) -> Callable[[], object]:
-        def step() -> None:
-            classifier.zero_grad()
-            model(input_ids=ids, labels=ids).loss.backward()
-
-        return step
-
-    return Contender(
-        generate=lambda ids, new: _generate(model, ids, new, use_cache=False),
-        score=lambda ids: model(input_ids=ids),
-        prepare_step=prepare_step,
-    )
+            linear.weight.copy_(weights[f"layers.{number}.weight"])
+            linear.bias.copy_(weights[f"layers.{number}.bias"])
+    evaluating: nn.Module = model.eval()
+    return evaluating
 
 
 #: Name -> how it is loaded into a base model.
@@ -98,18 +125,22 @@ CONTENDERS: dict[str, Callable[[PreTrainedModel, Subject], Contender]] = {
 
 
 def _engine(model: XLoraModel, *, prefetch_scalings: bool) -> Contender:
-    def prepare_step(ids: Int[Tensor, "batch seq"]) -> Callable[[], object]:
-        hidden = model.scaling_pass(ids)  # once for all epochs and compositions, hence not of the step
+    def prepare_step(batch: Batch) -> Callable[[], object]:
+        # Once for all epochs and compositions, hence not of the step.
+        hidden = model.scaling_pass(
+            batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids
+        )
 
-        def step() -> None:
+        def step() -> Tensor:
             model.head.zero_grad()
-            out = model.mixture_pass(model.head(hidden), input_ids=ids, labels=ids, use_cache=False)
-            if out.loss is not None:
-                out.loss.backward()
+            loss = batch_loss(model, batch, hidden)
+            loss.backward()
+            return loss.detach()
 
         return step
 
     return Contender(
+        model=model,
         generate=lambda ids, new: _generate(model, ids, new, prefetch_scalings=prefetch_scalings),
         score=lambda ids: model(ids, use_cache=False),
         prepare_step=prepare_step,
@@ -124,5 +155,6 @@ def _generate(model: Any, ids: Int[Tensor, "batch seq"], new: int, **asked: Any)
         min_new_tokens=new,
         do_sample=False,
         pad_token_id=0,
+        return_dict_in_generate=True,
         **asked,
     )

@@ -1,16 +1,22 @@
 """What is measured of a contender: seconds and peak memory of each task."""
 
+import ctypes
+import gc
 import resource
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.contenders import Contender
-from benchmarks.prompts import chats
+from benchmarks.memory import cache_bytes, model_bytes
+from benchmarks.prompts import all_labelled, answers_labelled, chats
 from xlora_engine.chat import ChatTokenizer
+
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +28,8 @@ class Task:
     #: Of the prompt, or of the scored or trained rows.
     tokens: int
     new_tokens: int = 0
+    #: Of a training step: whether every token is a label, or each row's last answer alone.
+    all_labels: bool = False
 
 
 #: Name -> task; the names are those of the results.
@@ -30,6 +38,7 @@ TASKS: dict[str, Task] = {
     "generate, batch 8": Task(what="generate", rows=8, tokens=256, new_tokens=128),
     "score": Task(what="score", rows=8, tokens=128),
     "training step": Task(what="train", rows=4, tokens=96),
+    "training step, all labels": Task(what="train", rows=4, tokens=96, all_labels=True),
 }
 
 
@@ -41,19 +50,30 @@ class Measurement:
     cpu_seconds: float
     #: The most the process (or the GPU) held while it ran, model included.
     peak_bytes: int
+    #: Of that, what it held before there was a model: the interpreter and its libraries.
+    idle_bytes: int = 0
+    #: Tensors it cannot do without: base model, experts, head, and keys and values where it keeps them.
+    tensor_bytes: int = 0
 
 
 def measure(
     contender: Contender, task: Task, tokenizer: ChatTokenizer, *, repetition: int, device: torch.device
 ) -> Measurement | None:
     """Do the task once; None if the contender does not do it. Every repetition has other input."""
-    ids = chats(tokenizer, rows=task.rows, tokens=task.tokens, start=repetition).to(device)
+    size = {"rows": task.rows, "tokens": task.tokens, "start": repetition}
+    model = model_bytes(contender.model)
     if task.what == "train":
-        return None if contender.prepare_step is None else timed(contender.prepare_step(ids), device)
-    with torch.no_grad():
-        if task.what == "score":
-            return timed(lambda: contender.score(ids), device)
-        return timed(lambda: contender.generate(ids, task.new_tokens), device)
+        if contender.prepare_step is None:
+            return None
+        batch = (all_labelled if task.all_labels else answers_labelled)(tokenizer, **size).to(device)
+        return replace(timed(contender.prepare_step(batch), device), tensor_bytes=model)
+    ids = chats(tokenizer, **size).to(device)
+    if task.what == "score":
+        with torch.no_grad():
+            return replace(timed(lambda: contender.score(ids), device), tensor_bytes=model)
+    made: list[object] = []
+    found = timed(lambda: made.append(contender.generate(ids, task.new_tokens)), device)
+    return replace(found, tensor_bytes=model + cache_bytes(made[0]))
 
 
 def timed(act: Callable[[], object], device: torch.device) -> Measurement:
@@ -75,6 +95,13 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def give_memory_back() -> None:
+    """What earlier tasks freed, glibc keeps, and it would count as the next one's."""
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -82,10 +109,21 @@ def _forget_peak(device: torch.device) -> None:
         forget.write_text("5", encoding="ascii")  # proc(5): resets the peak resident set size
 
 
+def resident_bytes(device: torch.device) -> int:
+    """What the process (or the GPU) holds now."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return _status("VmRSS") if _STATUS.exists() else 0
+
+
 def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    if (status := Path("/proc/self/status")).exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    if _STATUS.exists():
+        return _status("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _status(field: str) -> int:
+    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024

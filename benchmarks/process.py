@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,24 +16,28 @@ def serve(contender: str, subject: Subject, *, device_name: str, threads: int, t
     import torch
 
     from benchmarks.contenders import CONTENDERS
-    from benchmarks.measures import TASKS, Task, measure, timed
+    from benchmarks.measures import TASKS, Task, give_memory_back, measure, resident_bytes, timed
     from benchmarks.subject import DTYPE
     from xlora_engine.base_model import load_base, load_tokenizer
 
     torch.set_num_threads(threads)
     device = torch.device(device_name)
     tokenizer = load_tokenizer(subject.base)
+    give_memory_back()
+    idle = resident_bytes(device)
     base = load_base(subject.base, dtype=DTYPE, device=device)
     made: list[Any] = []
     load = timed(lambda: made.append(CONTENDERS[contender](base, subject)), device)
-    _say(asdict(load))
+    _say(asdict(replace(load, idle_bytes=idle)))
     for line in tasks:
         asked = json.loads(line)
         task: Task = TASKS[asked["task"]]
         if asked["new_tokens"] is not None and task.new_tokens:
             task = Task(**{**asdict(task), "new_tokens": asked["new_tokens"]})
+        if asked["fresh"]:
+            give_memory_back()
         found = measure(made[0], task, tokenizer, repetition=asked["repetition"], device=device)
-        _say(None if found is None else asdict(found))
+        _say(None if found is None else asdict(replace(found, idle_bytes=idle)))
 
 
 def _say(value: object) -> None:
@@ -56,11 +60,16 @@ class ContenderProcess:
         )
         self.load: dict[str, float] = self._hear()
 
-    def measure(self, task: str, *, repetition: int, new_tokens: int | None) -> dict[str, float] | None:
-        """One measurement, or None where the contender does not do the task."""
+    def measure(
+        self, task: str, *, repetition: int, new_tokens: int | None, fresh: bool
+    ) -> dict[str, float] | None:
+        """One measurement, or None where the contender does not do the task.
+
+        `fresh` gives back what earlier tasks held; the peak is then of this one, the time a little longer.
+        """
         if self._process.stdin is None:
             raise BrokenPipeError("the contender's process takes no tasks")
-        asked = {"task": task, "repetition": repetition, "new_tokens": new_tokens}
+        asked = {"task": task, "repetition": repetition, "new_tokens": new_tokens, "fresh": fresh}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         found: dict[str, float] | None = self._hear()

@@ -1,46 +1,52 @@
 """From single measurements to medians, and to how many times the base's (or PEFT's) each is. Pure."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """Median of a contender's repetitions of one task."""
+class Sample:
+    """One repetition."""
+
+    seconds: float
+    cpu_seconds: float
+    #: The most that was held, without the interpreter and its libraries.
+    peak_mib: float
+    #: Base model, experts, head, and keys and values where they are kept.
+    tensors_mib: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(Sample):
+    """Medians of a contender's repetitions of one task."""
 
     task: str
     contender: str
-    seconds: float
-    cpu_seconds: float
-    peak_mib: float
     repetitions: int
 
 
-def summarise(measured: Mapping[tuple[str, str], Iterable[tuple[float, float, float]]]) -> list[Result]:
-    """Medians of (seconds, CPU seconds, MiB) for each (task, contender)."""
-    results = []
-    for (task, contender), given in measured.items():
-        rows = list(given)
-        seconds, cpu_seconds, mib = (median(column) for column in zip(*rows, strict=True))
-        results.append(
-            Result(
-                task=task,
-                contender=contender,
-                seconds=seconds,
-                cpu_seconds=cpu_seconds,
-                peak_mib=mib,
-                repetitions=len(rows),
-            )
+def summarise(measured: Mapping[tuple[str, str], Sequence[Sample]]) -> list[Result]:
+    """Medians for each (task, contender)."""
+    return [
+        Result(
+            task=task,
+            contender=contender,
+            seconds=median(sample.seconds for sample in samples),
+            cpu_seconds=median(sample.cpu_seconds for sample in samples),
+            peak_mib=median(sample.peak_mib for sample in samples),
+            tensors_mib=median(sample.tensors_mib for sample in samples),
+            repetitions=len(samples),
         )
-    return results
+        for (task, contender), samples in measured.items()
+    ]
 
 
 def table(results: Iterable[Result]) -> str:
     """A Markdown table; times of each task's first contender are 1."""
     lines = [
-        "| task | contender | seconds | times the first's | by CPU time | peak MiB | n |",
-        "|---|---|---|---|---|---|---|",
+        "| task | contender | seconds | times the first's | by CPU time | tensors MiB | peak MiB | n |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     first: dict[str, Result] = {}
     for result in results:
@@ -48,6 +54,10 @@ def table(results: Iterable[Result]) -> str:
         lines.append(
             f"| {result.task} | {result.contender} | {result.seconds:.2f} "
             f"| {result.seconds / unit.seconds:.2f} | {result.cpu_seconds / unit.cpu_seconds:.2f} "
-            f"| {result.peak_mib:.0f} | {result.repetitions} |"
+            f"| {result.tensors_mib:.0f} | {result.peak_mib:.0f}{_times(result)} | {result.repetitions} |"
         )
     return "\n".join(lines)
+
+
+def _times(result: Result) -> str:
+    return f" ({result.peak_mib / result.tensors_mib:.2f} x)" if result.tensors_mib else ""

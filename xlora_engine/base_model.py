@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
 
+from xlora_engine.attention import differentiate_in_float32
 from xlora_engine.errors import BaseUnreadable
 
 #: What `transformers` raises for files it cannot make a model of.
@@ -42,7 +43,9 @@ def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreT
     model.requires_grad_(False)
     model.eval()
     model.get_output_embeddings().register_forward_pre_hook(_as_one_block)
-    return cast("PreTrainedModel", torch.nn.Module.to(model, device))
+    torch.nn.Module.to(model, device)
+    differentiate_in_float32(model)
+    return cast("PreTrainedModel", model)
 
 
 def _as_one_block(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

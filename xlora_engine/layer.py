@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlora_engine.adapter_weights import LowRank, stacked
+from xlora_engine.product_dtype import factor_for
 from xlora_engine.scaling_context import ScalingContext
 from xlora_engine.shared_down import SharedDown, siblings
 
@@ -68,8 +69,12 @@ class MixtureLayer(nn.Module):
         out: Tensor = self.base(x)
         if self.context.scalings is None:
             return out
+        inner, up = self.down(x, self.member), factor_for(self.up, x)
+        if up is not self.up and up.dtype == out.dtype:
+            added: Tensor = torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), up.T)
+            return added.view(out.shape)
         # Cast, then add: an addition of two dtypes is several times as slow.
-        return out + F.linear(self.down(x, self.member), self.up).to(out.dtype)
+        return out + F.linear(inner, up).to(out.dtype)
 
     def update_of(self, position: int) -> tuple[Float[Tensor, "rank d_in"], Float[Tensor, "d_out rank"]]:
         """One expert's A and B as they stand in the stack."""

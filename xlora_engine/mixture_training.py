@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xlora_engine.chat import EncodedRow, collate
+from xlora_engine.chat import Batch, EncodedRow, collate
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
 from xlora_engine.head import seeded_dropout
 from xlora_engine.model import XLoraModel
@@ -113,9 +113,18 @@ def mixture_loss(
 ) -> Float[Tensor, ""]:
     """Mean loss (nats a token) of the answers of some rows, from their cached hidden states."""
     batch = collate([encoded[index] for index in indices], pad_id=pad_id).to(model.device)
-    scalings = model.head(rows.hidden.left_padded(indices).to(model.device))
+    return batch_loss(model, batch, rows.hidden.left_padded(indices).to(model.device))
+
+
+def batch_loss(
+    model: XLoraModel, batch: Batch, hidden: Float[Tensor, "batch seq hidden"]
+) -> Float[Tensor, ""]:
+    """Mean loss (nats a token) of a batch's labels.
+
+    The vocabulary is wide: logits are made for the last positions, which hold the labels, alone.
+    """
     out = model.mixture_pass(
-        scalings,
+        model.head(hidden),
         input_ids=batch.input_ids,
         attention_mask=batch.attention_mask,
         position_ids=batch.position_ids,

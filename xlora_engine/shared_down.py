@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlora_engine.adapter_weights import LowRank
+from xlora_engine.product_dtype import factor_for
 from xlora_engine.scaling_context import ScalingContext, Waiting
 
 #: Layers of one parent that are called with the same tensor, by the names that architectures give them.
@@ -109,7 +110,9 @@ class SharedDown(nn.Module):
         return part
 
     def _gated_product(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens ranks"]:
-        return self._gated(F.linear(x.to(self.weight.dtype), self.weight))
+        weight = factor_for(self.weight, x)
+        # Gates stay in their dtype until they have acted: bfloat16 would round a share to 1/256.
+        return self._gated(F.linear(x.to(weight.dtype), weight)).to(weight.dtype)
 
     def _gated(self, inner: Float[Tensor, "*tokens ranks"]) -> Float[Tensor, "*tokens ranks"]:
         gated: Tensor = inner * _fit(self.context.rank_gates(self), inner)

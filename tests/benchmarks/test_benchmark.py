@@ -2,16 +2,22 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from benchmarks.contenders import CONTENDERS
+from benchmarks.memory import cache_bytes, model_bytes
 from benchmarks.process import serve
-from benchmarks.ratios import summarise, table
-from benchmarks.subject import Subject
-from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama
+from benchmarks.prompts import all_labelled, answers_labelled
+from benchmarks.ratios import Sample, summarise, table
+from benchmarks.subject import EXAMPLES, Subject
+from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama, pico_tokenizer
+from xlora_engine.cache import XLoraCache
+from xlora_engine.chat import IGNORED, Batch
 from xlora_engine.config import XLoraConfig
 from xlora_engine.model import XLoraModel
 
@@ -36,7 +42,7 @@ def test_every_contender_does_every_task(
     contender: str, subject: Subject, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tasks = [
-        {"task": task, "repetition": 0, "new_tokens": 2}
+        {"task": task, "repetition": 0, "new_tokens": 2, "fresh": True}
         for task in ("generate, batch 1", "score", "training step")
     ]
     lines = io.StringIO("\n".join(json.dumps(task) for task in tasks))
@@ -47,7 +53,49 @@ def test_every_contender_does_every_task(
     for found in (load, generated, scored):
         assert found["seconds"] > 0
         assert found["peak_bytes"] > 0
+        assert found["idle_bytes"] > 0
     assert (trained is None) == (contender == "base")
+    assert (generated["tensor_bytes"] > scored["tensor_bytes"]) == (contender != "peft"), "a cache is kept"
+
+
+@pytest.mark.parametrize("labelled", [all_labelled, answers_labelled])
+def test_a_training_step_is_of_the_same_loss_for_peft_and_the_engine(
+    subject: Subject, labelled: Callable[..., Batch]
+) -> None:
+    batch = labelled(pico_tokenizer(), rows=3, tokens=96, start=0)
+
+    def loss_of(name: str) -> object:
+        prepare = CONTENDERS[name](pico_llama(), subject).prepare_step
+        assert prepare is not None
+        return prepare(batch)()
+
+    assert batch.input_ids.shape == (3, 96)
+    torch.testing.assert_close(loss_of("ours"), loss_of("peft"), rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_last_answer_is_a_label() -> None:
+    batch = answers_labelled(pico_tokenizer(), rows=1, tokens=96, start=0)
+
+    labels = batch.labels[0][batch.labels[0] != IGNORED]
+    answer = json.loads((EXAMPLES / "bio.eval.jsonl").read_text().splitlines()[-1])["messages"][-1]["content"]
+
+    assert pico_tokenizer().decode(labels, skip_special_tokens=True) == answer
+
+
+def test_a_models_bytes_count_shared_tensors_once_and_a_caches_those_of_both_passes() -> None:
+    first, second = (torch.nn.Linear(4, 4, bias=False) for _ in range(2))
+    second.weight = torch.nn.Parameter(first.weight.detach())
+    model = pico_llama()
+    ids = torch.arange(5)[None]
+
+    out = model(ids, use_cache=True)
+    both = XLoraCache(out.past_key_values, model(ids, use_cache=True).past_key_values)
+
+    assert model_bytes(torch.nn.ModuleList([first, second])) == 64
+    # layers x (keys and values) x heads x tokens x width of a head x bytes
+    assert cache_bytes(out) == 2 * 2 * 2 * 5 * 8 * 4
+    assert cache_bytes(SimpleNamespace(past_key_values=both)) == 2 * cache_bytes(out)
+    assert cache_bytes(torch.zeros(1)) == 0
 
 
 def test_peft_and_the_engine_are_given_the_same_model(subject: Subject) -> None:
@@ -61,19 +109,23 @@ def test_peft_and_the_engine_are_given_the_same_model(subject: Subject) -> None:
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-3)
 
 
+def sample(seconds: float, cpu_seconds: float, peak_mib: float) -> Sample:
+    return Sample(seconds=seconds, cpu_seconds=cpu_seconds, peak_mib=peak_mib, tensors_mib=80.0)
+
+
 def test_medians_are_compared_with_the_first_contenders() -> None:
     results = summarise(
         {
-            ("score", "base"): [(2.0, 1.0, 100.0), (4.0, 2.0, 100.0), (3.0, 3.0, 100.0)],
-            ("score", "ours"): [(6.0, 3.0, 150.0)],
+            ("score", "base"): [sample(2.0, 1.0, 100.0), sample(4.0, 2.0, 100.0), sample(3.0, 3.0, 100.0)],
+            ("score", "ours"): [sample(6.0, 3.0, 150.0)],
         }
     )
 
     rows = table(results).splitlines()[2:]
 
     assert rows == [
-        "| score | base | 3.00 | 1.00 | 1.00 | 100 | 3 |",
-        "| score | ours | 6.00 | 2.00 | 1.50 | 150 | 1 |",
+        "| score | base | 3.00 | 1.00 | 1.00 | 80 | 100 (1.25 x) | 3 |",
+        "| score | ours | 6.00 | 2.00 | 1.50 | 80 | 150 (1.88 x) | 1 |",
     ]
 
 
