@@ -1,0 +1,88 @@
+"""Which guesses the next forward carries: two guessers, how far ahead, and who is followed. Pure.
+
+The base model guesses one token after each that it has seen; drafts go further. Where they disagree,
+whoever has been right of late is followed, as a branch predictor chooses between two others
+(McFarling 1993, "Combining branch predictors").
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from xlora_engine.lookup_drafts import Drafts
+
+#: Drafts after each guess: at first, and the bounds between which they double or halve. A forward over
+#: eight tokens more takes half as long again (SmolLM2-135M, one thread: benchmarks/LOG.md, 2026-11-27).
+FIRST_DRAFTS, LEAST_DRAFTS, MOST_DRAFTS = 4, 2, 8
+
+#: Disputes by which one guesser must be ahead before the other is followed no more; the drafts begin.
+_MOST_CREDIT = 3
+_FIRST_CREDIT = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one forward carries beside the newest token."""
+
+    #: For the mixture pass, after the newest token: guesses that the scaling pass has seen.
+    ready: tuple[int, ...]
+    #: For the scaling pass, after those: guesses that it has not.
+    next: tuple[int, ...]
+
+
+class DraftPlanner:
+    """Plans forward after forward, and learns from what the mixture chose."""
+
+    def __init__(self, drafts: Drafts) -> None:
+        self._drafts = drafts
+        self._length = FIRST_DRAFTS
+        self._credit = _FIRST_CREDIT
+        self._known = 0
+        #: Place of a token yet to be chosen -> what the drafts and what the base model say.
+        self._disputes: dict[int, tuple[int, int]] = {}
+
+    def learn(self, token: int) -> None:
+        """The mixture has chosen a token."""
+        draft, guess = self._disputes.pop(self._known, (None, None))
+        if token == draft:
+            self._credit = min(self._credit + 1, _MOST_CREDIT)
+        elif token == guess:
+            self._credit = max(self._credit - 1, 0)
+        self._known += 1
+        self._drafts.append(token)
+
+    def hit(self) -> None:
+        """All guesses of a forward were right."""
+        self._length = min(2 * self._length, MOST_DRAFTS)
+
+    def miss(self) -> None:
+        """One was wrong, and what was to be seen after it will not be."""
+        self._length = max(self._length // 2, LEAST_DRAFTS)
+        self._disputes.clear()
+
+    def drafts(self, *, room: int) -> tuple[int, ...]:
+        """For a scaling pass on the newest token: what may follow it, if so many tokens may be chosen yet."""
+        return tuple(self._drafts.following((), min(self._length, room - 1)))
+
+    def plan(self, seen: Sequence[int], guesses: Sequence[int], *, room: int) -> Plan:
+        """The forward after a scaling pass that has seen the newest token, and `seen` after it.
+
+        `guesses` are what the base model writes after the newest token and after each of `seen`; `room`
+        is how many tokens may be chosen yet, at least 1.
+        """
+        ready: list[int] = []
+        for draft, guess in zip(seen[: room - 1], guesses, strict=False):
+            if self._followed(len(ready), draft, guess) != draft:
+                break
+            ready.append(draft)
+        guess = guesses[len(ready)]
+        for draft in self._drafts.following(ready, 1):
+            guess = self._followed(len(ready), draft, guess)
+        left = max(room - len(ready) - 2, 0)
+        further = self._drafts.following([*ready, guess], min(self._length, left))
+        return Plan(ready=tuple(ready), next=(guess, *further))
+
+    def _followed(self, ahead: int, draft: int, guess: int) -> int:
+        if draft == guess:
+            return draft
+        self._disputes.setdefault(self._known + ahead, (draft, guess))
+        return draft if self._credit >= _FIRST_CREDIT else guess
