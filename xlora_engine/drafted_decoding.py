@@ -75,7 +75,7 @@ class DraftedForwards:
         self._cache.keep(mixture=start, scaling=start + len(tokens))
         positions = torch.cat([self._positions(start, width), self._positions(start + len(tokens), width)])
         mask = self._cache.begin_joint(len(tokens), len(guesses))
-        filled = [[*row, *row[-1:] * (width - len(row))] for row in (tokens, guesses)]
+        filled = [[*row, *[row[-1]] * (width - len(row))] for row in (tokens, guesses)]
         logits, hidden = self._forward(filled, mask, positions, scalings=both)
         self._hidden = hidden[SCALING:, : len(guesses)]
         return logits[:SCALING, : len(tokens)], logits[SCALING:, : len(guesses)]
@@ -200,7 +200,8 @@ def _run(
             planner.hit()
             seen = plan.next[1:]
         else:
-            planner.miss()
+            if plan.next:
+                planner.miss()
             seen = planner.drafts(room=room)
             guesses = choosing.guesses(seen, forwards.scale([newest, *seen]))
         plan = planner.plan(seen, guesses.tolist(), room=room)

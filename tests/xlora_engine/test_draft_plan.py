@@ -1,0 +1,88 @@
+"""Drafts are what followed last time; a plan believes whoever has been right of late."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from xlora_engine.draft_plan import FIRST_DRAFTS, LEAST_DRAFTS, MOST_DRAFTS, DraftPlanner, Plan
+from xlora_engine.lookup_drafts import LookupDrafts
+
+BASE = 7
+
+
+class Scripted:
+    """Drafts 100, 101, … whatever is known."""
+
+    def append(self, token: int) -> None:
+        pass
+
+    def following(self, ahead: Sequence[int], most: int) -> list[int]:
+        return [100 + len(ahead) + place for place in range(most)]
+
+
+def test_drafts_are_what_followed_the_longest_match_last_time() -> None:
+    drafts = LookupDrafts([1, 2, 3, 4, 50, 51, 9, 2, 3, 4, 60, 61, 1, 2, 3])
+
+    assert drafts.following([4], 2) == [50, 51], "four alike tell more than three that came later"
+    assert drafts.following([], 3) == [4, 50, 51]
+    assert drafts.following([77], 3) == []
+    drafts.append(4)
+    assert drafts.following([], 2) == [50, 51]
+
+
+def test_what_repeats_with_a_short_period_is_read_on_past_its_end() -> None:
+    assert LookupDrafts([9, 1, 2, 1, 2]).following([], 5) == [1, 2, 1, 2, 1]
+    assert LookupDrafts([9, 1, 2, 1]).following([2], 4) == [1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("tokens", [[], [1], [1, 2]])
+def test_what_never_stood_so_before_gives_no_draft(tokens: list[int]) -> None:
+    assert LookupDrafts(tokens).following([], 3) == []
+
+
+def test_without_drafts_a_plan_is_the_base_models_guess() -> None:
+    assert DraftPlanner(LookupDrafts()).plan((), [BASE], room=50) == Plan(ready=(), next=(BASE,))
+
+
+def test_drafts_are_believed_until_the_base_model_was_right_instead() -> None:
+    planner = DraftPlanner(Scripted())
+    believed = planner.plan((100, 101), [BASE, BASE, BASE], room=50)
+    assert believed.ready == (100, 101)
+    assert believed.next[0] == 102
+
+    planner.learn(BASE)
+    planner.miss()
+
+    doubted = planner.plan((100, 101), [BASE, BASE, BASE], room=50)
+    assert doubted.ready == ()
+    assert doubted.next[0] == BASE
+    planner.learn(100)
+    assert planner.plan((100,), [BASE, BASE], room=50).ready == (100,)
+
+
+def test_drafts_lengthen_with_hits_and_shorten_with_misses() -> None:
+    planner = DraftPlanner(Scripted())
+
+    def length() -> int:
+        return len(planner.drafts(room=50))
+
+    assert length() == FIRST_DRAFTS
+    for _ in range(5):
+        planner.hit()
+    assert length() == MOST_DRAFTS
+    for _ in range(5):
+        planner.miss()
+    assert length() == LEAST_DRAFTS
+
+
+@pytest.mark.parametrize("room", range(1, 8))
+def test_nothing_is_planned_that_cannot_be_chosen(room: int) -> None:
+    planner = DraftPlanner(Scripted())
+
+    seen = planner.drafts(room=room)
+    plan = planner.plan(seen, [100 + place for place in range(len(seen) + 1)], room=room)
+
+    assert len(seen) <= room - 1
+    # The newest token's forward chooses one token more than it has ready; the last is seen by no pass.
+    assert len(plan.ready) + 1 <= room
+    assert len(plan.next) == max(1, min(FIRST_DRAFTS + 1, room - len(plan.ready) - 1))
