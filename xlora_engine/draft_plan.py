@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from xlora_engine.lookup_drafts import Drafts
 
 #: Drafts after each guess: at first, and the bounds between which they double or halve. A forward over
-#: eight tokens more takes half as long again (SmolLM2-135M, one thread: benchmarks/LOG.md, 2026-11-27).
-FIRST_DRAFTS, LEAST_DRAFTS, MOST_DRAFTS = 4, 2, 8
+#: sixteen tokens takes less than twice as long as over one (SmolLM2-135M, one thread: benchmarks/LOG.md).
+FIRST_DRAFTS, LEAST_DRAFTS, MOST_DRAFTS = 4, 1, 16
 
 #: Disputes by which one guesser must be ahead before the other is followed no more; the drafts begin.
 _MOST_CREDIT = 3
@@ -36,6 +36,7 @@ class DraftPlanner:
         self._drafts = drafts
         self._length = FIRST_DRAFTS
         self._credit = _FIRST_CREDIT
+        self._ready = 0
         self._known = 0
         #: Place of a token yet to be chosen -> what the drafts and what the base model say.
         self._disputes: dict[int, tuple[int, int]] = {}
@@ -50,14 +51,15 @@ class DraftPlanner:
         self._known += 1
         self._drafts.append(token)
 
-    def hit(self) -> None:
-        """All guesses of a forward were right."""
-        self._length = min(2 * self._length, MOST_DRAFTS)
-
-    def miss(self) -> None:
-        """One was wrong, and what was to be seen after it will not be."""
-        self._length = max(self._length // 2, LEAST_DRAFTS)
-        self._disputes.clear()
+    def settle(self, right: int) -> bool:
+        """So many of the planned guesses were right; whether all were that the mixture has chosen about."""
+        if right < self._ready:
+            self._shorten()
+        elif right > self._ready > 0:
+            self._length = min(2 * self._length, MOST_DRAFTS)
+        if right <= self._ready:
+            self._disputes.clear()
+        return right > self._ready
 
     def drafts(self, *, room: int) -> tuple[int, ...]:
         """For a scaling pass on the newest token: what may follow it, if so many tokens may be chosen yet."""
@@ -72,14 +74,19 @@ class DraftPlanner:
         ready: list[int] = []
         for draft, guess in zip(seen[: room - 1], guesses, strict=False):
             if self._followed(len(ready), draft, guess) != draft:
+                self._shorten()
                 break
             ready.append(draft)
         guess = guesses[len(ready)]
         for draft in self._drafts.following(ready, 1):
             guess = self._followed(len(ready), draft, guess)
+        self._ready = len(ready)
         left = max(room - len(ready) - 2, 0)
         further = self._drafts.following([*ready, guess], min(self._length, left))
         return Plan(ready=tuple(ready), next=(guess, *further))
+
+    def _shorten(self) -> None:
+        self._length = max(self._length // 2, LEAST_DRAFTS)
 
     def _followed(self, ahead: int, draft: int, guess: int) -> int:
         if draft == guess:

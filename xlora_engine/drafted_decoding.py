@@ -196,12 +196,9 @@ def _run(
         if choosing.ended:
             return
         newest, room = choosing.newest, max(max_length - choosing.input_ids.shape[1], 1)
-        if right:
-            planner.hit()
+        if planner.settle(right):
             seen = plan.next[1:]
         else:
-            if plan.next:
-                planner.miss()
             seen = planner.drafts(room=room)
             guesses = choosing.guesses(seen, forwards.scale([newest, *seen]))
         plan = planner.plan(seen, guesses.tolist(), room=room)
@@ -216,12 +213,12 @@ def _verified(
     forwards: DraftedForwards,
     logits: Float[Tensor, "1 seq vocab"],
     guessed: Sequence[int],
-) -> bool:
-    """Choose from the logits until one token is not as guessed; whether all were."""
+) -> int:
+    """Choose from the logits until one token is not as guessed; how many were."""
     for column in range(logits.shape[1]):
         token = choosing.next(logits[:, column])
         planner.learn(token)
         forwards.accept()
         if choosing.ended or tuple(guessed[column : column + 1]) != (token,):
-            return False
-    return True
+            return column
+    return logits.shape[1]

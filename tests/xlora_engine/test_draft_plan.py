@@ -51,7 +51,7 @@ def test_drafts_are_believed_until_the_base_model_was_right_instead() -> None:
     assert believed.next[0] == 102
 
     planner.learn(BASE)
-    planner.miss()
+    assert not planner.settle(right=0)
 
     doubted = planner.plan((100, 101), [BASE, BASE, BASE], room=50)
     assert doubted.ready == ()
@@ -60,19 +60,29 @@ def test_drafts_are_believed_until_the_base_model_was_right_instead() -> None:
     assert planner.plan((100,), [BASE, BASE], room=50).ready == (100,)
 
 
-def test_drafts_lengthen_with_hits_and_shorten_with_misses() -> None:
+def test_drafts_lengthen_with_right_ones_and_shorten_with_wrong_ones() -> None:
     planner = DraftPlanner(Scripted())
 
-    def length() -> int:
+    def length_after(*, right: bool) -> int:
+        seen = planner.drafts(room=50)
+        plan = planner.plan(seen, [*seen, BASE], room=50)
+        assert planner.settle(len(plan.ready) + 1 if right else 0) is right
         return len(planner.drafts(room=50))
 
-    assert length() == FIRST_DRAFTS
-    for _ in range(5):
-        planner.hit()
-    assert length() == MOST_DRAFTS
-    for _ in range(5):
-        planner.miss()
-    assert length() == LEAST_DRAFTS
+    assert len(planner.drafts(room=50)) == FIRST_DRAFTS
+    assert [length_after(right=True) for _ in range(5)][-1] == MOST_DRAFTS
+    assert length_after(right=False) == MOST_DRAFTS // 2
+    assert [length_after(right=False) for _ in range(5)][-1] == LEAST_DRAFTS
+
+
+def test_drafts_that_the_base_model_overrules_get_shorter() -> None:
+    planner = DraftPlanner(Scripted())
+    planner.plan((100,), [BASE, BASE], room=50)
+    planner.learn(BASE)
+
+    planner.plan((100, 101, 102, 103), [BASE] * 5, room=50)
+
+    assert len(planner.drafts(room=50)) == FIRST_DRAFTS // 2
 
 
 @pytest.mark.parametrize("room", range(1, 8))

@@ -11,7 +11,6 @@ from transformers.generation.streamers import BaseStreamer
 from tests.xlora_engine.conftest import Mixture
 from xlora_engine.coupled_choice import CoupledChoice
 from xlora_engine.decoding import Decoder
-from xlora_engine.draft_plan import MOST_DRAFTS
 from xlora_engine.joint_cache import LEAST_GROWTH
 from xlora_engine.lookup_drafts import LookupDrafts, MakeDrafts
 from xlora_engine.model import XLoraModel
@@ -132,7 +131,7 @@ def test_right_drafts_save_most_forwards(way: str, mixture: Mixture, token_ids: 
     plain = generate(loud, token_ids[:1], None, **asked)
 
     assert forwards(loud, token_ids[:1], NoDrafts, **asked) > NEW_TOKENS
-    assert forwards(loud, token_ids[:1], of_text(plain), **asked) <= NEW_TOKENS // MOST_DRAFTS + 3
+    assert forwards(loud, token_ids[:1], of_text(plain), **asked) <= 6
 
 
 def test_a_text_that_repeats_itself_is_looked_up(model: XLoraModel, token_ids: Tensor) -> None:
