@@ -14,9 +14,8 @@ from xlora_engine.lookup_drafts import Drafts
 #: sixteen tokens takes less than twice as long as over one (SmolLM2-135M, one thread: benchmarks/LOG.md).
 FIRST_DRAFTS, LEAST_DRAFTS, MOST_DRAFTS = 4, 1, 16
 
-#: Disputes by which one guesser must be ahead before the other is followed no more; the drafts begin.
-_MOST_CREDIT = 3
-_FIRST_CREDIT = 2
+#: Drafts are followed from so much credit on; each dispute they win or lose is worth one.
+_FOLLOWED_CREDIT, _FIRST_CREDIT, _MOST_CREDIT = 2, 1, 3
 
 
 @dataclass(frozen=True)
@@ -92,4 +91,4 @@ class DraftPlanner:
         if draft == guess:
             return draft
         self._disputes.setdefault(self._known + ahead, (draft, guess))
-        return draft if self._credit >= _FIRST_CREDIT else guess
+        return draft if self._credit >= _FOLLOWED_CREDIT else guess

@@ -44,19 +44,36 @@ def test_without_drafts_a_plan_is_the_base_models_guess() -> None:
     assert DraftPlanner(LookupDrafts()).plan((), [BASE], room=50) == Plan(ready=(), next=(BASE,))
 
 
-def test_drafts_are_believed_until_the_base_model_was_right_instead() -> None:
+def test_whoever_was_right_of_late_is_believed() -> None:
     planner = DraftPlanner(Scripted())
-    believed = planner.plan((100, 101), [BASE, BASE, BASE], room=50)
-    assert believed.ready == (100, 101)
-    assert believed.next[0] == 102
 
-    planner.learn(BASE)
-    assert not planner.settle(right=0)
+    def believed() -> tuple[int, ...]:
+        plan = planner.plan((100, 101), [BASE, BASE, BASE], room=50)
+        return (*plan.ready, plan.next[0])
 
-    doubted = planner.plan((100, 101), [BASE, BASE, BASE], room=50)
-    assert doubted.ready == ()
-    assert doubted.next[0] == BASE
+    for chosen, expected in (
+        (100, (BASE,)),
+        (100, (100, 101, 102)),
+        (BASE, (100, 101, 102)),
+        (BASE, (100, 101, 102)),
+        (5, (BASE,)),
+    ):
+        assert believed() == expected
+        planner.learn(chosen)
+        planner.settle(right=0)
+    assert believed() == (BASE,), "a token that neither guessed settles nothing"
+
+
+def test_a_dispute_after_a_wrong_guess_is_dropped() -> None:
+    planner = DraftPlanner(Scripted())
+    planner.plan((), [BASE], room=50)  # disputes the next token
     planner.learn(100)
+    planner.plan((100, 101), [BASE, BASE, BASE], room=50)  # and the next three
+
+    planner.learn(5)
+    assert not planner.settle(right=0)
+    planner.learn(BASE)
+
     assert planner.plan((100,), [BASE, BASE], room=50).ready == (100,)
 
 
@@ -77,8 +94,6 @@ def test_drafts_lengthen_with_right_ones_and_shorten_with_wrong_ones() -> None:
 
 def test_drafts_that_the_base_model_overrules_get_shorter() -> None:
     planner = DraftPlanner(Scripted())
-    planner.plan((100,), [BASE, BASE], room=50)
-    planner.learn(BASE)
 
     planner.plan((100, 101, 102, 103), [BASE] * 5, room=50)
 
