@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from xlora_engine.lookup_drafts import Drafts
 
-#: Drafts after each guess: at first, and the bounds between which they double or halve. A forward over
+#: Drafts that are carried at most, and how many for each that would have been right lately. A forward over
 #: sixteen tokens takes less than twice as long as over one (SmolLM2-135M, one thread: benchmarks/LOG.md).
-FIRST_DRAFTS, LEAST_DRAFTS, MOST_DRAFTS = 4, 1, 16
+MOST_DRAFTS, DRAFTS_PER_RIGHT_ONE = 16, 2
 
 #: Drafts are followed from so much credit on; each dispute they win or lose is worth one.
 _FOLLOWED_CREDIT, _FIRST_CREDIT, _MOST_CREDIT = 2, 1, 3
@@ -33,15 +33,17 @@ class DraftPlanner:
 
     def __init__(self, drafts: Drafts) -> None:
         self._drafts = drafts
-        self._length = FIRST_DRAFTS
+        #: Of the known tokens, how many would have been drafted right of late; a wrong one halves it.
+        self._streak = 0
         self._credit = _FIRST_CREDIT
-        self._ready = 0
         self._known = 0
         #: Place of a token yet to be chosen -> what the drafts and what the base model say.
         self._disputes: dict[int, tuple[int, int]] = {}
 
     def learn(self, token: int) -> None:
         """The mixture has chosen a token."""
+        for drafted in self._drafts.following((), 1):
+            self._streak = self._streak + 1 if drafted == token else self._streak // 2
         draft, guess = self._disputes.pop(self._known, (None, None))
         if token == draft:
             self._credit = min(self._credit + 1, _MOST_CREDIT)
@@ -50,19 +52,13 @@ class DraftPlanner:
         self._known += 1
         self._drafts.append(token)
 
-    def settle(self, right: int) -> bool:
-        """So many of the planned guesses were right; whether all were that the mixture has chosen about."""
-        if right < self._ready:
-            self._shorten()
-        elif right > self._ready > 0:
-            self._length = min(2 * self._length, MOST_DRAFTS)
-        if right <= self._ready:
-            self._disputes.clear()
-        return right > self._ready
+    def miss(self) -> None:
+        """The last token was not as planned, and what was disputed about the tokens after it is void."""
+        self._disputes.clear()
 
     def drafts(self, *, room: int) -> tuple[int, ...]:
         """For a scaling pass on the newest token: what may follow it, if so many tokens may be chosen yet."""
-        return tuple(self._drafts.following((), min(self._length, room - 1)))
+        return tuple(self._drafts.following((), min(self._length(), room - 1)))
 
     def plan(self, seen: Sequence[int], guesses: Sequence[int], *, room: int) -> Plan:
         """The forward after a scaling pass that has seen the newest token, and `seen` after it.
@@ -73,19 +69,17 @@ class DraftPlanner:
         ready: list[int] = []
         for draft, guess in zip(seen[: room - 1], guesses, strict=False):
             if self._followed(len(ready), draft, guess) != draft:
-                self._shorten()
                 break
             ready.append(draft)
         guess = guesses[len(ready)]
         for draft in self._drafts.following(ready, 1):
             guess = self._followed(len(ready), draft, guess)
-        self._ready = len(ready)
         left = max(room - len(ready) - 2, 0)
-        further = self._drafts.following([*ready, guess], min(self._length, left))
+        further = self._drafts.following([*ready, guess], min(self._length(), left))
         return Plan(ready=tuple(ready), next=(guess, *further))
 
-    def _shorten(self) -> None:
-        self._length = max(self._length // 2, LEAST_DRAFTS)
+    def _length(self) -> int:
+        return min(1 + DRAFTS_PER_RIGHT_ONE * self._streak, MOST_DRAFTS)
 
     def _followed(self, ahead: int, draft: int, guess: int) -> int:
         if draft == guess:

@@ -196,9 +196,10 @@ def _run(
         if choosing.ended:
             return
         newest, room = choosing.newest, max(max_length - choosing.input_ids.shape[1], 1)
-        if planner.settle(right):
+        if right:
             seen = plan.next[1:]
         else:
+            planner.miss()
             seen = planner.drafts(room=room)
             guesses = choosing.guesses(seen, forwards.scale([newest, *seen]))
         plan = planner.plan(seen, guesses.tolist(), room=room)
@@ -213,12 +214,12 @@ def _verified(
     forwards: DraftedForwards,
     logits: Float[Tensor, "1 seq vocab"],
     guessed: Sequence[int],
-) -> int:
-    """Choose from the logits until one token is not as guessed; how many were."""
+) -> bool:
+    """Choose from the logits until one token is not as guessed; whether all were."""
     for column in range(logits.shape[1]):
         token = choosing.next(logits[:, column])
         planner.learn(token)
         forwards.accept()
         if choosing.ended or tuple(guessed[column : column + 1]) != (token,):
-            return column
-    return logits.shape[1]
+            return False
+    return True

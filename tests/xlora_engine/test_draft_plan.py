@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from xlora_engine.draft_plan import FIRST_DRAFTS, LEAST_DRAFTS, MOST_DRAFTS, DraftPlanner, Plan
+from xlora_engine.draft_plan import DRAFTS_PER_RIGHT_ONE, MOST_DRAFTS, DraftPlanner, Plan
 from xlora_engine.lookup_drafts import LookupDrafts
 
 BASE = 7
@@ -60,7 +60,7 @@ def test_whoever_was_right_of_late_is_believed() -> None:
     ):
         assert believed() == expected
         planner.learn(chosen)
-        planner.settle(right=0)
+        planner.miss()
     assert believed() == (BASE,), "a token that neither guessed settles nothing"
 
 
@@ -71,43 +71,36 @@ def test_a_dispute_after_a_wrong_guess_is_dropped() -> None:
     planner.plan((100, 101), [BASE, BASE, BASE], room=50)  # and the next three
 
     planner.learn(5)
-    assert not planner.settle(right=0)
+    planner.miss()
     planner.learn(BASE)
 
     assert planner.plan((100,), [BASE, BASE], room=50).ready == (100,)
 
 
-def test_drafts_lengthen_with_right_ones_and_shorten_with_wrong_ones() -> None:
-    planner = DraftPlanner(Scripted())
+def test_drafts_lengthen_while_they_are_right_and_shorten_when_one_is_wrong() -> None:
+    planner = DraftPlanner(LookupDrafts([1, 2, 3, 4, 5, 6, 7, 8, 9] * 4))
 
-    def length_after(*, right: bool) -> int:
-        seen = planner.drafts(room=50)
-        plan = planner.plan(seen, [*seen, BASE], room=50)
-        assert planner.settle(len(plan.ready) + 1 if right else 0) is right
+    def length_after(token: int) -> int:
+        planner.learn(token)
         return len(planner.drafts(room=50))
 
-    assert len(planner.drafts(room=50)) == FIRST_DRAFTS
-    assert [length_after(right=True) for _ in range(5)][-1] == MOST_DRAFTS
-    assert length_after(right=False) == MOST_DRAFTS // 2
-    assert [length_after(right=False) for _ in range(5)][-1] == LEAST_DRAFTS
-
-
-def test_drafts_that_the_base_model_overrules_get_shorter() -> None:
-    planner = DraftPlanner(Scripted())
-
-    planner.plan((100, 101, 102, 103), [BASE] * 5, room=50)
-
-    assert len(planner.drafts(room=50)) == FIRST_DRAFTS // 2
+    assert len(planner.drafts(room=50)) == 1
+    assert [length_after(token) for token in (1, 2, 3)] == [3, 5, 7]
+    assert [length_after(token) for token in (4, 5, 6, 7, 8, 9)][-1] == MOST_DRAFTS
+    assert length_after(50) == 0, "nothing has stood so before"
+    assert [length_after(token) for token in (1, 2)] == [0, 1 + DRAFTS_PER_RIGHT_ONE * 4]
 
 
 @pytest.mark.parametrize("room", range(1, 8))
 def test_nothing_is_planned_that_cannot_be_chosen(room: int) -> None:
-    planner = DraftPlanner(Scripted())
+    planner = DraftPlanner(LookupDrafts([1, 2, 3] * 4))
+    for token in (1, 2, 3, 1):
+        planner.learn(token)
 
     seen = planner.drafts(room=room)
-    plan = planner.plan(seen, [100 + place for place in range(len(seen) + 1)], room=room)
+    plan = planner.plan(seen, [*seen, BASE], room=room)
 
-    assert len(seen) <= room - 1
-    # The newest token's forward chooses one token more than it has ready; the last is seen by no pass.
-    assert len(plan.ready) + 1 <= room
-    assert len(plan.next) == max(1, min(FIRST_DRAFTS + 1, room - len(plan.ready) - 1))
+    assert len(seen) == room - 1
+    assert plan.ready == seen
+    assert plan.next == (BASE,), "a guess at least, though the forward may choose the last token"
+    assert len(planner.plan((), [2], room=room).next) == max(1, room - 1)
