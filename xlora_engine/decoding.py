@@ -114,7 +114,7 @@ class Decoder(GenerationMixin):
         streamer: "BaseStreamer | None" = None,
         **model_kwargs: Any,
     ) -> Any:
-        """Greedy decoding or sampling, with the scaling pass prefetched where that can be."""
+        """Greedy decoding or sampling, with guesses where that can be: several for one row, else one each."""
         loop = (input_ids, logits_processor, stopping_criteria, generation_config)
         prefetches = self._prefetch_scalings and not synced_gpus
         if prefetches and can_prefetch(self.mixture, generation_config, model_kwargs):

@@ -43,7 +43,8 @@ class DraftPlanner:
     def learn(self, token: int) -> None:
         """The mixture has chosen a token."""
         for drafted in self._drafts.following((), 1):
-            self._streak = self._streak + 1 if drafted == token else self._streak // 2
+            right = drafted == token
+            self._streak = min(self._streak + 1, MOST_DRAFTS) if right else self._streak // 2
         draft, guess = self._disputes.pop(self._known, (None, None))
         if token == draft:
             self._credit = min(self._credit + 1, _MOST_CREDIT)
