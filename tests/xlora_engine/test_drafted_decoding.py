@@ -109,6 +109,26 @@ def forwards(model: XLoraModel, row: Tensor, make_drafts: MakeDrafts, **asked: A
     return count - 2
 
 
+def assert_alike(drafted: Any, plain: Any, *, padding: int = 0) -> None:
+    """Tokens, logits and caches; what stands in padding is anybody's guess."""
+    assert torch.equal(drafted.sequences, plain.sequences)
+    for name in ("scores", "logits"):
+        torch.testing.assert_close(
+            torch.stack(getattr(drafted, name)), torch.stack(getattr(plain, name)), rtol=0, atol=1e-4
+        )
+    for half in ("scaling", "mixture"):
+        found, expected = getattr(drafted.cache, half), getattr(plain.cache, half)
+        for ours, theirs in zip(found.layers, expected.layers, strict=True):
+            for name in ("keys", "values"):
+                torch.testing.assert_close(
+                    getattr(ours, name)[:, :, padding:],
+                    getattr(theirs, name)[:, :, padding:],
+                    rtol=0,
+                    atol=1e-4,
+                )
+        assert found.get_seq_length() == expected.get_seq_length()
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("drafts", DRAFTS)
 def test_tokens_are_those_of_plain_decoding(
@@ -172,16 +192,17 @@ def test_a_run_of_right_drafts_stops_at_the_longest_length(
 def test_a_run_of_right_drafts_ends_with_the_text(place: int, mixture: Mixture, token_ids: Tensor) -> None:
     model = mixture()
     # Sampled, so that few tokens come twice; without a least length, whose processor would ban the end.
-    asked = {"do_sample": True, "temperature": 1.5, "min_new_tokens": 0}
+    asked: dict[str, Any] = {"do_sample": True, "temperature": 1.5, "min_new_tokens": 0}
     whole = generate(model, token_ids[:1], None, **asked, eos_token_id=1)
     asked["eos_token_id"] = int(whole[0, token_ids.shape[1] + place])
+    asked |= {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
     plain = generate(model, token_ids[:1], None, **asked)
-    assert plain.shape[1] == token_ids.shape[1] + place + 1
+    assert plain.sequences.shape[1] == token_ids.shape[1] + place + 1
     state = torch.random.get_rng_state()
 
     drafted = generate(model, token_ids[:1], of_text(whole), **asked)
 
-    assert torch.equal(drafted, plain)
+    assert_alike(drafted, plain)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -245,23 +266,7 @@ def test_everything_returned_is_that_of_plain_decoding(
 
     drafted = generate(model, prompt, DRAFTS[drafts](plain.sequences), **asked)
 
-    assert torch.equal(drafted.sequences, plain.sequences)
-    for name in ("scores", "logits"):
-        torch.testing.assert_close(
-            torch.stack(getattr(drafted, name)), torch.stack(getattr(plain, name)), rtol=0, atol=1e-4
-        )
-    for half in ("scaling", "mixture"):
-        found, expected = getattr(drafted.cache, half), getattr(plain.cache, half)
-        padding = int((prompt == 0).sum())
-        for ours, theirs in zip(found.layers, expected.layers, strict=True):
-            for name in ("keys", "values"):
-                torch.testing.assert_close(
-                    getattr(ours, name)[:, :, padding:],
-                    getattr(theirs, name)[:, :, padding:],
-                    rtol=0,
-                    atol=1e-4,
-                )
-        assert found.get_seq_length() == expected.get_seq_length()
+    assert_alike(drafted, plain, padding=int((prompt == 0).sum()))
 
 
 def test_generation_goes_on_from_the_cache_it_returned(model: XLoraModel, token_ids: Tensor) -> None:
@@ -280,14 +285,15 @@ def test_generation_goes_on_from_the_cache_it_returned(model: XLoraModel, token_
 def test_buffers_grow_and_drop_the_columns_nobody_needs(model: XLoraModel, token_ids: Tensor) -> None:
     tokens = LEAST_GROWTH + 20
     asked = {"max_new_tokens": tokens, "min_new_tokens": tokens}
+    asked |= {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
     plain = generate(model, token_ids[:1], None, **asked)
-    text = plain[0].tolist()
+    text = plain.sequences[0].tolist()
 
     drafted = generate(
         model, token_ids[:1], lambda prompt: KnownDrafts(text, len(prompt), wrong_every=5), **asked
     )
 
-    assert torch.equal(drafted, plain)
+    assert_alike(drafted, plain)
 
 
 def test_input_embeddings_are_decoded_alike(model: XLoraModel, token_ids: Tensor) -> None:
