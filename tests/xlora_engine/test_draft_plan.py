@@ -28,6 +28,7 @@ def test_drafts_are_what_followed_the_longest_match_last_time() -> None:
     assert drafts.following([77], 3) == []
     drafts.append(4)
     assert drafts.following([], 2) == [50, 51]
+    assert LookupDrafts([1, 2, 3, 7, 1, 2, 3, 8, 1, 2, 3]).following([], 2) == [8, 1], "the last time counts"
 
 
 def test_what_repeats_with_a_short_period_is_read_on_past_its_end() -> None:
