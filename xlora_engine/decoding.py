@@ -9,7 +9,9 @@ from transformers import GenerationConfig, GenerationMixin, LogitsProcessorList,
 from transformers.generation.configuration_utils import GenerationMode
 
 from xlora_engine.cache import XLoraCache, require_xlora_cache
+from xlora_engine.drafted_decoding import can_draft, drafted_sample
 from xlora_engine.errors import ConfigInvalid
+from xlora_engine.lookup_drafts import LookupDrafts, MakeDrafts
 from xlora_engine.prefetched_decoding import can_prefetch, prefetched_sample
 
 if TYPE_CHECKING:
@@ -27,8 +29,15 @@ class Decoder(GenerationMixin):
     main_input_name = "input_ids"
     _is_stateful = False
 
-    def __init__(self, mixture: "XLoraModel", *, prefetch_scalings: bool = True) -> None:
+    def __init__(
+        self,
+        mixture: "XLoraModel",
+        *,
+        prefetch_scalings: bool = True,
+        make_drafts: MakeDrafts = LookupDrafts,
+    ) -> None:
         self.mixture = mixture
+        self._make_drafts = make_drafts
         self._prefetch_scalings = prefetch_scalings
 
     def __getattr__(self, name: str) -> Any:
@@ -105,10 +114,12 @@ class Decoder(GenerationMixin):
         streamer: "BaseStreamer | None" = None,
         **model_kwargs: Any,
     ) -> Any:
-        """Greedy decoding or sampling, with the scaling pass prefetched where that can be."""
+        """Greedy decoding or sampling, with guesses where that can be: several for one row, else one each."""
         loop = (input_ids, logits_processor, stopping_criteria, generation_config)
         prefetches = self._prefetch_scalings and not synced_gpus
         if prefetches and can_prefetch(self.mixture, generation_config, model_kwargs):
+            if can_draft(input_ids, model_kwargs):
+                return drafted_sample(self, *loop, streamer, model_kwargs, self._make_drafts)
             return prefetched_sample(self, *loop, streamer, model_kwargs)
         return super()._sample(*loop, synced_gpus=synced_gpus, streamer=streamer, **model_kwargs)
 

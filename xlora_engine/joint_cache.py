@@ -27,7 +27,7 @@ class JointCache(Cache):
             (cast("DynamicLayer", mixture), cast("DynamicLayer", scaling))
             for mixture, scaling in zip(held.mixture.layers, held.scaling.layers, strict=True)
         ]
-        self._joint = [_JointLayer(*pair) for pair in self._held]
+        self._joint = [JointLayer(*pair) for pair in self._held]
         super().__init__(layers=[*self._joint])
         #: Columns filled; the last of the scaling pass's rows is yet to be computed.
         self.length = held.get_seq_length() + 1
@@ -73,7 +73,7 @@ def can_be_joined(cache: object) -> bool:
     )
 
 
-class _JointLayer(CacheLayerMixin):
+class JointLayer(CacheLayerMixin):
     """One attention layer's part. A sliding window keeps all its keys here; its mask hides the old ones."""
 
     is_sliding = False
@@ -106,6 +106,10 @@ class _JointLayer(CacheLayerMixin):
         keys[rows, :, self.start : end] = key_states
         values[rows, :, self.start : end] = value_states
         return keys[rows, :, :end], values[rows, :, :end]
+
+    def rearrange(self, kept: tuple[Int[Tensor, " mixture"], Int[Tensor, " scaling"]], columns: int) -> None:
+        """Of one row of each pass keep these columns, side by side, with room for so many in all."""
+        self.keys, self.values = (_rearranged(old, kept, columns) for old in (self.keys, self.values))
 
     def give_back(self, mixture: DynamicLayer, scaling: DynamicLayer, *, tokens: int) -> None:
         """Let two layers hold the first tokens of their rows."""
@@ -152,4 +156,11 @@ def _enlarged(old: Tensor, columns: int) -> Tensor:
     batch, heads, held, width = old.shape
     buffer = old.new_zeros(batch, heads, columns, width)
     buffer[:, :, :held] = old
+    return buffer
+
+
+def _rearranged(old: Tensor, kept: tuple[Tensor, Tensor], columns: int) -> Tensor:
+    buffer = old.new_zeros(*old.shape[:2], columns, old.shape[3])
+    for row, (columns_of_row, begin) in enumerate(zip(kept, (1, 0), strict=True)):
+        buffer[row, :, begin : begin + len(columns_of_row)] = old[row].index_select(1, columns_of_row)
     return buffer

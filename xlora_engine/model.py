@@ -230,8 +230,8 @@ class XLoraModel(nn.Module):
         """Generate as any model of `transformers` does, with its cache; every argument works.
 
         With `prefetch_scalings` the scaling pass of the next token runs along with the mixture pass of
-        this one, where that can be: same tokens, less time. With fixed scalings there is one pass, and
-        any cache of the base model's.
+        this one, where that can be, and one row's guesses are several at once: same tokens, less time.
+        With fixed scalings there is one pass, and any cache of the base model's.
         """
         if self._fixed is not None:
             with self.context.using(self._fixed.scalings):

@@ -17,6 +17,8 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from xlora_engine.coupled_choice import CoupledChoice
 from xlora_engine.joint_cache import JointCache, can_be_joined
+from xlora_engine.joint_forward import joint_forward
+from xlora_engine.kept_scores import KeptScores
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
@@ -93,7 +95,6 @@ class PrefetchedDecoding:
         positions: Int[Tensor, "batch seq"],
     ) -> None:
         self._decoder = decoder
-        self._mixture = decoder.mixture
         self._joint = joint
         batch = positions.shape[0]
         self._batch = batch
@@ -130,7 +131,7 @@ class PrefetchedDecoding:
         """Mixture pass on the tokens and scaling pass on the guess of the next ones; the logits of both."""
         if self._hidden is None:
             raise LookupError("no scaling pass was run for the tokens")
-        scalings = self._mixture.head(self._hidden)
+        scalings = self._decoder.mixture.head(self._hidden)
         self._mask = torch.cat([self._mask, self._mask.new_ones(2 * self._batch, 1)], 1)
         self._joint.begin_append()
         logits, hidden = self._forward(
@@ -152,25 +153,10 @@ class PrefetchedDecoding:
         *,
         scalings: Float[Tensor, "row 1 layer expert"] | None,
     ) -> tuple[Float[Tensor, "row vocab"], Float[Tensor, "row 1 hidden"]]:
-        base = self._mixture.base
-        inputs = self._decoder.prepare_inputs_for_generation(
-            ids,
-            attention_mask=mask,
-            position_ids=position,
-            cache=self._joint,
-            use_cache=True,
-            logits_to_keep=1,
+        logits, hidden = joint_forward(
+            self._decoder, ids, mask=mask, positions=position, cache=self._joint, scalings=scalings
         )
-        seen: list[Tensor] = []
-        # The base model's own forward makes the logits (some scale or cap them); a hook shows what from.
-        decoder = base.get_decoder()
-        hook = decoder.register_forward_hook(lambda _module, _inputs, out: seen.append(out.last_hidden_state))
-        try:
-            with self._mixture.context.using(scalings):
-                logits: Tensor = base(**inputs, return_dict=True).logits
-        finally:
-            hook.remove()
-        return logits[:, -1], seen[0]
+        return logits[:, -1], hidden
 
 
 def _joint_mask(
@@ -196,12 +182,12 @@ def prefetched_sample(
 ) -> GenerateDecoderOnlyOutput | Tensor:
     """What `GenerationMixin._sample` gives, greedy or sampling, in about half its forwards."""
     config = generation_config
-    of_guess = LogitsProcessorList([p for p in logits_processor if type(p) in _STATELESS])
+    of_guess = stateless(logits_processor)
     choose = CoupledChoice(samples=bool(config.do_sample))
     ends = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
     pad = config._pad_token_tensor if ends else None
     unfinished = torch.ones(len(input_ids), dtype=torch.long, device=input_ids.device)
-    kept = _Kept(config)
+    kept = KeptScores(config)
 
     logits = decoder._prefill(cast("torch.LongTensor", input_ids), config, inputs).logits[:, -1]
     joint = JointCache(inputs["cache"], most_steps=max(config.max_length - input_ids.shape[1], 0))
@@ -210,7 +196,7 @@ def prefetched_sample(
     with decoder._optimize_model_for_decode():
         while True:
             raw = logits.to(torch.float32, copy=True)
-            scores = _processed(logits_processor, input_ids, raw)
+            scores = processed(logits_processor, input_ids, raw)
             kept.add(scores, raw)
             tokens = _padded(choose(scores), unfinished, pad)
             choose.next_step()
@@ -224,7 +210,7 @@ def prefetched_sample(
                 break
             if missed:
                 guess_logits = state.look_again(tokens, wrong, guess_logits)
-            guess_scores = _processed(of_guess, input_ids, guess_logits.to(torch.float32, copy=True))
+            guess_scores = processed(of_guess, input_ids, guess_logits.to(torch.float32, copy=True))
             guess = _padded(choose(guess_scores), unfinished, pad)
             logits, guess_logits = state.step(tokens, guess)
     if streamer is not None:
@@ -236,10 +222,16 @@ def prefetched_sample(
     return GenerateDecoderOnlyOutput(sequences=cast("torch.LongTensor", input_ids), **everything)
 
 
-def _processed(
+def processed(
     processors: LogitsProcessorList, input_ids: Int[Tensor, "batch seq"], logits: Float[Tensor, "batch vocab"]
 ) -> Float[Tensor, "batch vocab"]:
+    """What logits processors make of the logits."""
     return processors(cast("torch.LongTensor", input_ids), cast("torch.FloatTensor", logits))
+
+
+def stateless(processors: LogitsProcessorList) -> LogitsProcessorList:
+    """Those that may also be asked about a guess."""
+    return LogitsProcessorList([p for p in processors if type(p) in _STATELESS])
 
 
 def _padded(
@@ -247,19 +239,3 @@ def _padded(
 ) -> Int[Tensor, " batch"]:
     """Rows that have ended go on with padding, as do the guesses of them, which so are right."""
     return tokens if pad is None else tokens * unfinished + pad.to(tokens.device) * (1 - unfinished)
-
-
-class _Kept:
-    """Scores and logits of every step, where the caller wants them."""
-
-    def __init__(self, config: GenerationConfig) -> None:
-        wanted = config.return_dict_in_generate
-        self.scores: tuple[Tensor, ...] | None = () if wanted and config.output_scores else None
-        self.logits: tuple[Tensor, ...] | None = () if wanted and config.output_logits else None
-
-    def add(self, scores: Float[Tensor, "batch vocab"], logits: Float[Tensor, "batch vocab"]) -> None:
-        """One more step."""
-        if self.scores is not None:
-            self.scores = (*self.scores, scores)
-        if self.logits is not None:
-            self.logits = (*self.logits, logits)

@@ -219,7 +219,10 @@ def test_buffers_grow_with_the_tokens(mixture: Mixture, token_ids: Tensor) -> No
 
 
 @pytest.mark.parametrize("prompt_tokens", [9, 4], ids=["prompt beyond the window", "within"])
-def test_a_sliding_window_hides_the_same_keys(prompt_tokens: int, tmp_path: Any, token_ids: Tensor) -> None:
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_sliding_window_hides_the_same_keys(
+    rows: int, prompt_tokens: int, tmp_path: Any, token_ids: Tensor
+) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
     def base() -> Any:
@@ -237,7 +240,7 @@ def test_a_sliding_window_hides_the_same_keys(prompt_tokens: int, tmp_path: Any,
     }
     model = XLoraModel.from_adapters(base(), adapters, XLoraConfig(layerwise_scalings=True))
 
-    prefetched, plain = both(model, token_ids[:, :prompt_tokens], return_dict_in_generate=True)
+    prefetched, plain = both(model, token_ids[:rows, :prompt_tokens], return_dict_in_generate=True)
 
     assert torch.equal(prefetched.sequences, plain.sequences)
     for ours, theirs in zip(prefetched.cache.scaling.layers, plain.cache.scaling.layers, strict=True):
