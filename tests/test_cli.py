@@ -333,6 +333,7 @@ def test_jobs_are_listed_shown_cancelled_and_retried(home: Path, ask: Ask) -> No
     with Registry.open(Settings.from_env(os.environ)) as registry:
         job = registry.jobs.submit("train", {"name": "bio"})
     assert "train  bio   queued" in ask("jobs", "ls").out
+    assert ask("jobs", "ls", "--before", str(job.id), "-q").out == ""
     assert ask("jobs", "show", str(job.id), "--json").json["spec"] == {"name": "bio"}
     assert "asked for" in ask("jobs", "show", str(job.id)).out
     assert ask("jobs", "wait", str(job.id), "--timeout", "0").code == 1

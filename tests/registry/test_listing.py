@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from registry import listing
 from registry.database import Database
@@ -20,6 +20,8 @@ from registry.errors import (
     InvalidSetting,
     SchemaMismatch,
 )
+from registry.job_models import JobRow
+from registry.reader import AT_ONCE
 from registry.service import Registry
 from registry.settings import Settings
 from tests.registry.folders import write_adapter, write_base, write_composition, write_dataset
@@ -200,8 +202,26 @@ def test_jobs_are_shown_newest_first_and_by_state(registry: Registry, settings: 
     assert [row["id"] for row in listing.jobs(settings, states=["queued", "failed"])] == [second.id]
     assert [row["id"] for row in listing.jobs(settings, kind="train")] == [first.id]
     assert [row["id"] for row in listing.jobs(settings, limit=1)] == [second.id]
+    assert [row["id"] for row in listing.jobs(settings, before=second.id)] == [first.id]
     with pytest.raises(InvalidField, match="queued, running"):
         listing.jobs(settings, states=["done"])
+
+
+def test_more_rows_than_are_read_at_once_are_all_there_in_order(
+    registry: Registry, settings: Settings
+) -> None:
+    count = 2 * AT_ONCE + 1
+    columns = {"kind": "train", "spec_digest": "", "queue": "cpu", "priority": 0, "max_attempts": 3}
+    specs: list[dict[str, object]] = [
+        {"step": number, "words": ["a"] * (number % 3)} for number in range(count)
+    ]
+    with registry._database.write() as session:
+        session.execute(insert(JobRow), [{**columns, "spec": spec} for spec in specs])
+    rows = listing.jobs(settings)
+    assert [row["spec"] for row in rows] == specs[::-1]
+    newer, older = rows[:AT_ONCE], rows[AT_ONCE:]
+    assert listing.jobs(settings, limit=AT_ONCE) == newer
+    assert listing.jobs(settings, before=newer[-1]["id"]) == older  # type: ignore[arg-type]
 
 
 def test_before_anything_was_registered_there_is_nothing_to_show(
