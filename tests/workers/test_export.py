@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from registry.settings import Settings
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama
 from workers.commands.export import OTHER_FORMATS
 from xlora_engine.config import XLoraConfig
+from xlora_engine.errors import CheckpointUnreadable, CheckpointUnwritable
 from xlora_engine.formats import EXPORTED, format_of
 from xlora_engine.model import XLoraModel
+from xlora_engine.new_folder import filling
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -152,3 +155,22 @@ def test_a_place_that_takes_no_folder_is_said(run: Run, tmp_path: Path) -> None:
     code, out, said = run("science", str(tmp_path / "file" / "out"))
     assert (code, out) == (1, "")
     assert said.startswith(f"error ZOO-E328: cannot write {tmp_path / 'file' / 'out'}: ")
+
+
+def test_a_source_that_cannot_be_read_is_not_told_as_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    gone, full = tmp_path / "gone.safetensors", tmp_path / "full.safetensors"
+    full.write_bytes(b"weights")
+    out = tmp_path / "out"
+
+    def fill(source: Path, name: str) -> None:
+        with filling(out) as staging:
+            (staging / "full").symlink_to("/dev/full")
+            shutil.copyfile(source, staging / name)
+
+    with pytest.raises(CheckpointUnreadable, match=f"cannot read {gone}: No such file"):
+        fill(gone, "weights")
+    with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No space left"):
+        fill(full, "full")
+    with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No such file"):
+        fill(full, "nowhere/weights")
+    assert [path.name for path in tmp_path.iterdir()] == ["full.safetensors"]
