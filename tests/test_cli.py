@@ -360,6 +360,9 @@ def test_a_running_job_shows_step_loss_and_what_is_left(home: Path, ask: Ask) ->
     for command in (("ls",), ("show", str(job))):
         assert "training 40/80, loss 1.250, 2 min left" in ask("jobs", *command).out
     assert ask("jobs", "show", str(job), "--json").json["progress"] == progress
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        registry.jobs.finish(job, fence=1, state="succeeded", reason="ok")
+    assert "training" not in ask("jobs", "ls").out
 
 
 def test_logs_are_one_json_document_and_those_of_another_machine_are_said_to_be_there(
@@ -441,24 +444,27 @@ def test_logs_are_followed_until_the_job_ends(home: Path, ask: Ask, tmp_path: Pa
     with Registry.open(Settings.from_env(os.environ)) as registry:
         job = registry.jobs.submit("train", {"name": "bio"})
         assert "has not written anything yet" in ask("jobs", "logs", str(job.id)).err
+        assert [ask("jobs", "logs", str(job.id), how).err for how in ("-q", "--json")] == ["", ""]
         claimed = registry.jobs.claim(job.id, owner="me", lease_s=60)
         assert claimed is not None
         registry.jobs.set_log(job.id, str(log), claimed.fence)
         assert ask("jobs", "logs", str(job.id), "--tail", "1").out == "two\n"
         follower = subprocess.Popen(
-            [sys.executable, "zoo.py", "jobs", "logs", str(job.id), "-f"],
+            [sys.executable, "zoo.py", "jobs", "logs", str(job.id), "-f", "--tail", "1"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert follower.stdout is not None
-        assert [follower.stdout.readline() for _ in range(2)] == ["one\n", "two\n"]
+        assert follower.stdout.readline() == "two\n"
         with log.open("a") as stream:
-            stream.write("three\n")
-        assert follower.stdout.readline() == "three\n"
+            stream.write("three\nfour\n")
+        assert [follower.stdout.readline() for _ in range(2)] == ["three\n", "four\n"]
         registry.jobs.finish(job.id, fence=claimed.fence, state="succeeded", reason="ok")
         assert follower.wait(timeout=20) == 0
         follower.stdout.close()
+    followed = ask("jobs", "logs", str(job.id), "-f", "--json")
+    assert followed.json == {"job": job.id, "text": "one\ntwo\nthree\nfour\n"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """`zoo export`: a registered composition becomes a folder that others read, with the same logits."""
 
+import errno
 import json
 import os
 import shutil
@@ -167,10 +168,16 @@ def test_a_source_that_cannot_be_read_is_not_told_as_a_place_that_cannot_be_writ
             (staging / "full").symlink_to("/dev/full")
             shutil.copyfile(source, staging / name)
 
+    def fill_as_a_fast_copy_fails() -> None:
+        with filling(out) as staging:
+            raise OSError(errno.ENOSPC, "No space left on device", str(full), None, str(staging / "weights"))
+
     with pytest.raises(CheckpointUnreadable, match=f"cannot read {gone}: No such file"):
         fill(gone, "weights")
     with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No space left"):
         fill(full, "full")
+    with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No space left"):
+        fill_as_a_fast_copy_fails()
     with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No such file"):
         fill(full, "nowhere/weights")
     assert [path.name for path in tmp_path.iterdir()] == ["full.safetensors"]
