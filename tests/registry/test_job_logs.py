@@ -1,6 +1,9 @@
 """A log that is followed: every letter once, whatever comes in pieces, is cut to size or written last."""
 
+import itertools
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -17,7 +20,13 @@ def append(log: Path, written: bytes) -> None:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_logs, "_POLL_EVERY_S", 0.0)
+    """Wait for nothing between two looks, and look for a while, not for ever."""
+    looks = itertools.count()
+
+    def look_again(_: float) -> None:
+        assert next(looks) < 100, "nothing more came"
+
+    monkeypatch.setattr(job_logs, "time", SimpleNamespace(sleep=look_again, monotonic=time.monotonic))
     monkeypatch.setattr(job_logs, "_SAY_EVERY_S", 0.0)
 
 
