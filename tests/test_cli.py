@@ -388,12 +388,23 @@ def test_logs_are_one_json_document_and_those_of_another_machine_are_said_to_be_
 
 def test_waiting_for_several_jobs_ends_by_the_gravest(home: Path, ask: Ask) -> None:
     with Registry.open(Settings.from_env(os.environ)) as registry:
-        waiting, cancelled, failed = (str(registry.jobs.submit("train", {"name": n}).id) for n in "abc")
+        waiting, cancelled, failed, done, runs = (
+            str(registry.jobs.submit("train", {"name": name}).id) for name in "abcde"
+        )
         registry.jobs.request_cancel(int(cancelled))
-        claim = registry.jobs.claim(int(failed), owner="here", lease_s=60)
-        assert claim is not None
-        registry.jobs.finish(claim.id, fence=claim.fence, state="failed", reason="error")
+        for job in (failed, done, runs):
+            registry.jobs.claim(int(job), owner="here", lease_s=60)
+        registry.jobs.finish(int(failed), fence=1, state="failed", reason="error")
+        registry.jobs.finish(int(done), fence=1, state="succeeded", reason="ok")
     now = ("--timeout", "0")
+    for jobs, code in (
+        ((done,), 0),
+        ((done, waiting), 1),
+        ((runs, done), 1),
+        ((cancelled, runs), 130),
+        ((failed, cancelled, done), 7),
+    ):
+        assert ask("jobs", "wait", *jobs, *now).code == code
     assert ask("jobs", "wait", waiting, cancelled, failed, *now).code == 7
     assert ask("jobs", "wait", waiting, cancelled, *now).code == 130
     assert ask("jobs", "wait", waiting, *now).code == 1

@@ -126,6 +126,10 @@ def test_adapters_are_sorted_by_their_newest_score_the_best_first(
     registry.record_evaluations([replace(loss, value=0.5, settings={"limit": 5})])
     assert _references(listing.adapters(settings, sort="eval:cells"))[0] == "bio@1"
 
+    registry.record_evaluations([replace(loss, subject="base:pico", task="of the base alone")])
+    with pytest.raises(InvalidField, match="a score that an adapter has: eval:cells:exact_match"):
+        listing.adapters(settings, sort="eval:of the base alone")
+
 
 def test_the_newest_come_first_on_request(
     registry: Registry, settings: Settings, protein: AdapterVersion
