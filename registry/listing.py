@@ -155,9 +155,14 @@ def compositions(
 
 
 def jobs(
-    settings: Settings, *, states: Sequence[str] = (), kind: str | None = None, limit: int | None = None
+    settings: Settings,
+    *,
+    states: Sequence[str] = (),
+    kind: str | None = None,
+    before: int | None = None,
+    limit: int | None = None,
 ) -> list[Row]:
-    """Jobs of the given states, or of all, the newest first.
+    """Jobs of the given states, or of all, the newest first; `before` a job, for the page that follows it.
 
     Raises:
         InvalidField: a state is none that a job can be in.
@@ -171,6 +176,8 @@ def jobs(
             where.add(f"v.state IN ({', '.join('?' for _ in states)})", *states)
         if kind is not None:
             where.add("v.kind = ?", kind)
+        if before is not None:
+            where.add("v.id < ?", before)
         return _run(reader, _JOBS, where, order="v.id DESC", limit=limit) if reader else []
 
 

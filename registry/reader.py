@@ -5,7 +5,7 @@ SQLAlchemy takes longer to import than such a command may take to run; nothing h
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +19,13 @@ from registry.sqlite_place import explained, require_place
 
 Row = dict[str, object]
 
-#: Columns SQLite keeps in a plainer form than PostgreSQL does.
+#: Columns that a driver gives in a plainer form than they are to have.
 _JSON_COLUMNS = {"domains", "tags", "warnings", "progress", "spec", "outcome", "queues"}
 _SWITCH_COLUMNS = {"cancel_requested", "use_rslora"}
 _TIME_ENDINGS = ("_at", "_until")
+#: Rows turned into dictionaries together: few enough that what they came in is gone when the next ones come,
+#: for Python's collector looks again and again at whatever piles up.
+AT_ONCE = 500
 
 
 class Reader(Protocol):
@@ -47,20 +50,17 @@ class SqliteReader:
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """All rows, JSON, switches and times as PostgreSQL would give them."""
-        cursor = self._connection.execute(sql, tuple(values))
-        names = [column[0] for column in cursor.description]
-        fetched = cursor.fetchall()
-        # A column at a time: asked for every value, it takes longer than the query itself.
-        columns = [
-            _converted(name, column) for name, column in zip(names, zip(*fetched, strict=True), strict=False)
-        ]
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return _rows(self._connection.execute(sql, tuple(values)), as_time=_from_text)
 
 
 class PostgresReader:
     """Over psycopg."""
 
     def __init__(self, connection: Any) -> None:
+        from psycopg.types.string import TextLoader
+
+        # Value by value, psycopg takes longer to decode JSON than for all the rest.
+        connection.adapters.register_loader("json", TextLoader)
         self._connection = connection
 
     def elements(self, column: str) -> str:
@@ -69,9 +69,7 @@ class PostgresReader:
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """All rows, times in UTC."""
-        cursor = self._connection.execute(sql.replace("?", "%s"), tuple(values))
-        names = [column.name for column in cursor.description]
-        return [{name: _in_utc(value) for name, value in zip(names, row, strict=True)} for row in cursor]
+        return _rows(self._connection.execute(sql.replace("?", "%s"), tuple(values)), as_time=_in_utc)
 
 
 @contextmanager
@@ -133,8 +131,21 @@ def _checked(reader: Reader) -> Reader | None:
     return reader
 
 
-def _converted(name: str, column: Sequence[Any]) -> Sequence[object]:
-    """A column's values as PostgreSQL would give them."""
+def _rows(cursor: Any, *, as_time: Callable[[Any], datetime]) -> list[Row]:
+    """What a query found; a column at a time, because to ask for every value takes longer than the query."""
+    names = [column[0] for column in cursor.description]
+    found: list[Row] = []
+    while fetched := cursor.fetchmany(AT_ONCE):
+        columns = [
+            _converted(name, column, as_time=as_time)
+            for name, column in zip(names, zip(*fetched, strict=True), strict=True)
+        ]
+        found += [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    return found
+
+
+def _converted(name: str, column: Sequence[Any], *, as_time: Callable[[Any], datetime]) -> Sequence[object]:
+    """A column's values as every driver is to give them."""
     if name in _JSON_COLUMNS:
         decoded: list[object] = json.loads(
             f"[{','.join('null' if text is None else text for text in column)}]"
@@ -143,9 +154,13 @@ def _converted(name: str, column: Sequence[Any]) -> Sequence[object]:
     if name in _SWITCH_COLUMNS:
         return [None if value is None else bool(value) for value in column]
     if name.endswith(_TIME_ENDINGS):
-        return [None if text is None else datetime.fromisoformat(f"{text}+00:00") for text in column]
+        return [None if value is None else as_time(value) for value in column]
     return column
 
 
-def _in_utc(value: object) -> object:
-    return value.astimezone(UTC) if isinstance(value, datetime) else value
+def _from_text(text: str) -> datetime:
+    return datetime.fromisoformat(f"{text}+00:00")
+
+
+def _in_utc(time: datetime) -> datetime:
+    return time.astimezone(UTC)

@@ -333,6 +333,7 @@ def test_jobs_are_listed_shown_cancelled_and_retried(home: Path, ask: Ask) -> No
     with Registry.open(Settings.from_env(os.environ)) as registry:
         job = registry.jobs.submit("train", {"name": "bio"})
     assert "train  bio   queued" in ask("jobs", "ls").out
+    assert ask("jobs", "ls", "--before", str(job.id), "-q").out == ""
     assert ask("jobs", "show", str(job.id), "--json").json["spec"] == {"name": "bio"}
     assert "asked for" in ask("jobs", "show", str(job.id)).out
     assert ask("jobs", "wait", str(job.id), "--timeout", "0").code == 1
@@ -359,6 +360,9 @@ def test_a_running_job_shows_step_loss_and_what_is_left(home: Path, ask: Ask) ->
     for command in (("ls",), ("show", str(job))):
         assert "training 40/80, loss 1.250, 2 min left" in ask("jobs", *command).out
     assert ask("jobs", "show", str(job), "--json").json["progress"] == progress
+    with Registry.open(Settings.from_env(os.environ)) as registry:
+        registry.jobs.finish(job, fence=1, state="succeeded", reason="ok")
+    assert "training" not in ask("jobs", "ls").out
 
 
 def test_logs_are_one_json_document_and_those_of_another_machine_are_said_to_be_there(
@@ -384,12 +388,23 @@ def test_logs_are_one_json_document_and_those_of_another_machine_are_said_to_be_
 
 def test_waiting_for_several_jobs_ends_by_the_gravest(home: Path, ask: Ask) -> None:
     with Registry.open(Settings.from_env(os.environ)) as registry:
-        waiting, cancelled, failed = (str(registry.jobs.submit("train", {"name": n}).id) for n in "abc")
+        waiting, cancelled, failed, done, runs = (
+            str(registry.jobs.submit("train", {"name": name}).id) for name in "abcde"
+        )
         registry.jobs.request_cancel(int(cancelled))
-        claim = registry.jobs.claim(int(failed), owner="here", lease_s=60)
-        assert claim is not None
-        registry.jobs.finish(claim.id, fence=claim.fence, state="failed", reason="error")
+        for job in (failed, done, runs):
+            registry.jobs.claim(int(job), owner="here", lease_s=60)
+        registry.jobs.finish(int(failed), fence=1, state="failed", reason="error")
+        registry.jobs.finish(int(done), fence=1, state="succeeded", reason="ok")
     now = ("--timeout", "0")
+    for jobs, code in (
+        ((done,), 0),
+        ((done, waiting), 1),
+        ((runs, done), 1),
+        ((cancelled, runs), 130),
+        ((failed, cancelled, done), 7),
+    ):
+        assert ask("jobs", "wait", *jobs, *now).code == code
     assert ask("jobs", "wait", waiting, cancelled, failed, *now).code == 7
     assert ask("jobs", "wait", waiting, cancelled, *now).code == 130
     assert ask("jobs", "wait", waiting, *now).code == 1
@@ -440,24 +455,27 @@ def test_logs_are_followed_until_the_job_ends(home: Path, ask: Ask, tmp_path: Pa
     with Registry.open(Settings.from_env(os.environ)) as registry:
         job = registry.jobs.submit("train", {"name": "bio"})
         assert "has not written anything yet" in ask("jobs", "logs", str(job.id)).err
+        assert [ask("jobs", "logs", str(job.id), how).err for how in ("-q", "--json")] == ["", ""]
         claimed = registry.jobs.claim(job.id, owner="me", lease_s=60)
         assert claimed is not None
         registry.jobs.set_log(job.id, str(log), claimed.fence)
         assert ask("jobs", "logs", str(job.id), "--tail", "1").out == "two\n"
         follower = subprocess.Popen(
-            [sys.executable, "zoo.py", "jobs", "logs", str(job.id), "-f"],
+            [sys.executable, "zoo.py", "jobs", "logs", str(job.id), "-f", "--tail", "1"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             text=True,
         )
         assert follower.stdout is not None
-        assert [follower.stdout.readline() for _ in range(2)] == ["one\n", "two\n"]
+        assert follower.stdout.readline() == "two\n"
         with log.open("a") as stream:
-            stream.write("three\n")
-        assert follower.stdout.readline() == "three\n"
+            stream.write("three\nfour\n")
+        assert [follower.stdout.readline() for _ in range(2)] == ["three\n", "four\n"]
         registry.jobs.finish(job.id, fence=claimed.fence, state="succeeded", reason="ok")
         assert follower.wait(timeout=20) == 0
         follower.stdout.close()
+    followed = ask("jobs", "logs", str(job.id), "-f", "--json")
+    assert followed.json == {"job": job.id, "text": "one\ntwo\nthree\nfour\n"}
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,8 @@ def _register(
     return {
         "composition": composition.reference,
         "worth_it": report["worth_it"],
-        "pictures": str(context.folder / "pictures"),
+        # As logs are: the zoo's folder may be moved.
+        "pictures": str((context.folder / "pictures").relative_to(context.registry.settings.home)),
     }
 
 

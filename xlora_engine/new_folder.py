@@ -1,12 +1,16 @@
 """A folder that appears whole or not at all, and never in the place of another."""
 
+import errno
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from xlora_engine.errors import CheckpointInvalid, CheckpointUnwritable
+from xlora_engine.errors import CheckpointInvalid, CheckpointUnreadable, CheckpointUnwritable
+
+#: What can only be said of the place that is written to; copying names the file that it read even then.
+_OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
@@ -18,10 +22,11 @@ def filling(folder: Path) -> Iterator[Path]:
     Raises:
         CheckpointInvalid: `folder` holds something already.
         CheckpointUnwritable: it cannot be made or filled.
+        CheckpointUnreadable: another file, that it was to be filled from, cannot be read.
     """
     folder = folder.resolve()
     try:
-        with _staged(folder) as staging:
+        with _staged(folder) as staging, _told_if_read(staging):
             yield staging
     except OSError as error:
         raise CheckpointUnwritable(
@@ -44,6 +49,17 @@ def _staged(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _told_if_read(staging: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = error.filename
+        if place is None or error.errno in _OF_WRITING or Path(str(place)).is_relative_to(staging):
+            raise
+        raise CheckpointUnreadable(f"cannot read {place}: {error.strerror or error}") from error
 
 
 def _apply_umask(folder: Path) -> None:

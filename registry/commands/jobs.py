@@ -44,14 +44,24 @@ def command() -> None:
     show_default=True,
     help="The newest so many.",
 )
+@click.option(
+    "--before", type=JOB_ID, help="Only jobs older than this one: the last of a page, for the next."
+)
 @click.option("-a", "--all", "no_limit", is_flag=True, help="All of them.")
 @output_options
-def ls(states: tuple[str, ...], kind: str | None, limit: int, no_limit: bool, output: Output) -> None:
+def ls(
+    states: tuple[str, ...],
+    kind: str | None,
+    limit: int,
+    before: int | None,
+    no_limit: bool,
+    output: Output,
+) -> None:
     """List jobs, the newest first.
 
     Example: zoo jobs ls --state running
     """
-    rows = listing.jobs(here(), states=states, kind=kind, limit=None if no_limit else limit)
+    rows = listing.jobs(here(), states=states, kind=kind, before=before, limit=None if no_limit else limit)
     if output.is_human:
         rows = [_summary(row) for row in rows]
     output.emit(rows, key="id", columns=_COLUMNS, empty="no jobs")

@@ -47,11 +47,19 @@ def test_an_experts_score_in_the_report_is_its_score_alone(zoo: Zoo) -> None:
     assert job["outcome"]["scores"]["loss"] == pytest.approx(report["scores"]["bio"]["bio"]["loss"], rel=1e-4)
 
 
-def test_the_same_request_gives_the_job_of_before(zoo: Zoo) -> None:
+def test_the_same_request_gives_the_job_of_before_and_its_pictures(zoo: Zoo) -> None:
     before = json.loads(zoo("jobs", "ls", "--json").stdout)
-    again = zoo("compose", "--adapters", "bio,protein", "--name", "science", "--mixture-steps", "2", "-q")
-    assert again.stdout.strip() == "science@1"
+    asked = ("--adapters", "bio,protein", "--name", "science", "--mixture-steps", "2")
+    again = json.loads(zoo("compose", *asked, "--json").stdout)
+    assert again["composition"] == "science@1"
     assert len(json.loads(zoo("jobs", "ls", "--json").stdout)) == len(before)
+    # Kept relative to the zoo's folder, which may be moved.
+    assert before[0]["outcome"]["pictures"] == f"jobs/{before[0]['id']}/pictures"
+    assert sorted(path.name for path in Path(again["pictures"]).iterdir()) == [
+        "layers.png",
+        "scores.png",
+        "tokens.png",
+    ]
 
 
 def test_the_composition_answers(zoo: Zoo) -> None:

@@ -45,6 +45,8 @@ def test_row_17_sigquit_in_mid_job_loses_no_job_and_leaves_no_trainer(
             worker.send_signal(signal.SIGQUIT)
             assert worker.wait(timeout=120) == 0
             wait_until(lambda: not any(map(command_line, below)), what="nothing of the worker is left")
+        # Given back by the worker itself: nobody has to find out that it is gone.
+        assert registry.jobs.get(job).state == "queued"
         with running(POLLING, settings):
             ended = wait_for_state(registry, job, "succeeded", "failed")
         assert (ended.state, ended.attempt, ended.fence) == ("succeeded", 1, 2)

@@ -16,6 +16,7 @@ from registry.job_progress import describe, duration
             {"phase": "training", "step": 40, "total": 80, "loss": 1.2, "eta_s": 125.4},
             "training 40/80, loss 1.200, 2 min left",
         ),
+        ({"phase": "training", "step": 80, "total": 80, "eta_s": 0.0}, "training 80/80, 0 s left"),
     ],
 )
 def test_step_loss_and_what_is_left_are_told_where_they_are_known(
@@ -30,7 +31,10 @@ def test_step_loss_and_what_is_left_are_told_where_they_are_known(
         (0.4, "0 s"),
         (59.4, "59 s"),
         (60, "1 min"),
+        (3599.4, "59 min"),
+        (3600, "1 h 0 min"),
         (12_000, "3 h 20 min"),
+        (86_400, "1 d 0 h"),
         (190_800, "2 d 5 h"),
     ],
 )

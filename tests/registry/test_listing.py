@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from registry import listing
 from registry.database import Database
@@ -20,6 +20,8 @@ from registry.errors import (
     InvalidSetting,
     SchemaMismatch,
 )
+from registry.job_models import JobRow
+from registry.reader import AT_ONCE
 from registry.service import Registry
 from registry.settings import Settings
 from tests.registry.folders import write_adapter, write_base, write_composition, write_dataset
@@ -124,6 +126,10 @@ def test_adapters_are_sorted_by_their_newest_score_the_best_first(
     registry.record_evaluations([replace(loss, value=0.5, settings={"limit": 5})])
     assert _references(listing.adapters(settings, sort="eval:cells"))[0] == "bio@1"
 
+    registry.record_evaluations([replace(loss, subject="base:pico", task="of the base alone")])
+    with pytest.raises(InvalidField, match="a score that an adapter has: eval:cells:exact_match"):
+        listing.adapters(settings, sort="eval:of the base alone")
+
 
 def test_the_newest_come_first_on_request(
     registry: Registry, settings: Settings, protein: AdapterVersion
@@ -200,8 +206,26 @@ def test_jobs_are_shown_newest_first_and_by_state(registry: Registry, settings: 
     assert [row["id"] for row in listing.jobs(settings, states=["queued", "failed"])] == [second.id]
     assert [row["id"] for row in listing.jobs(settings, kind="train")] == [first.id]
     assert [row["id"] for row in listing.jobs(settings, limit=1)] == [second.id]
+    assert [row["id"] for row in listing.jobs(settings, before=second.id)] == [first.id]
     with pytest.raises(InvalidField, match="queued, running"):
         listing.jobs(settings, states=["done"])
+
+
+def test_more_rows_than_are_read_at_once_are_all_there_in_order(
+    registry: Registry, settings: Settings
+) -> None:
+    count = 2 * AT_ONCE + 1
+    columns = {"kind": "train", "spec_digest": "", "queue": "cpu", "priority": 0, "max_attempts": 3}
+    specs: list[dict[str, object]] = [
+        {"step": number, "words": ["a"] * (number % 3)} for number in range(count)
+    ]
+    with registry._database.write() as session:
+        session.execute(insert(JobRow), [{**columns, "spec": spec} for spec in specs])
+    rows = listing.jobs(settings)
+    assert [row["spec"] for row in rows] == specs[::-1]
+    newer, older = rows[:AT_ONCE], rows[AT_ONCE:]
+    assert listing.jobs(settings, limit=AT_ONCE) == newer
+    assert listing.jobs(settings, before=newer[-1]["id"]) == older  # type: ignore[arg-type]
 
 
 def test_before_anything_was_registered_there_is_nothing_to_show(

@@ -1,7 +1,9 @@
 """`zoo export`: a registered composition becomes a folder that others read, with the same logits."""
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from registry.settings import Settings
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama
 from workers.commands.export import OTHER_FORMATS
 from xlora_engine.config import XLoraConfig
+from xlora_engine.errors import CheckpointUnreadable, CheckpointUnwritable
 from xlora_engine.formats import EXPORTED, format_of
 from xlora_engine.model import XLoraModel
+from xlora_engine.new_folder import filling
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -132,7 +136,8 @@ def test_an_export_without_a_base_or_with_its_own_path_says_so(
     assert "names no base model" in said
     assert "--base-id" in said
     assert (str(tmp_path / "a") in said) == (str(tmp_path / "a") in _configurations(tmp_path / "a"))
-    assert "names no base model" not in run("science", str(tmp_path / "b"), "--base-id", "owner/x")[2]
+    # The zoo's own format names no place, so there is nothing to say of it.
+    assert run("science", str(tmp_path / "b"), "--base-id", "owner/x")[2] == ""
 
 
 def _configurations(folder: Path) -> str:
@@ -152,3 +157,28 @@ def test_a_place_that_takes_no_folder_is_said(run: Run, tmp_path: Path) -> None:
     code, out, said = run("science", str(tmp_path / "file" / "out"))
     assert (code, out) == (1, "")
     assert said.startswith(f"error ZOO-E328: cannot write {tmp_path / 'file' / 'out'}: ")
+
+
+def test_a_source_that_cannot_be_read_is_not_told_as_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    gone, full = tmp_path / "gone.safetensors", tmp_path / "full.safetensors"
+    full.write_bytes(b"weights")
+    out = tmp_path / "out"
+
+    def fill(source: Path, name: str) -> None:
+        with filling(out) as staging:
+            (staging / "full").symlink_to("/dev/full")
+            shutil.copyfile(source, staging / name)
+
+    def fill_as_a_fast_copy_fails() -> None:
+        with filling(out) as staging:
+            raise OSError(errno.ENOSPC, "No space left on device", str(full), None, str(staging / "weights"))
+
+    with pytest.raises(CheckpointUnreadable, match=f"cannot read {gone}: No such file"):
+        fill(gone, "weights")
+    with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No space left"):
+        fill(full, "full")
+    with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No space left"):
+        fill_as_a_fast_copy_fails()
+    with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No such file"):
+        fill(full, "nowhere/weights")
+    assert [path.name for path in tmp_path.iterdir()] == ["full.safetensors"]

@@ -65,6 +65,8 @@ def test_a_job_succeeds_and_its_progress_is_seen(registry: Registry, job: Job) -
         ("training", 1, 1.0),
         ("training", 2, 0.5),
     ]
+    # Of what is left nothing is known at the first report, and all at the last.
+    assert [said.get("eta_s") for said in seen] == [None, 0.0]
     actions = [line.record["action"] for line in read_lines(job_folder(registry, job.id), offset=0)]
     assert actions == ["spool", "begin", "metrics", "metrics", "end"]
 

@@ -77,13 +77,15 @@ def _show(registry: Any, job: Any, output: Output) -> None:
     from workers.score_table import score_rows, verdict_lines
 
     composition = registry.composition(job.outcome["composition"])
+    pictures = str(registry.settings.home / job.outcome["pictures"])
     if output.is_human:
         output.table(score_rows(composition.report))
         for line in verdict_lines(composition.report):
             click.echo(line)
-        output.hint(f"pictures: {job.outcome['pictures']}")
+        output.hint(f"pictures: {pictures}")
     else:
-        output.emit_made(composition.reference, {**job.outcome, "report": composition.report})
+        made = {**job.outcome, "pictures": pictures, "report": composition.report}
+        output.emit_made(composition.reference, made)
 
 
 def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:

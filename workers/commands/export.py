@@ -84,4 +84,9 @@ def _copy(source: Path, folder: Path) -> None:
     from xlora_engine.new_folder import filling
 
     with filling(folder) as staging:
-        shutil.copytree(source, staging, dirs_exist_ok=True)
+        for path in sorted(source.rglob("*")):
+            place = staging / path.relative_to(source)
+            if path.is_dir():
+                place.mkdir()
+            else:
+                shutil.copyfile(path, place)
