@@ -55,12 +55,18 @@ def faster_dtype(seconds_of: Callable[[torch.dtype], float]) -> torch.dtype:
 
 @cache
 def _measured_cpu_dtype() -> torch.dtype:
-    return faster_dtype(_product_seconds)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return faster_dtype(_product_seconds)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
+    """Processor time of one thread: on a busy machine, waiting would make the dtypes alike."""
     tokens = torch.ones(_TOKENS, _HIDDEN, dtype=dtype)
     weight = torch.ones(_INNER, _HIDDEN, dtype=dtype)
-    started = time.perf_counter()
+    started = time.thread_time()
     torch.nn.functional.linear(tokens, weight)
-    return time.perf_counter() - started
+    return time.thread_time() - started

@@ -35,6 +35,8 @@ def test_one_slow_measurement_decides_nothing() -> None:
 
 
 def test_this_machine_decides_the_same_way_twice() -> None:
+    threads = torch.get_num_threads()
     first = compute_dtype(default_device())
+    assert torch.get_num_threads() == threads
     assert first in (torch.float32, torch.bfloat16)
     assert compute_dtype(default_device()) is first

@@ -50,9 +50,13 @@ def test_a_seed_decides_the_head_whatever_was_drawn_before() -> None:
         state = torch.random.get_rng_state()
         head = ScalingHead(CONFIG, layer_count=3)
         warm_start(head, rows, WarmStart(steps=5, tokens_per_step=64, evaluate_every=5))
-        learnt.append(torch.cat([values.flatten() for values in head.parameters()]))
+        learnt.append(weights_of(head))
         assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(*learnt)
+
+
+def weights_of(head: ScalingHead) -> torch.Tensor:
+    return torch.cat([values.detach().flatten() for values in head.parameters()])
 
 
 def with_prefix(rows: RoutedRows, *, shared: int) -> RoutedRows:
@@ -120,10 +124,10 @@ def test_what_is_kept_is_the_running_average_of_the_weights() -> None:
         head = ScalingHead(CONFIG, layer_count=1)
         budget = WarmStart(steps=steps, evaluate_every=steps, tokens_per_step=64, averaging=0.0)
         assert warm_start(head, rows, budget).best_step == steps
-        after.append(head.layers[0].weight.detach())
+        after.append(weights_of(head))
     # When they are averaged
     head = ScalingHead(CONFIG, layer_count=1)
     warm_start(head, rows, WarmStart(steps=3, evaluate_every=3, tokens_per_step=64, averaging=0.24))
     # Then the first counts whole, and each later one moves the average: by 1 - 2/11, then by 1 - 0.24
     expected = after[0].lerp(after[1], 9 / 11).lerp(after[2], 0.76)
-    torch.testing.assert_close(head.layers[0].weight.detach(), expected, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(weights_of(head), expected, rtol=1e-6, atol=1e-7)
