@@ -291,6 +291,11 @@ class XLoraModel(nn.Module):
         """
         self._recomputation = Recomputation(self.base, self.context, gradient_checkpointing_kwargs)
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether blocks are computed again in training; those of a pass that fills a cache are not."""
+        return self._recomputation is not None
+
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations again."""
         self._recomputation = None
