@@ -17,6 +17,10 @@ from xlora_engine.head import seeded_dropout
 from xlora_engine.model import XLoraModel
 from xlora_engine.warm_start import BestState, RoutedRows, StageResult, StageStep, require_finite
 
+#: So many tokens saved pay for a pass over the shared prefix alone, which reads all weights for a few tokens.
+#: Both costs grow with the base model; measured to be about 53 on one thread of a CPU.
+_TOKENS_THAT_PAY = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureTraining:
@@ -115,8 +119,9 @@ def mixture_loss(
 ) -> Float[Tensor, ""]:
     """Mean loss (nats a token) of the answers of some rows, from their cached hidden states.
 
-    What all rows begin with is run once, as one row, and gradients flow through it as they would through
-    whole rows. The vocabulary is wide: logits are made for the last positions, which hold the labels, alone.
+    What all rows begin with is run once, as one row, where that pays, and gradients flow through it as
+    through whole rows. The vocabulary is wide: logits are made for the last positions, which hold the
+    labels, alone.
     """
     cache = _prefix_cache(model, encoded, rows, indices)
     shared = 0 if cache is None else rows.shared
@@ -142,7 +147,8 @@ def _prefix_cache(
     cache = model.new_cache().mixture
     # Where windows slide, a row's padding would push the prefix out; a recurrent state is written in place.
     grows = all(type(layer) is DynamicLayer for layer in cache.layers)
-    if not (rows.shared and grows) or model.is_gradient_checkpointing:
+    pays = (len(indices) - 1) * rows.shared >= _TOKENS_THAT_PAY
+    if not (pays and grows) or model.is_gradient_checkpointing:
         return None
     first = indices[0]
     with model.context.using(model.head(rows.hidden.left_padded([first])[:, : rows.shared].to(model.device))):

@@ -11,7 +11,7 @@ from xlora_engine.mixture_training import mixture_loss
 from xlora_engine.model import XLoraModel
 from xlora_engine.warm_start import RoutedRows
 
-SHARED = 5
+SHARED = 24
 #: Tokens of each row's own: of its prompt, of its answer.
 OWN = ((3, 2), (1, 4), (6, 1), (3, 3))
 TOKENS_WHOLE = len(OWN) * (SHARED + 7)

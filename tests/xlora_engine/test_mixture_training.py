@@ -100,6 +100,12 @@ def test_a_shared_prefix_is_run_once_and_gradients_are_those_of_whole_rows(
     assert_same_step(once, whole)
 
 
+def test_rows_are_run_whole_where_few_tokens_would_be_saved(mixture: Mixture) -> None:
+    model = mixture()
+    rows, routed = rows_begun_alike(model)
+    assert step(model, rows, replace(routed, shared=4)).tokens == TOKENS_WHOLE
+
+
 def test_rows_are_run_whole_where_windows_slide(mixture: Mixture) -> None:
     model = mixture()
     model.base.config.layer_types = ["full_attention", "sliding_attention"]
