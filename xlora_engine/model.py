@@ -315,7 +315,9 @@ class XLoraModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The base model's dtype, hence that of logits; the head is always float32."""
-        return self.base.dtype
+        # Not the first parameter's: experts of the embeddings come first, and are float32 on a CPU.
+        dtype: torch.dtype = self.base.get_input_embeddings().weight.dtype
+        return dtype
 
     def updates_of(self, expert: Expert) -> dict[str, LowRank]:
         """An expert's updates as they are now: as read from disk, or as trained since."""
