@@ -316,8 +316,7 @@ class XLoraModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """The base model's dtype, hence that of logits; the head is always float32."""
         # Not the first parameter's: experts of the embeddings come first, and are float32 on a CPU.
-        dtype: torch.dtype = self.base.get_input_embeddings().weight.dtype
-        return dtype
+        return cast("torch.dtype", self.base.get_input_embeddings().weight.dtype)
 
     def updates_of(self, expert: Expert) -> dict[str, LowRank]:
         """An expert's updates as they are now: as read from disk, or as trained since."""
