@@ -1,7 +1,7 @@
 """Who is measured: the base model alone, PEFT, two plain caches, and the engine as it is by default."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmarks.subject import Subject
-from xlora_engine.chat import Batch
+from xlora_engine.chat import EncodedRow, collate
 from xlora_engine.checkpoint import load_checkpoint
 from xlora_engine.config import XLoraConfig
-from xlora_engine.mixture_training import batch_loss
+from xlora_engine.hidden_states import HiddenStates
+from xlora_engine.mixture_training import mixture_loss
 from xlora_engine.model import XLoraModel
+from xlora_engine.shared_prefix import shared_prefix
+from xlora_engine.warm_start import RoutedRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +32,9 @@ class Contender:
     generate: Callable[[Int[Tensor, "batch seq"], int], object]
     #: Logits of every token, without gradient.
     score: Callable[[Int[Tensor, "batch seq"]], object]
-    #: One step's forward and backward for the scaling head on the loss of the labelled tokens, which it
-    #: returns; what the step needs is prepared before.
-    prepare_step: Callable[[Batch], Callable[[], object]] | None
+    #: One step's forward and backward for the scaling head on the loss of the rows' answers, which it
+    #: returns; what the step needs is prepared before. All rows are equally long.
+    prepare_step: Callable[[Sequence[EncodedRow]], Callable[[], object]] | None
 
 
 def base_alone(base: PreTrainedModel, _subject: Subject) -> Contender:
@@ -62,7 +65,9 @@ def peft_xlora(base: PreTrainedModel, subject: Subject) -> Contender:
     model: Any = new_peft_xlora(base, subject.experts.values(), saved.config, saved.head)
     classifier = model.internal_xlora_classifier
 
-    def prepare_step(batch: Batch) -> Callable[[], object]:
+    def prepare_step(rows: Sequence[EncodedRow]) -> Callable[[], object]:
+        batch = collate(rows, pad_id=0).to(base.device)
+
         def step() -> Tensor:
             classifier.zero_grad()
             loss: Tensor = model(
@@ -125,15 +130,12 @@ CONTENDERS: dict[str, Callable[[PreTrainedModel, Subject], Contender]] = {
 
 
 def _engine(model: XLoraModel, *, prefetch_scalings: bool) -> Contender:
-    def prepare_step(batch: Batch) -> Callable[[], object]:
-        # Once for all epochs and compositions, hence not of the step.
-        hidden = model.scaling_pass(
-            batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids
-        )
+    def prepare_step(rows: Sequence[EncodedRow]) -> Callable[[], object]:
+        routed = _routed(model, rows)
 
         def step() -> Tensor:
             model.head.zero_grad()
-            loss = batch_loss(model, batch, hidden)
+            loss = mixture_loss(model, rows, routed, routed.train, pad_id=0)
             loss.backward()
             return loss.detach()
 
@@ -144,6 +146,21 @@ def _engine(model: XLoraModel, *, prefetch_scalings: bool) -> Contender:
         generate=lambda ids, new: _generate(model, ids, new, prefetch_scalings=prefetch_scalings),
         score=lambda ids: model(ids, use_cache=False),
         prepare_step=prepare_step,
+    )
+
+
+def _routed(model: XLoraModel, rows: Sequence[EncodedRow]) -> RoutedRows:
+    """Rows with their hidden states, which are computed once for all epochs and compositions."""
+    batch = collate(rows, pad_id=0).to(model.device)
+    hidden = model.scaling_pass(batch.input_ids, attention_mask=batch.attention_mask)
+    return RoutedRows(
+        hidden=HiddenStates(
+            values=hidden.flatten(0, 1).cpu(), starts=torch.arange(len(rows) + 1) * hidden.shape[1]
+        ),
+        experts=torch.zeros(len(rows), dtype=torch.long),
+        train=tuple(range(len(rows))),
+        held_out=(),
+        shared=len(shared_prefix(rows)),
     )
 
 

@@ -65,8 +65,8 @@ def measure(
     if task.what == "train":
         if contender.prepare_step is None:
             return None
-        batch = (all_labelled if task.all_labels else answers_labelled)(tokenizer, **size).to(device)
-        return replace(timed(contender.prepare_step(batch), device), tensor_bytes=model)
+        rows = (all_labelled if task.all_labels else answers_labelled)(tokenizer, **size)
+        return replace(timed(contender.prepare_step(rows), device), tensor_bytes=model)
     ids = chats(tokenizer, **size).to(device)
     if task.what == "score":
         with torch.no_grad():

@@ -10,7 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from benchmarks.subject import DOMAINS, EXAMPLES
-from xlora_engine.chat import Batch, ChatRow, ChatTokenizer, EncodedRow, collate, encode
+from xlora_engine.chat import ChatRow, ChatTokenizer, EncodedRow, encode
+from xlora_engine.shared_prefix import shared_prefix
 
 
 def chats(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start: int) -> Int[Tensor, "rows tokens"]:
@@ -23,26 +24,39 @@ def chats(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start: int) -> In
     )
 
 
-def all_labelled(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start: int) -> Batch:
+def all_labelled(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start: int) -> list[EncodedRow]:
     """The same chats, every token of them to be learnt."""
     ids = chats(tokenizer, rows=rows, tokens=tokens, start=start)
-    return collate([EncodedRow(token_ids=tuple(row), prompt_length=0) for row in ids.tolist()], pad_id=0)
+    return [EncodedRow(token_ids=tuple(row), prompt_length=0) for row in ids.tolist()]
 
 
-def answers_labelled(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start: int) -> Batch:
-    """Chats that end with an answer, which alone is to be learnt, as in training; cut at the beginning."""
-    encoded = [
-        _ends_with_answer(tokenizer, DOMAINS[(start + row) % len(DOMAINS)], tokens, start + row)
+def answers_labelled(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start: int) -> list[EncodedRow]:
+    """Chats that begin as all do and end with an answer, which alone is to be learnt, as in training.
+
+    What is too long is cut out after the beginning.
+    """
+    opening = len(shared_prefix([_whole(tokenizer, domain, 0) for domain in DOMAINS]))
+    return [
+        _shortened(
+            _whole(tokenizer, DOMAINS[(start + row) % len(DOMAINS)], start + row), tokens, opening=opening
+        )
         for row in range(rows)
     ]
-    return collate(encoded, pad_id=0)
 
 
-def _ends_with_answer(tokenizer: ChatTokenizer, domain: str, tokens: int, start: int) -> EncodedRow:
+def _whole(tokenizer: ChatTokenizer, domain: str, start: int) -> EncodedRow:
     turns = tuple((message["role"], message["content"]) for message in _messages(domain, start))
-    whole = encode(tokenizer, ChatRow(messages=turns), max_tokens=sys.maxsize)
-    cut = _surplus(whole.token_ids, tokens, domain)
-    return EncodedRow(token_ids=whole.token_ids[cut:], prompt_length=whole.prompt_length - cut)
+    return encode(tokenizer, ChatRow(messages=turns, domain=domain), max_tokens=sys.maxsize)
+
+
+def _shortened(row: EncodedRow, tokens: int, *, opening: int) -> EncodedRow:
+    cut = _surplus(row.token_ids, tokens, str(row.domain))
+    if opening >= row.prompt_length - cut:
+        raise SystemExit(f"{tokens} tokens do not hold the beginning and the last answer of {row.domain}")
+    return EncodedRow(
+        token_ids=row.token_ids[:opening] + row.token_ids[opening + cut :],
+        prompt_length=row.prompt_length - cut,
+    )
 
 
 def _messages(domain: str, start: int) -> list[dict[str, Any]]:

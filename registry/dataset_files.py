@@ -124,16 +124,15 @@ def _check_turns(messages: list[Any], *, number: int) -> None:
     for place, message in enumerate(messages, 1):
         if not isinstance(message, dict) or set(message) != _MESSAGE_FIELDS:
             raise _refused(number, place, "an object with just 'role' and 'content'", message)
-        if not isinstance(message["content"], str):
-            raise _refused(number, place, "a text as 'content'", message["content"])
+        if not isinstance(message["content"], str) or not message["content"].strip():
+            raise _refused(number, place, "a text as 'content', not blank", message["content"])
     turns = messages[1:] if messages[0]["role"] == "system" else messages
     first = len(messages) - len(turns) + 1
     for place, (message, role) in enumerate(zip(turns, cycle(("user", "assistant")), strict=False), first):
         if message["role"] != role:
             raise _refused(number, place, f"role {role!r}", message["role"])
-    last = messages[-1]
-    if last["role"] != "assistant" or not last["content"].strip():
-        raise _refused(number, len(messages), "an answer: role 'assistant', content not empty", last)
+    if messages[-1]["role"] != "assistant":
+        raise _refused(number, len(messages), "an answer: role 'assistant'", messages[-1])
 
 
 def _is_label(value: Any) -> bool:

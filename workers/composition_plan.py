@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from registry.compatibility import Verdict, judge_together, refused
-from registry.entities import AdapterVersion
+from registry.entities import AdapterVersion, DatasetVersion
 from registry.errors import Incompatible, InvalidField
 from registry.service import Registry
-from workers.specs import ComposeSpec
+from workers.specs import LEAST_ROWS, ComposeSpec
 from xlora_engine.config import XLoraConfig
 
 #: The scaling head unless asked otherwise: small enough to learn in seconds, and gates every layer apart.
@@ -101,7 +101,7 @@ def make_plan(registry: Registry, request: Request) -> Plan:
 
     Raises:
         NotFound: an adapter or dataset is unknown.
-        InvalidField: an adapter's data is neither given nor in its lineage.
+        InvalidField: an adapter's data is neither given nor in its lineage, or is one row alone.
     """
     adapters = tuple(registry.adapter(reference) for reference in request.adapters)
     verdicts = judge_together(adapters)
@@ -114,10 +114,17 @@ def make_plan(registry: Registry, request: Request) -> Plan:
     data, eval_data = {}, {}
     for adapter in adapters:
         domain = domains[adapter.name]
-        data[domain] = _dataset(registry, adapter, domain, request.data, "train_dataset", "--data")
+        train = _dataset(registry, adapter, domain, request.data, "train_dataset", "--data")
+        if train.rows < LEAST_ROWS:
+            raise InvalidField(
+                "--data",
+                allowed=f"of at least {LEAST_ROWS} rows, one of which is held out",
+                value=f"{domain}={train.reference} of {train.rows}",
+            )
+        data[domain] = train.reference
         eval_data[domain] = _dataset(
             registry, adapter, domain, request.eval_data, "eval_dataset", "--eval-data"
-        )
+        ).reference
     return Plan(
         request=request,
         adapters=adapters,
@@ -157,7 +164,7 @@ def _dataset(
     given: Mapping[str, str],
     parameter: str,
     option: str,
-) -> str:
+) -> DatasetVersion:
     reference = given.get(domain) or adapter.parameters.get(parameter)
     if not reference:
         raise InvalidField(
@@ -165,4 +172,4 @@ def _dataset(
             allowed=f"given as {domain}=DATASET, for {adapter.reference} does not say its own",
             value=None,
         )
-    return registry.dataset(str(reference)).reference
+    return registry.dataset(str(reference))

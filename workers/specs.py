@@ -32,6 +32,9 @@ ALL_LINEAR = ("all-linear",)
 #: What one machine may have of GPUs.
 MOST_PROCESSES = 64
 
+#: A domain has a row to train the scaling head on, and one held out to stop it in time.
+LEAST_ROWS = 2
+
 _REFERENCE_LENGTH = 256
 _SEED = 2**32 - 1
 
@@ -157,7 +160,7 @@ class ComposeSpec(_Stored):
     head: Mapping[str, Any] = settings()
     warm_start_steps: int = integer(0, 10_000_000, default=800)
     mixture_steps: int = integer(0, 10_000_000, default=6)
-    samples_per_domain: int = integer(1, 10_000_000, default=512)
+    samples_per_domain: int = integer(LEAST_ROWS, 10_000_000, default=512)
     eval_rows: int = integer(1, 10_000_000, default=128)
     warm_start_learning_rate: float = number(0.0, 1.0, default=2e-3, above=True)
     mixture_learning_rate: float = number(0.0, 1.0, default=2e-4, above=True)

@@ -39,9 +39,12 @@ class HiddenStates:
         """One row's hidden states."""
         return self.values[int(self.starts[index]) : int(self.starts[index + 1])]
 
-    def left_padded(self, indices: Sequence[int]) -> Float[Tensor, "batch seq hidden"]:
-        """Several rows as one float32 batch, padded on the left by zeros, as `collate` pads tokens."""
-        rows = [self.row(index) for index in indices]
+    def left_padded(self, indices: Sequence[int], *, after: int = 0) -> Float[Tensor, "batch seq hidden"]:
+        """Several rows as one float32 batch, padded on the left by zeros, as `collate` pads tokens.
+
+        Of each row, what comes `after` so many tokens.
+        """
+        rows = [self.row(index)[after:] for index in indices]
         width = max(len(row) for row in rows)
         batch = torch.zeros(len(rows), width, self.values.shape[1])
         for place, row in zip(batch, rows, strict=True):

@@ -6,14 +6,20 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
 
-from xlora_engine.chat import Batch, EncodedRow, collate
+from xlora_engine.chat import EncodedRow, collate
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
 from xlora_engine.head import seeded_dropout
 from xlora_engine.model import XLoraModel
 from xlora_engine.warm_start import BestState, RoutedRows, StageResult, StageStep, require_finite
+
+#: So many tokens saved pay for a pass over the shared prefix alone, which reads all weights for a few tokens.
+#: Both costs grow with the base model; measured to be about 53 on one thread of a CPU.
+_TOKENS_THAT_PAY = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,28 +117,48 @@ def mixture_loss(
     *,
     pad_id: int,
 ) -> Float[Tensor, ""]:
-    """Mean loss (nats a token) of the answers of some rows, from their cached hidden states."""
-    batch = collate([encoded[index] for index in indices], pad_id=pad_id).to(model.device)
-    return batch_loss(model, batch, rows.hidden.left_padded(indices).to(model.device))
+    """Mean loss (nats a token) of the answers of some rows, from their cached hidden states.
 
-
-def batch_loss(
-    model: XLoraModel, batch: Batch, hidden: Float[Tensor, "batch seq hidden"]
-) -> Float[Tensor, ""]:
-    """Mean loss (nats a token) of a batch's labels.
-
-    The vocabulary is wide: logits are made for the last positions, which hold the labels, alone.
+    What all rows begin with is run once, as one row, where that pays, and gradients flow through it as
+    through whole rows. The vocabulary is wide: logits are made for the last positions, which hold the
+    labels, alone.
     """
+    cache = _prefix_cache(model, encoded, rows, indices)
+    shared = 0 if cache is None else rows.shared
+    batch = collate([encoded[index].after(shared) for index in indices], pad_id=pad_id).to(model.device)
+    hidden = rows.hidden.left_padded(indices, after=shared).to(model.device)
     out = model.mixture_pass(
         model.head(hidden),
         input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
+        attention_mask=F.pad(batch.attention_mask, (shared, 0), value=1),
+        position_ids=batch.position_ids + shared,
         labels=batch.labels[:, -batch.keep :],
         logits_to_keep=batch.keep,
-        use_cache=False,
+        cache=cache,
+        use_cache=cache is not None,
     )
     return cast("Tensor", out.loss)
+
+
+def _prefix_cache(
+    model: XLoraModel, encoded: Sequence[EncodedRow], rows: RoutedRows, indices: Sequence[int]
+) -> Cache | None:
+    """Keys and values of the shared prefix for these rows, with their graph; None to run rows whole."""
+    cache = model.new_cache().mixture
+    # Where windows slide, a row's padding would push the prefix out; a recurrent state is written in place.
+    grows = all(type(layer) is DynamicLayer for layer in cache.layers)
+    pays = (len(indices) - 1) * rows.shared >= _TOKENS_THAT_PAY
+    if not (pays and grows) or model.is_gradient_checkpointing:
+        return None
+    first = indices[0]
+    with model.context.using(model.head(rows.hidden.left_padded([first])[:, : rows.shared].to(model.device))):
+        model.base.get_decoder()(
+            input_ids=torch.tensor([encoded[first].token_ids[: rows.shared]], device=model.device),
+            cache=cache,
+            use_cache=True,
+        )
+    cache.batch_repeat_interleave(len(indices))
+    return cache
 
 
 def _draws(rows: RoutedRows, settings: MixtureTraining) -> Iterator[list[int]]:

@@ -291,6 +291,11 @@ class XLoraModel(nn.Module):
         """
         self._recomputation = Recomputation(self.base, self.context, gradient_checkpointing_kwargs)
 
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether blocks are computed again in training; those of a pass that fills a cache are not."""
+        return self._recomputation is not None
+
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations again."""
         self._recomputation = None
@@ -315,7 +320,8 @@ class XLoraModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """The base model's dtype, hence that of logits; the head is always float32."""
-        return self.base.dtype
+        # Not the first parameter's: experts of the embeddings come first, and are float32 on a CPU.
+        return cast("torch.dtype", self.base.get_input_embeddings().weight.dtype)
 
     def updates_of(self, expert: Expert) -> dict[str, LowRank]:
         """An expert's updates as they are now: as read from disk, or as trained since."""

@@ -57,7 +57,7 @@ def repeated(cache: Cache, rows: int) -> Cache:
 
 def shared_prefix(rows: Sequence[EncodedRow]) -> tuple[int, ...]:
     """Tokens with which the prompt of every row begins, but for one at least that is a row's own."""
-    columns = zip(*(row.token_ids[: row.prompt_length - 1] for row in rows), strict=False)
+    columns = zip(*(row.token_ids[: max(row.prompt_length - 1, 0)] for row in rows), strict=False)
     return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 

@@ -14,12 +14,13 @@ from benchmarks.memory import cache_bytes, model_bytes
 from benchmarks.process import serve
 from benchmarks.prompts import all_labelled, answers_labelled
 from benchmarks.ratios import Sample, summarise, table
-from benchmarks.subject import EXAMPLES, Subject
+from benchmarks.subject import EXAMPLES, Subject, domain_rows
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama, pico_tokenizer
 from xlora_engine.cache import XLoraCache
-from xlora_engine.chat import IGNORED, Batch
+from xlora_engine.chat import EncodedRow
 from xlora_engine.config import XLoraConfig
 from xlora_engine.model import XLoraModel
+from xlora_engine.shared_prefix import shared_prefix
 
 
 @pytest.fixture(scope="module")
@@ -60,26 +61,34 @@ def test_every_contender_does_every_task(
 
 @pytest.mark.parametrize("labelled", [all_labelled, answers_labelled])
 def test_a_training_step_is_of_the_same_loss_for_peft_and_the_engine(
-    subject: Subject, labelled: Callable[..., Batch]
+    subject: Subject, labelled: Callable[..., list[EncodedRow]]
 ) -> None:
-    batch = labelled(pico_tokenizer(), rows=3, tokens=96, start=0)
+    rows = labelled(pico_tokenizer(), rows=3, tokens=96, start=0)
 
     def loss_of(name: str) -> object:
         prepare = CONTENDERS[name](pico_llama(), subject).prepare_step
         assert prepare is not None
-        return prepare(batch)()
+        return prepare(rows)()
 
-    assert batch.input_ids.shape == (3, 96)
+    assert [len(row.token_ids) for row in rows] == [96, 96, 96]
     torch.testing.assert_close(loss_of("ours"), loss_of("peft"), rtol=1e-4, atol=1e-4)
 
 
 def test_only_the_last_answer_is_a_label() -> None:
-    batch = answers_labelled(pico_tokenizer(), rows=1, tokens=96, start=0)
+    [row] = answers_labelled(pico_tokenizer(), rows=1, tokens=96, start=0)
 
-    labels = batch.labels[0][batch.labels[0] != IGNORED]
     answer = json.loads((EXAMPLES / "bio.eval.jsonl").read_text().splitlines()[-1])["messages"][-1]["content"]
 
-    assert pico_tokenizer().decode(labels, skip_special_tokens=True) == answer
+    assert pico_tokenizer().decode(list(row.answer_ids), skip_special_tokens=True) == answer
+
+
+def test_rows_to_train_on_begin_as_training_rows_do() -> None:
+    tokenizer = pico_tokenizer()
+    begun = [shared_prefix(answers_labelled(tokenizer, rows=4, tokens=96, start=start)) for start in (0, 1)]
+    trained_on = [row for rows in domain_rows(tokenizer, "train").values() for row in rows]
+
+    assert begun[0][: len(shared_prefix(trained_on))] == shared_prefix(trained_on) != ()
+    assert begun[0] == begun[1]
 
 
 def test_a_models_bytes_count_shared_tensors_once_and_a_caches_those_of_both_passes() -> None:

@@ -1,6 +1,7 @@
 """On every architecture of the list, a mixture is that of a slow loop and of PEFT, however it is computed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from transformers import T5Config, T5ForConditionalGeneration
 from tests.pico import pico_adapter
 from tests.small_bases import SMALL_BASES, VOCABULARY, SmallBase
 from tests.xlora_engine.peft_reference import peft_logits, peft_xlora, quiet_peft
+from tests.xlora_engine.rows_begun_alike import (
+    TOKENS_ONCE,
+    TOKENS_WHOLE,
+    assert_same_step,
+    rows_begun_alike,
+    step,
+)
 from tests.xlora_engine.slow_reference import slow_logits
 from xlora_engine.architectures import PROVEN, UnprovenArchitecture
 from xlora_engine.config import XLoraConfig
@@ -249,3 +257,16 @@ def test_a_base_with_an_encoder_is_refused(folders: Any) -> None:
 
     with pytest.raises(BaseUnsupported, match="T5ForConditionalGeneration has no decoder of its own"):
         XLoraModel.from_adapters(base, folders("Llama"))
+
+
+@pytest.mark.parametrize("name", SMALL_BASES)
+def test_a_training_step_that_runs_the_shared_prefix_once_is_that_of_whole_rows(
+    name: str, build: Build
+) -> None:
+    model = build(name, layerwise_scalings=True)
+    rows, routed = rows_begun_alike(model)
+
+    once = step(model, rows, routed)
+
+    assert once.tokens == (TOKENS_WHOLE if any(model.new_cache().mixture.is_sliding) else TOKENS_ONCE)
+    assert_same_step(once, step(model, rows, replace(routed, shared=0)))

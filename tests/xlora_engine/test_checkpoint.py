@@ -344,6 +344,17 @@ def test_the_same_base_in_another_dtype_is_welcome(saved: Path) -> None:
     assert XLoraModel.from_pretrained(saved, base).dtype == torch.bfloat16
 
 
+def test_a_bfloat16_mixture_that_adapts_embeddings_is_welcome_in_float32(tmp_path: Path) -> None:
+    expert = pico_adapter(tmp_path / "expert", seed=1, target_modules=("embed_tokens", "q_proj"))
+    half = pico_llama()
+    nn.Module.to(half, torch.bfloat16)
+    mixture = XLoraModel.from_adapters(half, {"expert": expert})
+    mixture.save_pretrained(tmp_path / "saved")
+
+    assert mixture.dtype == torch.bfloat16
+    assert XLoraModel.from_pretrained(tmp_path / "saved", pico_llama()).dtype == torch.float32
+
+
 def test_another_base_in_bfloat16_is_refused(saved: Path) -> None:
     other = pico_llama(seed=1)
     nn.Module.to(other, torch.bfloat16)

@@ -8,6 +8,13 @@ import pytest
 import torch
 
 from tests.xlora_engine.conftest import Mixture
+from tests.xlora_engine.rows_begun_alike import (
+    TOKENS_ONCE,
+    TOKENS_WHOLE,
+    assert_same_step,
+    rows_begun_alike,
+    step,
+)
 from xlora_engine.chat import EncodedRow, collate
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.hidden_states import compute_hidden_states
@@ -78,6 +85,44 @@ def settings(**changes: int) -> MixtureTraining:
     return replace(MixtureTraining(learning_rate=1e-2, steps=40, rows_per_step=6), **changes)
 
 
+@pytest.mark.parametrize("use_trainable_adapters", [False, True])
+def test_a_shared_prefix_is_run_once_and_gradients_are_those_of_whole_rows(
+    mixture: Mixture, use_trainable_adapters: bool
+) -> None:
+    model = mixture(use_trainable_adapters=use_trainable_adapters)
+    rows, routed = rows_begun_alike(model)
+
+    whole = step(model, rows, replace(routed, shared=0))
+    once = step(model, rows, routed)
+
+    assert (once.tokens, whole.tokens) == (TOKENS_ONCE, TOKENS_WHOLE)
+    assert any(not name.startswith("head.") for name in once.gradients) == use_trainable_adapters
+    assert_same_step(once, whole)
+
+
+def test_rows_are_run_whole_where_few_tokens_would_be_saved(mixture: Mixture) -> None:
+    model = mixture()
+    rows, routed = rows_begun_alike(model)
+    assert step(model, rows, replace(routed, shared=4)).tokens == TOKENS_WHOLE
+
+
+def test_rows_are_run_whole_where_windows_slide(mixture: Mixture) -> None:
+    model = mixture()
+    model.base.config.layer_types = ["full_attention", "sliding_attention"]
+    model.base.config.sliding_window = 4
+    rows, routed = rows_begun_alike(model)
+    assert step(model, rows, routed).tokens == TOKENS_WHOLE
+
+
+def test_rows_are_run_whole_where_activations_are_computed_again(mixture: Mixture) -> None:
+    model = mixture()
+    rows, routed = rows_begun_alike(model)
+    model.gradient_checkpointing_enable()
+    assert step(model.train(), rows, routed).tokens == TOKENS_WHOLE
+    model.gradient_checkpointing_disable()
+    assert step(model, rows, routed).tokens == TOKENS_ONCE
+
+
 def test_the_head_learns_which_expert_answers_best(problem: Callable[[], Problem]) -> None:
     model, rows, routed = problem()
     looked: dict[int, float] = {}
@@ -88,7 +133,7 @@ def test_the_head_learns_which_expert_answers_best(problem: Callable[[], Problem
         routed,
         settings(),
         pad_id=0,
-        on_step=lambda step: looked.update({step.step: step.held_out_loss} if step.held_out_loss else {}),
+        on_step=lambda taken: looked.update({taken.step: taken.held_out_loss} if taken.held_out_loss else {}),
     )
 
     # Better than it was and than any expert alone; and what was best is what is left
