@@ -26,6 +26,8 @@ _PASSED_ON = (
     "CUDA_",
     "NVIDIA_",
     "NCCL_",
+    "GOMP_",
+    "OMP_WAIT_POLICY",
     "HIP_",
     "ROCR_",
     "PYTORCH_",

@@ -28,14 +28,14 @@ class WarmStart:
     """Budget of the first stage."""
 
     #: The most optimiser steps; 0 leaves this stage out.
-    steps: int = 800
+    steps: int = 1600
     #: Tokens drawn for each step, from all rows alike.
     tokens_per_step: int = 1024
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     #: Standard deviation of the noise on hidden states, as a share of each dimension's own. A head that
     #: never saw the same state twice is not as sure of a new wording's last token as it is of a known one's.
-    hidden_noise: float = 0.8
+    hidden_noise: float = 0.5
     #: Share of the running average of weights that each step keeps; 0 keeps the last step's alone. The
     #: average of many steps errs less than any of them on wordings that were not trained on.
     averaging: float = 0.99

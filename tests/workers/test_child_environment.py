@@ -9,6 +9,7 @@ def test_only_listed_names_are_passed_on() -> None:
             "PATH": "/bin",
             "LC_ALL": "C",
             "CUDA_VISIBLE_DEVICES": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
             "ZOO_HOME": "/zoo",
             "ZOO_DATABASE_URL": "postgresql://zoo:secret@db/zoo",
             "ZOO_API_TOKEN": "secret",
@@ -18,7 +19,7 @@ def test_only_listed_names_are_passed_on() -> None:
         }
     )
     assert "secret" not in "".join(environ.values())
-    assert {"PATH", "LC_ALL", "CUDA_VISIBLE_DEVICES", "ZOO_HOME"} <= set(environ)
+    assert {"PATH", "LC_ALL", "CUDA_VISIBLE_DEVICES", "OMP_WAIT_POLICY", "ZOO_HOME"} <= set(environ)
     assert not {"PATHOLOGICAL", "PYTHONSTARTUP"} & set(environ)
 
 
