@@ -32,6 +32,9 @@ ALL_LINEAR = ("all-linear",)
 #: What one machine may have of GPUs.
 MOST_PROCESSES = 64
 
+#: What base models call their embeddings; others are found out when the model is there.
+_EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in"})
+
 #: A domain has a row to train the scaling head on, and one held out to stop it in time.
 LEAST_ROWS = 2
 
@@ -125,6 +128,10 @@ class TrainSpec(_Stored):
         if self.batch_rows % self.processes:
             allowed = f"a divisor of the {self.batch_rows} rows of a batch, which they share evenly"
             raise SpecInvalid("processes", allowed=allowed, value=self.processes)
+        embeddings = sorted(_EMBEDDINGS.intersection(self.target_modules))
+        if self.silent_prefix and embeddings:
+            allowed = f"without embeddings ({embeddings[0]}) unless silent_prefix is off (--no-silent-prefix)"
+            raise SpecInvalid("target_modules", allowed=allowed, value=self.target_modules)
 
 
 @dataclass(frozen=True, kw_only=True)

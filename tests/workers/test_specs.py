@@ -45,6 +45,11 @@ def test_a_spec_comes_back_from_json_equal_and_with_the_same_digest(spec: Spec) 
         ("domains", "biology", "a list of 0 or more different, non-empty names"),
         ("target_modules", (), "a list of 1 or more different, non-empty names"),
         ("target_modules", ("q_proj", "q_proj"), "a list of 1 or more different, non-empty names"),
+        (
+            "target_modules",
+            ("q_proj", "wte"),
+            "without embeddings (wte) unless silent_prefix is off (--no-silent-prefix)",
+        ),
         ("licence", 3, "1 to 128 characters of text, or left out"),
         ("warmup_steps", 201, "at most the 200 steps"),
         ("processes", 0, "a whole number in 1..64"),
@@ -57,6 +62,11 @@ def test_a_field_out_of_range_is_named_with_what_is_allowed(field: str, value: o
         TrainSpec(**{**TRAIN, field: value})
     assert str(refused.value) == f"{field} must be {allowed}, got {value!r}"
     assert (refused.value.code, refused.value.exit_code) == ("ZOO-E401", 2)
+
+
+def test_embeddings_are_adapted_where_the_prefix_need_not_be_silent() -> None:
+    asked = {**TRAIN, "target_modules": ("q_proj", "embed_tokens"), "silent_prefix": False}
+    assert TrainSpec(**asked).target_modules == ("q_proj", "embed_tokens")
 
 
 @pytest.mark.parametrize(
