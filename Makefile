@@ -19,13 +19,15 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-# Two files at a time, in order, for the slow ones come first; what measures time or loads the machine goes alone.
+# Two files at a time, in order, for the slow ones come first; what measures time goes alone, and the two chaos
+# runs, which mostly wait, go side by side.
 # One thread each: more would wait for each other by spinning.
 tests: export OMP_NUM_THREADS = 1
 tests: export OMP_WAIT_POLICY = PASSIVE
 tests: $(VENV)/.installed $(VENV)/.quantisation
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone and not chaos"
 	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest --numprocesses 2 -m chaos
 
 # Side by side with the base model and PEFT; `make bench BENCH="--device cuda"` passes options on.
 bench: $(VENV)/.demo

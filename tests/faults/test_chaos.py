@@ -9,7 +9,7 @@ JOBS = 40
 SEED = 7
 
 
-@pytest.mark.alone
+@pytest.mark.chaos
 @pytest.mark.parametrize("on_postgres", [False, True], ids=["sqlite", "postgresql"])
 def test_no_fault_loses_or_doubles_a_job(on_postgres: bool) -> None:
     outcome = chaos(seed=SEED, jobs=JOBS, seconds=SECONDS, drain_s=240, on_postgres=on_postgres)
