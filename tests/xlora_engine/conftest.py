@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor
+from transformers.generation.streamers import BaseStreamer
 
 from tests.pico import pico_adapter, pico_llama
 from xlora_engine.config import XLoraConfig
@@ -20,6 +21,20 @@ Mixture = Callable[..., XLoraModel]
 # The same examples every time, whatever else the machine is doing, and nothing left in the working folder.
 settings.register_profile("engine", max_examples=40, deadline=None, derandomize=True, database=None)
 settings.load_profile("engine")
+
+
+class Collected(BaseStreamer):
+    """A streamer that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.parts: list[list[int]] = []
+        self.ended = False
+
+    def put(self, value: Tensor) -> None:
+        self.parts.append(value.flatten().tolist())
+
+    def end(self) -> None:
+        self.ended = True
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers.generation.streamers import BaseStreamer
 
-from tests.xlora_engine.conftest import Mixture
+from tests.xlora_engine.conftest import Collected, Mixture
 from xlora_engine.coupled_choice import CoupledChoice
 from xlora_engine.decoding import Decoder
 from xlora_engine.joint_cache import LEAST_GROWTH
@@ -206,20 +205,8 @@ def test_a_run_of_right_drafts_ends_with_the_text(place: int, mixture: Mixture, 
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-class _Collected(BaseStreamer):
-    def __init__(self) -> None:
-        self.parts: list[list[int]] = []
-        self.ended = False
-
-    def put(self, value: Tensor) -> None:
-        self.parts.append(value.flatten().tolist())
-
-    def end(self) -> None:
-        self.ended = True
-
-
 def test_a_streamer_hears_token_by_token(model: XLoraModel, token_ids: Tensor) -> None:
-    plain, streamer = generate(model, token_ids[:1], None), _Collected()
+    plain, streamer = generate(model, token_ids[:1], None), Collected()
 
     generate(model, token_ids[:1], of_text(plain, wrong_every=7), streamer=streamer)
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
 from tests.pico import pico_adapter
-from tests.xlora_engine.conftest import Mixture
+from tests.xlora_engine.conftest import Collected, Mixture
 from xlora_engine.config import XLoraConfig
 from xlora_engine.coupled_choice import CoupledChoice
 from xlora_engine.joint_cache import LEAST_GROWTH
@@ -114,20 +113,8 @@ def test_rows_may_end_at_different_steps(mixture: Mixture, token_ids: Tensor) ->
     assert prefetched.shape[1] <= token_ids.shape[1] + 8
 
 
-class _Collected(BaseStreamer):
-    def __init__(self) -> None:
-        self.parts: list[list[int]] = []
-        self.ended = False
-
-    def put(self, value: Tensor) -> None:
-        self.parts.append(value.flatten().tolist())
-
-    def end(self) -> None:
-        self.ended = True
-
-
 def test_a_streamer_hears_the_prompt_every_token_and_the_end(mixture: Mixture, token_ids: Tensor) -> None:
-    model, row, streamer = mixture(), token_ids[:1], _Collected()
+    model, row, streamer = mixture(), token_ids[:1], Collected()
 
     out = generate(model, row, streamer=streamer)
 
