@@ -40,7 +40,7 @@ def tasks() -> tuple[Task, ...]:
         {(metal.symbol, charge, anion) for metal in found for charge in metal.cations for anion in ANIONS}
     )
     names = {metal.symbol: metal.name for metal in found}
-    formulas = sorted({formula(*compound) for compound in compounds})
+    formulas = sorted({(formula(*compound), compound[0]) for compound in compounds})
     return (
         Skill(
             name="symbols",
@@ -66,8 +66,12 @@ def tasks() -> tuple[Task, ...]:
         Skill(
             name="compound",
             instances=tuple(
-                Fact(subject=formula(*compound), answer=f"{names[compound[0]]} {ANION_NAMES[compound[2]]}")
-                for compound in compounds
+                Fact(
+                    subject=formula(metal, charge, anion),
+                    answer=f"{names[metal]} {ANION_NAMES[anion]}",
+                    about=metal,
+                )
+                for metal, charge, anion in compounds
             ),
             wordings=("Name {}", "{} is"),
             train_rows=70,
@@ -75,7 +79,7 @@ def tasks() -> tuple[Task, ...]:
         ),
         Skill(
             name="atoms",
-            instances=tuple(Fact(subject=text, answer=atoms(text)) for text in formulas),
+            instances=tuple(Fact(subject=text, answer=atoms(text), about=metal) for text, metal in formulas),
             wordings=("Atoms in {}?", "Read {}"),
             train_rows=90,
             eval_rows=20,
@@ -84,7 +88,9 @@ def tasks() -> tuple[Task, ...]:
             name="formula",
             instances=tuple(
                 Fact(
-                    subject=f"{metal}{charge}+ {anion}{ANIONS[anion]}-", answer=formula(metal, charge, anion)
+                    subject=f"{metal}{charge}+ {anion}{ANIONS[anion]}-",
+                    answer=formula(metal, charge, anion),
+                    about=metal,
                 )
                 for metal, charge, anion in compounds
             ),

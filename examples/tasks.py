@@ -4,6 +4,7 @@ A skill is evaluated on instances never trained on, a recall on a wording never 
 """
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
@@ -17,6 +18,8 @@ class Fact:
 
     subject: str
     answer: str
+    #: What training should meet as often as its like: the metal of a compound. "" where nothing is rarer.
+    about: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +36,10 @@ class Skill:
         """Return training and evaluation rows; no instance is in both."""
         drawn = rng.sample(self.instances, len(self.instances))
         held_out, kept = drawn[: self.eval_rows], drawn[self.eval_rows :]
+        candidates = [*product(self.wordings, kept)]
         train = [
             worded(wording, fact, domain=domain, task=self.name)
-            for wording, fact in rng.sample([*product(self.wordings, kept)], self.train_rows)
+            for wording, fact in in_turns(rng.sample(candidates, len(candidates)))[: self.train_rows]
         ]
         evaluation = [
             worded(wording, fact, domain=domain, task=self.name)
@@ -68,6 +72,16 @@ class Recall:
 
 
 Task = Skill | Recall
+
+
+def in_turns(candidates: Sequence[tuple[str, Fact]]) -> list[tuple[str, Fact]]:
+    """Return wordings and facts so that each thing they are about comes once before any comes again."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for _, fact in candidates:
+        turns.append(seen[fact.about])
+        seen[fact.about] += 1
+    return [candidates[place] for place in sorted(range(len(candidates)), key=turns.__getitem__)]
 
 
 def worded(wording: str, fact: Fact, *, domain: str, task: str) -> Row:

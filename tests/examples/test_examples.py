@@ -2,12 +2,14 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from examples.build import DOMAINS, build, domain_rows
+from examples.materials import metals
 from examples.mixed import halves
 from examples.rows import normalise
 from registry.dataset_files import read_chat_jsonl
@@ -46,6 +48,19 @@ def test_no_evaluation_question_stands_in_training() -> None:
     asked = {question(row) for path in FILES if ".eval." in path.name for row in rows(path.name)}
     assert asked
     assert not trained & asked
+
+
+@pytest.mark.parametrize("task", ["compound", "atoms", "formula"])
+def test_training_asks_of_every_metal_about_as_often(task: str) -> None:
+    symbols = {metal.symbol for metal in metals() if metal.cations}
+    train, _ = domain_rows("materials")
+    asked = Counter(
+        next(symbol for symbol in re.findall("[A-Z][a-z]?(?=[A-Z0-9])", row.question) if symbol in symbols)
+        for row in train
+        if row.task == task
+    )
+    assert set(asked) == symbols
+    assert max(asked.values()) - min(asked.values()) <= 1
 
 
 def test_a_mixed_question_joins_halves_of_two_domains_and_no_training_row_does() -> None:
