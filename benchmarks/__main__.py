@@ -47,9 +47,8 @@ def main() -> None:
                 found = process.measure(
                     task, repetition=max(repetition, 0), new_tokens=new, fresh=(task, name) not in peaks
                 )
-                if found is not None:
-                    found["peak_bytes"] = peaks.setdefault((task, name), found["peak_bytes"])
-                if found is not None and repetition >= 0:
+                found["peak_bytes"] = peaks.setdefault((task, name), found["peak_bytes"])
+                if repetition >= 0:
                     factor = whole / new if task.startswith("generate") else 1.0
                     sample = _sample(found, factor)
                     measured[task, name].append(sample)

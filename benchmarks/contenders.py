@@ -24,7 +24,7 @@ from xlora_engine.warm_start import RoutedRows
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A loaded model and how it does each task; None: it does not do that."""
+    """A loaded model and how it does each task."""
 
     #: Base model, experts, head.
     model: nn.Module
@@ -34,16 +34,36 @@ class Contender:
     score: Callable[[Int[Tensor, "batch seq"]], object]
     #: One step's forward and backward for the scaling head on the loss of the rows' answers, which it
     #: returns; what the step needs is prepared before. All rows are equally long.
-    prepare_step: Callable[[Sequence[EncodedRow]], Callable[[], object]] | None
+    prepare_step: Callable[[Sequence[EncodedRow]], Callable[[], object]]
 
 
 def base_alone(base: PreTrainedModel, _subject: Subject) -> Contender:
-    """`transformers` with its cache."""
+    """`transformers` with its cache. Its step goes forward, and back to its input: no head's does less."""
+    embedding = base.get_input_embeddings()
+
+    def prepare_step(rows: Sequence[EncodedRow]) -> Callable[[], object]:
+        batch = collate(rows, pad_id=0).to(base.device)
+
+        def step() -> Tensor:
+            embedded = embedding(batch.input_ids).detach().requires_grad_()
+            loss: Tensor = base(
+                inputs_embeds=embedded,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                labels=batch.labels[:, -batch.keep :],
+                logits_to_keep=batch.keep,
+                use_cache=False,
+            ).loss
+            loss.backward()
+            return loss.detach()
+
+        return step
+
     return Contender(
         model=base,
         generate=lambda ids, new: _generate(base, ids, new),
         score=lambda ids: base(ids, use_cache=False),
-        prepare_step=None,
+        prepare_step=prepare_step,
     )
 
 

@@ -58,13 +58,11 @@ class Measurement:
 
 def measure(
     contender: Contender, task: Task, tokenizer: ChatTokenizer, *, repetition: int, device: torch.device
-) -> Measurement | None:
-    """Do the task once; None if the contender does not do it. Every repetition has other input."""
+) -> Measurement:
+    """Do the task once. Every repetition has other input."""
     size = {"rows": task.rows, "tokens": task.tokens, "start": repetition}
     model = model_bytes(contender.model)
     if task.what == "train":
-        if contender.prepare_step is None:
-            return None
         rows = (all_labelled if task.all_labels else answers_labelled)(tokenizer, **size)
         return replace(timed(contender.prepare_step(rows), device), tensor_bytes=model)
     ids = chats(tokenizer, **size).to(device)

@@ -37,7 +37,7 @@ def serve(contender: str, subject: Subject, *, device_name: str, threads: int, t
         if asked["fresh"]:
             give_memory_back()
         found = measure(made[0], task, tokenizer, repetition=asked["repetition"], device=device)
-        _say(None if found is None else asdict(replace(found, idle_bytes=idle)))
+        _say(asdict(replace(found, idle_bytes=idle)))
 
 
 def _say(value: object) -> None:
@@ -60,10 +60,8 @@ class ContenderProcess:
         )
         self.load: dict[str, float] = self._hear()
 
-    def measure(
-        self, task: str, *, repetition: int, new_tokens: int | None, fresh: bool
-    ) -> dict[str, float] | None:
-        """One measurement, or None where the contender does not do the task.
+    def measure(self, task: str, *, repetition: int, new_tokens: int | None, fresh: bool) -> dict[str, float]:
+        """One measurement.
 
         `fresh` gives back what earlier tasks held; the peak is then of this one, the time a little longer.
         """
@@ -72,7 +70,7 @@ class ContenderProcess:
         asked = {"task": task, "repetition": repetition, "new_tokens": new_tokens, "fresh": fresh}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        found: dict[str, float] | None = self._hear()
+        found: dict[str, float] = self._hear()
         return found
 
     def close(self) -> None:

@@ -84,7 +84,10 @@ def domain_rows(tokenizer: ChatTokenizer, split: str) -> dict[str, list[EncodedR
 
 def _recipe() -> str:
     """Changes whenever what would be made changes."""
-    return json.dumps([asdict(TRAINING), HEAD.to_json(), asdict(ROUTING), ROUTED_ROWS, str(DTYPE)])
+    data = [
+        hashlib.sha256((EXAMPLES / f"{domain}.train.jsonl").read_bytes()).hexdigest() for domain in DOMAINS
+    ]
+    return json.dumps([asdict(TRAINING), HEAD.to_json(), asdict(ROUTING), ROUTED_ROWS, str(DTYPE), data])
 
 
 def _make(folder: Path) -> Subject:
