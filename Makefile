@@ -5,12 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := zoo.py registry xlora_engine workers migrations tests examples benchmarks
 
-.PHONY: demo test lint types tests bench chaos clean
+.PHONY: demo test lint types tests faults bench chaos clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
 
-test: lint types tests
+# The chaos runs mostly wait: types are checked meanwhile, and what only one test needs is installed.
+test: lint
+	$(MAKE) --jobs 3 types faults $(VENV)/.quantisation
+	$(MAKE) tests
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check $(PACKAGES)
@@ -19,14 +22,16 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
-# Two files at a time, in order, for the slow ones come first; what measures time goes alone, and the two chaos
-# runs, which mostly wait, go side by side.
 # One thread each: more would wait for each other by spinning.
-tests: export OMP_NUM_THREADS = 1
-tests: export OMP_WAIT_POLICY = PASSIVE
+tests faults: export OMP_NUM_THREADS = 1
+tests faults: export OMP_WAIT_POLICY = PASSIVE
+
+# Two files at a time, in order, for the slow ones come first; what measures time goes alone.
 tests: $(VENV)/.installed $(VENV)/.quantisation
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone and not chaos"
 	$(BIN)/python -m pytest -m alone
+
+faults: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 -m chaos
 
 # Side by side with the base model and PEFT; `make bench BENCH="--device cuda"` passes options on.

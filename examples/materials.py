@@ -73,7 +73,7 @@ def tasks() -> tuple[Task, ...]:
                 )
                 for metal, charge, anion in compounds
             ),
-            wordings=("Name {}", "{} is"),
+            wordings=("Name {}", "Compound {}?"),
             train_rows=70,
             eval_rows=16,
         ),
@@ -94,7 +94,7 @@ def tasks() -> tuple[Task, ...]:
                 )
                 for metal, charge, anion in compounds
             ),
-            wordings=("Formula from {}", "{} compound?"),
+            wordings=("Formula from {}", "Ions {} give"),
             train_rows=90,
             eval_rows=20,
         ),
