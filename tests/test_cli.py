@@ -320,6 +320,13 @@ def test_a_dry_run_speaks_to_people_and_scripts(catalogue: Path, ask: Ask) -> No
     assert ask(*COMPOSE, "--name", "x", "-q").out.split() == [row["expert"] for row in rows]
 
 
+@pytest.mark.parametrize("option", ["--kind", "--state"])
+def test_a_filter_that_no_job_can_meet_is_refused_with_the_choices(home: Path, ask: Ask, option: str) -> None:
+    refused = ask("jobs", "ls", option, "trian")
+    assert (refused.out, refused.code) == ("", 2)
+    assert f"Invalid value for '{option}': 'trian' is not one of " in refused.err
+
+
 def test_cancelling_what_has_ended_says_so(home: Path, ask: Ask) -> None:
     with Registry.open(Settings.from_env(os.environ)) as registry:
         job = registry.jobs.submit("train", {"name": "bio"})

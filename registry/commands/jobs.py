@@ -12,7 +12,7 @@ from registry import listing
 from registry.commands.job_logs import content, followed, json_line, last_lines, ran_on, require_log_here
 from registry.commands.managing import here, opened
 from registry.job_progress import describe
-from registry.job_states import STATES, TERMINAL_STATES
+from registry.job_states import KINDS, STATES, TERMINAL_STATES
 from registry.presentation import Output, output_options
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def command() -> None:
 
 @command.command()
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only jobs in this state.")
-@click.option("--kind", help="Only jobs of this kind: train, eval, compose.")
+@click.option("--kind", type=click.Choice(KINDS), help="Only jobs of this kind.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
