@@ -174,7 +174,7 @@ def test_a_second_worker_of_a_gpu_ends_at_once_and_costs_no_job(
     slot = {"CUDA_VISIBLE_DEVICES": "0", "TMPDIR": str(tmp_path), "TEST_HANDLER": "wait_to_be_stopped"}
     with Registry.open(served) as registry:
         job = queued(registry, queue="gpu")
-        with running(command, served, **slot) as first:
+        with running(command, served, log=tmp_path / "log of others", **slot) as first:
             at_work(registry, job)
             waiting = queued(registry, queue="gpu")
             with running(ZOO_WORKER, served, log=tmp_path / "log", TMPDIR=str(tmp_path)) as second:
@@ -186,7 +186,7 @@ def test_a_second_worker_of_a_gpu_ends_at_once_and_costs_no_job(
             untouched = registry.jobs.get(waiting)
             assert (untouched.state, untouched.fence) == ("queued", 0)
             end_tree(first)
-        with running(command, served, **slot):
+        with running(command, served, log=tmp_path / "log of others", **slot):
             wait_until(lambda: registry.jobs.get(job).fence == 2, what="the next worker takes over")
 
 
