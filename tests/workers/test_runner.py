@@ -17,6 +17,7 @@ from registry.errors import LeaseLost
 from registry.service import Registry
 from registry.settings import Settings
 from tests.registry.folders import write_dataset
+from workers import supervisor
 from workers.errors import JobNotClaimable
 from workers.owner import is_dead
 from workers.runner import job_folder, run_here, submit
@@ -152,6 +153,19 @@ def test_a_cancel_from_elsewhere_reaches_the_trainer(registry: Registry, job: Jo
     ended = run_here(registry, job.id, on_progress=cancel, handlers=handler("wait_to_be_stopped"), lease_s=3)
     assert (ended.state, ended.message) == ("cancelled", "[ZOO-E414] the job was asked to end")
     assert (job_folder(registry, job.id) / "checkpoint").exists()
+
+
+def test_a_trainer_that_does_not_end_when_asked_to_is_killed_after_its_grace(
+    registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "GRACE_S", 0.5)
+
+    def cancel(said: Mapping[str, Any]) -> None:
+        registry.jobs.request_cancel(job.id)
+
+    ended = run_here(registry, job.id, on_progress=cancel, handlers=handler("ignore_everything"), lease_s=3)
+    assert (ended.state, ended.message) == ("cancelled", "ended before it could save more")
+    assert is_gone(int((job_folder(registry, job.id) / "pid").read_text()))
 
 
 def test_row_7_a_job_past_its_deadline_saves_a_checkpoint_and_fails(registry: Registry) -> None:
