@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -188,15 +187,10 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
     return {
         **row,
         "name": spec.get("name") or ", ".join(spec.get("subjects", ())),
-        "state": "lost" if _is_lapsed(row) else row["state"],
+        "state": "lost" if row["is_lost"] else row["state"],
         "progress": describe(row["progress"]) if row["state"] == "running" else "",
         "attempt": f"{row['attempt']} of {row['max_attempts']}",
     }
-
-
-def _is_lapsed(row: dict[str, Any]) -> bool:
-    """Nobody has renewed the lease in time; by this machine's clock, so good enough to look at only."""
-    return row["state"] == "running" and bool(row["lease_until"] < datetime.now(UTC))
 
 
 def _wait_for(registry: "Registry", job_id: int, *, deadline: float | None) -> "Job":
