@@ -434,6 +434,12 @@ def test_a_job_asked_for_again_says_what_of_the_new_request_does_not_hold(catalo
     assert [row["priority"] for row in ask("jobs", "ls", "--json").json] == [7, 5]
 
 
+def test_a_worker_of_a_gpu_that_no_machine_has_does_not_start(home: Path, ask: Ask) -> None:
+    refused = ask("worker", "--queue", "gpu", "--gpu", "-1")
+    assert (refused.out, refused.code) == ("", 2)
+    assert "E401: --gpu must be different GPUs of this machine" in refused.err
+
+
 def test_workers_are_listed_with_what_they_do(home: Path, ask: Ask) -> None:
     assert "zoo worker" in ask("workers", "ls").err
     with Registry.open(Settings.from_env(os.environ)) as registry:

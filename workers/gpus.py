@@ -46,13 +46,35 @@ _WORKER = _Kind(
 def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The GPUs that torch would see: all of this machine where nothing limits it.
 
-    A negative number hides itself and what is named after it, as CUDA has it.
+    A number that no GPU has, such as -1, hides itself and what is named after it, as CUDA has it.
     """
-    if _VISIBLE in environ:
-        names = (name.strip() for name in environ[_VISIBLE].split(","))
-        shown = takewhile(lambda name: not name.startswith("-"), filter(None, names))
-        return tuple(dict.fromkeys(shown))
-    return tuple(str(index) for index in range(len(list(_DRIVER.iterdir())))) if _DRIVER.is_dir() else ()
+    there = len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0
+    if _VISIBLE not in environ:
+        return tuple(map(str, range(there)))
+    return tuple(dict.fromkeys(takewhile(lambda name: _may_exist(name, there), _named(environ[_VISIBLE]))))
+
+
+def _may_exist(name: str, there: int) -> bool:
+    """Whether the driver has it, as far as a number tells; without a driver any number may be right."""
+    return not name.startswith("-") and not (name.isdecimal() and there and int(name) >= there)
+
+
+def _named(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def offered(text: str) -> str:
+    """What a worker is told to offer, `0,1` or UUIDs, in the form of CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        SpecInvalid: it names a GPU that this machine does not have: torch would compute on its processors.
+    """
+    names = _named(text)
+    if visible_gpus({_VISIBLE: text}) != names:
+        there = ", ".join(visible_gpus({}))
+        allowed = f"different GPUs of this machine{f' ({there})' if there else ''}, by commas"
+        raise SpecInvalid("--gpu", allowed=allowed, value=text)
+    return ",".join(names)
 
 
 def gpus_for(processes: int, visible: Sequence[str]) -> tuple[str, ...]:

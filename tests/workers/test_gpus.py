@@ -9,8 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from workers import gpus as machine
 from workers.errors import GpuBusy, SpecInvalid
-from workers.gpus import gpus_for, limited_to, lock_gpus, serve_gpus, visible_gpus
+from workers.gpus import gpus_for, limited_to, lock_gpus, offered, serve_gpus, visible_gpus
+
+
+@pytest.fixture(autouse=True)
+def _no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine has."""
+    monkeypatch.setattr(machine, "_DRIVER", tmp_path / "nothing")
+
 
 _HOLDER = """
 import sys, time
@@ -95,6 +103,43 @@ def test_a_workers_lock_leaves_the_gpu_to_its_trainers(
 )
 def test_the_environment_decides_which_gpus_there_are(environ: dict[str, str], gpus: tuple[str, ...]) -> None:
     assert visible_gpus(environ) == gpus
+
+
+@pytest.fixture
+def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("0000:17:00.0", "0000:65:00.0"):
+        (tmp_path / "driver" / address).mkdir(parents=True)
+    monkeypatch.setattr(machine, "_DRIVER", tmp_path / "driver")
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("environ", "gpus"),
+    [
+        ({}, ("0", "1")),
+        ({"CUDA_VISIBLE_DEVICES": "1"}, ("1",)),
+        ({"CUDA_VISIBLE_DEVICES": "1,2,0"}, ("1",)),
+        ({"CUDA_VISIBLE_DEVICES": "GPU-ab"}, ("GPU-ab",)),
+    ],
+)
+def test_a_number_that_the_driver_does_not_have_is_no_gpu(
+    environ: dict[str, str], gpus: tuple[str, ...]
+) -> None:
+    assert visible_gpus(environ) == gpus
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("text", ["2", "0,2", "-1", "0,0"])
+def test_a_worker_does_not_offer_what_is_not_there(text: str) -> None:
+    with pytest.raises(SpecInvalid) as refused:
+        offered(text)
+    said = f"--gpu must be different GPUs of this machine (0, 1), by commas, got {text!r}"
+    assert str(refused.value) == said
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", "0"), (" 1, 0", "1,0"), ("GPU-ab", "GPU-ab"), ("", "")])
+def test_a_worker_offers_what_it_is_told_to_where_no_driver_tells_better(text: str, value: str) -> None:
+    assert offered(text) == value
 
 
 @pytest.mark.parametrize(

@@ -29,11 +29,11 @@ def command(queues: tuple[str, ...], gpu: str | None, events: bool, log_level: s
 
     Example: zoo worker --queue gpu --gpu 0
     """
-    from workers.gpus import visible_gpus
+    from workers.gpus import offered, visible_gpus
     from workers.serving import serve_from_database, serve_on_hints
 
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+        os.environ["CUDA_VISIBLE_DEVICES"] = offered(gpu)
     served = queues or (QUEUES if visible_gpus(os.environ) else ("cpu",))
     settings = Settings.from_env(os.environ)
     if settings.broker_url is not None:
