@@ -440,6 +440,25 @@ def test_a_worker_of_a_gpu_that_no_machine_has_does_not_start(home: Path, ask: A
     assert "E401: --gpu must be different GPUs of this machine" in refused.err
 
 
+@pytest.mark.parametrize("command", ["worker", "relay"])
+def test_a_broker_whose_library_is_missing_is_told_with_the_way_to_it(
+    home: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("ZOO_BROKER_URL", "redis://127.0.0.1:9/0")
+    for module in ("workers.app", "workers.hints"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "celery", None)
+    refused = ask(command)
+    assert (refused.out, refused.code) == ("", 6)
+    assert "E418: ZOO_BROKER_URL is set, but celery is not installed" in refused.err
+
+
+def test_a_relay_without_a_broker_does_not_start(home: Path, ask: Ask) -> None:
+    refused = ask("relay")
+    assert (refused.out, refused.code) == ("", 6)
+    assert "E418: ZOO_BROKER_URL is not set" in refused.err
+
+
 def test_workers_are_listed_with_what_they_do(home: Path, ask: Ask) -> None:
     assert "zoo worker" in ask("workers", "ls").err
     with Registry.open(Settings.from_env(os.environ)) as registry:

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from registry.service import Registry
 from registry.settings import Settings
@@ -39,6 +40,23 @@ def serve_from_database(
             take_all(registry, service, interruption=interruption, handlers=handlers, say=say)
 
 
+@contextmanager
+def needing_celery() -> Iterator[None]:
+    """For imports of what speaks to a broker.
+
+    Raises:
+        BrokerUnusable: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        raise BrokerUnusable(
+            f"ZOO_BROKER_URL is set, but {missing} is not installed;"
+            " install it with: pip install 'adapter-zoo[broker]', or unset ZOO_BROKER_URL"
+        ) from error
+
+
 def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str, events: bool) -> int:
     """Be a Celery worker until SIGTERM or Ctrl-C; the exit code that Celery gives it.
 
@@ -46,15 +64,10 @@ def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str,
         BrokerUnusable: Celery is not installed.
         DatabaseUnreachable: the database does not answer, which is said at once, not with the first job.
     """
-    try:
+    with needing_celery():
         from celery.bin.celery import celery
 
         import workers.app  # found by its name below, wherever this process was started
-    except ModuleNotFoundError as missing:
-        raise BrokerUnusable(
-            f"ZOO_BROKER_URL is set, but {missing.name} is not installed;"
-            " install it with: pip install 'adapter-zoo[broker]', or unset ZOO_BROKER_URL"
-        ) from missing
     Registry.open(settings).close()
     name = f"{'-'.join(queues)}-{os.getpid()}@%h"
     quick = ("--without-mingle", "--without-gossip", "--concurrency", "1", "--pool", "prefork")
