@@ -58,13 +58,14 @@ def needing_celery() -> Iterator[None]:
 
 
 def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str, events: bool) -> int:
-    """Be a Celery worker until SIGTERM or Ctrl-C; the exit code that Celery gives it.
+    """Be a Celery worker until SIGTERM or Ctrl-C; Celery's exit code, or 0 if it was asked to end.
 
     Raises:
         BrokerUnusable: Celery is not installed.
         DatabaseUnreachable: the database does not answer, which is said at once, not with the first job.
     """
     with needing_celery():
+        from celery import signals
         from celery.bin.celery import celery
 
         import workers.app  # found by its name below, wherever this process was started
@@ -72,6 +73,12 @@ def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str,
     name = f"{'-'.join(queues)}-{os.getpid()}@%h"
     quick = ("--without-mingle", "--without-gossip", "--concurrency", "1", "--pool", "prefork")
     monitored = ("--task-events",) if events else ()
+    asked: list[object] = []
+
+    def note(how: object = None, **_: object) -> None:
+        asked.append(how)
+
+    signals.worker_shutting_down.connect(note)
     # Not `Celery.worker_main`, which ends alike however its worker ended.
     status = celery.main(
         [
@@ -80,4 +87,5 @@ def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str,
         ],
         standalone_mode=False,
     )
-    return int(status or 0)
+    # Celery calls Ctrl-C a failure.
+    return 0 if asked else int(status or 0)

@@ -33,6 +33,7 @@ from workers.runner import job_folder
 
 #: By name: a worker that asks the database, and one that waits for hints.
 WORKERS = {"polling": POLLING, "celery": CELERY}
+#: As users start one: on a broker's hints where there is one.
 ZOO_WORKER = (sys.executable, "-m", "zoo", "worker", "--queue", "gpu", "--gpu", "0")
 
 
@@ -189,6 +190,17 @@ def test_a_second_worker_of_a_gpu_ends_at_once_and_costs_no_job(
             end_tree(first)
         with running(command, served, log=tmp_path / "log of others", **slot):
             wait_until(lambda: registry.jobs.get(job).fence == 2, what="the next worker takes over")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_asked_to_end_has_not_failed(
+    valkey: ValkeyServer, settings: Settings, tmp_path: Path, number: signal.Signals
+) -> None:
+    served = replace(settings, broker_url=valkey.url)
+    with Registry.open(served) as registry, running(ZOO_WORKER, served, TMPDIR=str(tmp_path)) as worker:
+        wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is there")
+        worker.send_signal(number)
+        assert worker.wait(timeout=60) == 0
 
 
 def test_row_8_a_wiped_broker_costs_no_job(valkey: ValkeyServer, settings: Settings) -> None:
