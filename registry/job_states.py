@@ -1,6 +1,9 @@
-"""The states of a job and every way from one to another. Pure: readers do without the tables."""
+"""Kinds and states of jobs, and every way from one state to another. Pure: readers do without the tables."""
 
 from dataclasses import dataclass
+
+#: What users ask for; the store takes any kind, whoever works on it.
+KINDS = ("train", "eval", "compose")
 
 #: A job in one of these stays in it, unless somebody asks for a retry.
 TERMINAL_STATES = ("succeeded", "failed", "cancelled")

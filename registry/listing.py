@@ -65,14 +65,15 @@ ORDER BY x.composition_version_id, x.position
 """
 
 _WORKERS = """
-SELECT v.name, v.host, v.process_id, v.queues, v.gpu, v.state, j.id AS job, v.started_at, v.seen_at
+SELECT v.name, v.host, v.process_id, v.queues, v.gpu, v.state, j.id AS job, v.started_at, v.seen_at,
+       {now} AS read_at
 FROM worker v LEFT JOIN job j ON j.worker = v.name AND j.state = 'running'
 """
 
 _JOBS = """
 SELECT v.id, v.kind, v.state, v.reason, v.message, v.spec, v.queue, v.priority, v.attempt, v.max_attempts,
        v.owner, v.worker, v.cancel_requested, v.progress, v.outcome, v.run_id, v.created_at, v.started_at,
-       v.finished_at, v.lease_until, v.deadline_at
+       v.finished_at, v.lease_until, v.deadline_at, v.state = 'running' AND v.lease_until < {now} AS is_lost
 FROM job v
 """
 
@@ -164,6 +165,8 @@ def jobs(
 ) -> list[Row]:
     """Jobs of the given states, or of all, the newest first; `before` a job, for the page that follows it.
 
+    `is_lost` says whether a job runs by its state alone: nobody has renewed its lease in time.
+
     Raises:
         InvalidField: a state is none that a job can be in.
     """
@@ -178,14 +181,18 @@ def jobs(
             where.add("v.kind = ?", kind)
         if before is not None:
             where.add("v.id < ?", before)
-        return _run(reader, _JOBS, where, order="v.id DESC", limit=limit) if reader else []
+        if reader is None:
+            return []
+        return _run(reader, _JOBS.format(now=reader.now), where, order="v.id DESC", limit=limit)
 
 
 def workers(settings: Settings) -> list[Row]:
-    """Workers by host and age, each with the job it runs, if any."""
+    """Workers by host and age, each with the job it runs, if any; `read_at` is now, as `seen_at` was then."""
     with open_reader(settings) as reader:
-        where = _Conditions(include_deleted=True)
-        return _run(reader, _WORKERS, where, order="v.host, v.started_at", limit=None) if reader else []
+        if reader is None:
+            return []
+        where, select = _Conditions(include_deleted=True), _WORKERS.format(now=reader.now)
+        return _run(reader, select, where, order="v.host, v.started_at", limit=None)
 
 
 class _Conditions:

@@ -21,7 +21,7 @@ Row = dict[str, object]
 
 #: Columns that a driver gives in a plainer form than they are to have.
 _JSON_COLUMNS = {"domains", "tags", "warnings", "progress", "spec", "outcome", "queues"}
-_SWITCH_COLUMNS = {"cancel_requested", "use_rslora"}
+_SWITCH_COLUMNS = {"cancel_requested", "is_lost", "use_rslora"}
 _TIME_ENDINGS = ("_at", "_until")
 #: Rows turned into dictionaries together: few enough that what they came in is gone when the next ones come,
 #: for Python's collector looks again and again at whatever piles up.
@@ -30,6 +30,9 @@ AT_ONCE = 500
 
 class Reader(Protocol):
     """Runs SQL with `?` for each value, and gives rows as dictionaries."""
+
+    #: SQL of the database's clock, which the times in it were read off.
+    now: str
 
     def elements(self, column: str) -> str:
         """SQL of a table `element` with one column `value`: the elements of a column's JSON array."""
@@ -40,6 +43,8 @@ class Reader(Protocol):
 
 class SqliteReader:
     """Over the standard library's driver."""
+
+    now = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -55,6 +60,8 @@ class SqliteReader:
 
 class PostgresReader:
     """Over psycopg."""
+
+    now = "clock_timestamp()"
 
     def __init__(self, connection: Any) -> None:
         from psycopg.types.string import TextLoader

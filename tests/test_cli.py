@@ -320,6 +320,13 @@ def test_a_dry_run_speaks_to_people_and_scripts(catalogue: Path, ask: Ask) -> No
     assert ask(*COMPOSE, "--name", "x", "-q").out.split() == [row["expert"] for row in rows]
 
 
+@pytest.mark.parametrize("option", ["--kind", "--state"])
+def test_a_filter_that_no_job_can_meet_is_refused_with_the_choices(home: Path, ask: Ask, option: str) -> None:
+    refused = ask("jobs", "ls", option, "trian")
+    assert (refused.out, refused.code) == ("", 2)
+    assert f"Invalid value for '{option}': 'trian' is not one of " in refused.err
+
+
 def test_cancelling_what_has_ended_says_so(home: Path, ask: Ask) -> None:
     with Registry.open(Settings.from_env(os.environ)) as registry:
         job = registry.jobs.submit("train", {"name": "bio"})
@@ -425,6 +432,31 @@ def test_a_job_asked_for_again_says_what_of_the_new_request_does_not_hold(catalo
     )
     assert "asked for before" not in ask(*TRAIN, "--priority", "7", "--force").err
     assert [row["priority"] for row in ask("jobs", "ls", "--json").json] == [7, 5]
+
+
+def test_a_worker_of_a_gpu_that_no_machine_has_does_not_start(home: Path, ask: Ask) -> None:
+    refused = ask("worker", "--queue", "gpu", "--gpu", "-1")
+    assert (refused.out, refused.code) == ("", 2)
+    assert "E401: --gpu must be different GPUs of this machine" in refused.err
+
+
+@pytest.mark.parametrize("command", ["worker", "relay"])
+def test_a_broker_whose_library_is_missing_is_told_with_the_way_to_it(
+    home: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("ZOO_BROKER_URL", "redis://127.0.0.1:9/0")
+    for module in ("workers.app", "workers.hints"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "celery", None)
+    refused = ask(command)
+    assert (refused.out, refused.code) == ("", 6)
+    assert "E418: ZOO_BROKER_URL is set, but celery is not installed" in refused.err
+
+
+def test_a_relay_without_a_broker_does_not_start(home: Path, ask: Ask) -> None:
+    refused = ask("relay")
+    assert (refused.out, refused.code) == ("", 6)
+    assert "E418: ZOO_BROKER_URL is not set" in refused.err
 
 
 def test_workers_are_listed_with_what_they_do(home: Path, ask: Ask) -> None:

@@ -18,10 +18,13 @@ from registry.entities import AdapterVersion, BaseModel, CompositionVersion
 from registry.service import Registry
 from workers.subjects import Record, find, subject_of
 from xlora_engine.answer_scores import AnswerScores, score_answers
-from xlora_engine.base_model import load_base, load_tokenizer
+from xlora_engine.base_model import context_length, load_base, load_config, load_tokenizer
 from xlora_engine.chat import ChatTokenizer, EncodedRow
 from xlora_engine.compute_dtype import compute_dtype, default_device
 from xlora_engine.model import XLoraModel
+
+#: Is told a base model's tokenizer and the most tokens it reads before its weights are loaded; may refuse.
+BeforeWeights = Callable[[ChatTokenizer, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,7 @@ class Answerer:
     def context_length(self) -> int:
         """The most tokens the base model was made for."""
         base = self.model.base if isinstance(self.model, XLoraModel) else self.model
-        return int(base.config.get_text_config(decoder=True).max_position_embeddings)
+        return context_length(base.config)
 
     def score(self, rows: Sequence[EncodedRow], *, tokens_per_batch: int) -> AnswerScores:
         """Loss and exact match of this subject's answers."""
@@ -106,7 +109,9 @@ class Answerer:
         return generated
 
 
-def load_answerers(registry: Registry, references: Sequence[str]) -> Iterator[Answerer]:
+def load_answerers(
+    registry: Registry, references: Sequence[str], *, before_weights: BeforeWeights = lambda *_: None
+) -> Iterator[Answerer]:
     """Load subjects one base model after another, its adapters together."""
     records = [find(registry, reference) for reference in references]
     by_base: dict[str, list[Record]] = {}
@@ -114,12 +119,15 @@ def load_answerers(registry: Registry, references: Sequence[str]) -> Iterator[An
         digest = record.digest if isinstance(record, BaseModel) else record.base_digest
         by_base.setdefault(digest, []).append(record)
     for digest, sharing in by_base.items():
-        yield from _load_on(registry, registry.base(digest), sharing)
+        yield from _load_on(registry, registry.base(digest), sharing, before_weights)
 
 
-def _load_on(registry: Registry, base: BaseModel, records: Sequence[Record]) -> Iterator[Answerer]:
+def _load_on(
+    registry: Registry, base: BaseModel, records: Sequence[Record], before_weights: BeforeWeights
+) -> Iterator[Answerer]:
     folder = registry.materialise(base)
     tokenizer = load_tokenizer(folder)
+    before_weights(tokenizer, context_length(load_config(folder)))
     device = default_device()
     model = load_base(folder, dtype=compute_dtype(device), device=device)
     if any(isinstance(record, BaseModel) for record in records):
@@ -145,6 +153,8 @@ def _load_on(registry: Registry, base: BaseModel, records: Sequence[Record]) -> 
             composed.unload()
 
 
-def answerer_of(registry: Registry, reference: str) -> Answerer:
+def answerer_of(
+    registry: Registry, reference: str, *, before_weights: BeforeWeights = lambda *_: None
+) -> Answerer:
     """Load one subject."""
-    return next(load_answerers(registry, [reference]))
+    return next(load_answerers(registry, [reference], before_weights=before_weights))

@@ -13,7 +13,7 @@ from workers.figures import draw_layer_map, draw_scores, draw_token_maps
 from workers.report import COMPOSED, Tasks, build_report
 from workers.specs import ComposeSpec
 from workers.training_rows import DrawnRows, cached_hidden_states, dataset_file, draw_rows, encode_sample
-from xlora_engine.base_model import load_base, load_tokenizer
+from xlora_engine.base_model import context_length, load_base, load_tokenizer
 from xlora_engine.chat import ChatTokenizer, EncodedRow
 from xlora_engine.compute_dtype import compute_dtype, default_device
 from xlora_engine.config import XLoraConfig
@@ -115,7 +115,7 @@ def _draw(
         files,
         tokenizer,
         rows_per_domain=spec.samples_per_domain,
-        max_tokens=_context_length(model),
+        max_tokens=context_length(model.base.config),
         seed=spec.seed,
     )
 
@@ -193,7 +193,7 @@ def _held_out_rows(
             dataset_file(context.registry, reference),
             tokenizer,
             count=spec.eval_rows,
-            max_tokens=_context_length(model),
+            max_tokens=context_length(model.base.config),
             seed=0,  # the same rows for every composition, so that their reports compare
         )
         for task, reference in references.items()
@@ -309,7 +309,3 @@ def _task_name(reference: str) -> str:
 
 def _pad_id(tokenizer: ChatTokenizer) -> int:
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-
-def _context_length(model: XLoraModel) -> int:
-    return int(model.base.config.get_text_config(decoder=True).max_position_embeddings)

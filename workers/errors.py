@@ -7,7 +7,7 @@ WorkersError                     ZOO-E400  exit 1
 ├── JobNotClaimable              ZOO-E412  exit 5    it ended already, or somebody else runs it
 ├── StopRequested                ZOO-E414  exit 130  raised inside a job that was asked to end
 ├── HandlerUnknown               ZOO-E415  exit 1    no code is registered for this kind of job
-├── GpuBusy                      ZOO-E417  exit 1    another process holds a GPU this job needs
+├── GpuBusy                      ZOO-E417  exit 5    another process holds a GPU that is wanted
 ├── BrokerUnusable               ZOO-E418  exit 6    the broker cannot be used as it is
 ├── JobUnfinished                ZOO-E416  exit 7    waiting took longer than allowed
 └── TrackingUnavailable          ZOO-E420  exit 6    MLflow did not take what was measured
@@ -106,6 +106,7 @@ class GpuBusy(WorkersError):
     """Another process of this host holds the lock of a GPU."""
 
     code = "ZOO-E417"
+    exit_code = 5
 
 
 class BrokerUnusable(WorkersError):

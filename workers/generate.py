@@ -1,13 +1,17 @@
 """Ask a subject one question: chat template in, text out, streamed where somebody watches."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 from transformers.generation.streamers import TextStreamer
 
 from workers.answering import Answerer
+from workers.errors import SpecInvalid
+from xlora_engine.chat import ChatTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,35 @@ class _Streamer(TextStreamer):
         self._on_text(text)
 
 
+def require_room(
+    tokenizer: ChatTokenizer,
+    context_tokens: int,
+    questions: Sequence[str],
+    *,
+    system: str | None,
+    sampling: Sampling,
+) -> None:
+    """Do nothing if every question fits, with its answer, into what a base model reads.
+
+    Raises:
+        SpecInvalid: one does not; past that length a model repeats itself, or breaks off.
+    """
+    for question in questions:
+        asked = _prompt_ids(tokenizer, question, system).shape[1]
+        if asked >= context_tokens:
+            allowed = (
+                f"at most {context_tokens - 1} tokens each, system message and template included: this base"
+                f" model reads {context_tokens}"
+            )
+            raise SpecInvalid("questions", allowed=allowed, value=asked)
+        if asked + sampling.max_new_tokens > context_tokens:
+            allowed = (
+                f"at most {context_tokens - asked} here: this base model reads {context_tokens} tokens, and"
+                f" {asked} are the question's, system message and template included"
+            )
+            raise SpecInvalid("max_new_tokens", allowed=allowed, value=sampling.max_new_tokens)
+
+
 def ask(
     answerer: Answerer,
     question: str,
@@ -50,7 +83,7 @@ def ask(
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
     """Let a subject answer one question."""
-    prompt = _prompt(answerer, question, system)
+    prompt = _prompt_ids(answerer.tokenizer, question, system).to(answerer.device)
     torch.manual_seed(sampling.seed)
     drawing = {"do_sample": True, "temperature": sampling.temperature} if sampling.temperature else {}
     streaming = {"streamer": _Streamer(answerer.tokenizer, on_text)} if on_text else {}
@@ -67,12 +100,11 @@ def ask(
     return Answer(subject=answerer.subject, question=question, text=text, new_tokens=len(new))
 
 
-def _prompt(answerer: Answerer, question: str, system: str | None) -> torch.Tensor:
+def _prompt_ids(tokenizer: ChatTokenizer, question: str, system: str | None) -> Int[Tensor, "1 seq"]:
     messages = [{"role": "user", "content": question}]
     if system is not None:
         messages.insert(0, {"role": "system", "content": system})
-    ids = answerer.tokenizer.apply_chat_template(
+    ids: torch.Tensor = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )["input_ids"]
-    prompt: torch.Tensor = ids.to(answerer.device)
-    return prompt
+    return ids

@@ -19,8 +19,9 @@ from registry.errors import SchemaMismatch
 from registry.service import Registry
 from registry.settings import Settings
 from workers.celery_settings import celery_settings
-from workers.errors import BrokerUnusable
+from workers.errors import BrokerUnusable, GpuBusy
 from workers.fallback import PATIENCE_S, Fallback
+from workers.gpus import serve_gpus
 from workers.idle_shipping import IdleShipping
 from workers.owner import owner_name
 from workers.relay import LOOK, Relay
@@ -81,6 +82,7 @@ def make_app(
 
     # Signals hold their receivers weakly unless told otherwise.
     signals.celeryd_after_setup.connect(_refuse_other_pools, weak=False)
+    signals.celeryd_after_setup.connect(_take_gpus, weak=False)
     signals.worker_process_init.connect(prepare_child, weak=False)
     signals.worker_ready.connect(main.on_ready, weak=False)
     signals.worker_shutting_down.connect(main.on_shutting_down, weak=False)
@@ -94,6 +96,15 @@ def _refuse_other_pools(instance: Any = None, **_: Any) -> None:
     if pool != _POOL:
         # Whatever else a receiver raises is logged, and the worker goes on.
         sys.exit(f"the pool {pool!r} cannot give a job back when the worker ends; leave --pool out")
+
+
+def _take_gpus(instance: Any = None, **_: Any) -> None:
+    """Before the pool is forked, which is to see what is left visible; end a worker whose GPU is taken."""
+    try:
+        serve_gpus(tuple(instance.app.amqp.queues.consume_from))
+    except GpuBusy as busy:
+        sys.stderr.write(f"error {busy.code}: {busy}\n")
+        sys.exit(busy.exit_code)
 
 
 class _Main:

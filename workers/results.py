@@ -19,6 +19,18 @@ _BAD_INPUT = (
 _DISK_FULL = "ZOO-E283"
 #: The same of what failed around the job: another schema, a service that does not answer, a GPU that is held.
 _INFRASTRUCTURE = ("ZOO-E285", "ZOO-E29", "ZOO-E417")
+#: What torch and the libraries below it say where memory runs out and they raise a plain RuntimeError: the
+#: processor's allocator; a driver, cuBLAS or cuDNN that asks for memory of its own; NCCL.
+_OUT_OF_MEMORY = {
+    "DefaultCPUAllocator: can't allocate memory": "host_oom",
+    "DefaultCPUAllocator: not enough memory": "host_oom",
+    "CUDA out of memory": "cuda_oom",
+    "CUDA error: out of memory": "cuda_oom",
+    "HIP out of memory": "cuda_oom",
+    "CUBLAS_STATUS_ALLOC_FAILED": "cuda_oom",
+    "CUDNN_STATUS_ALLOC_FAILED": "cuda_oom",
+    "Cuda failure 2 'out of memory'": "cuda_oom",
+}
 #: what every error that means "somebody asked for the end" exits with
 _INTERRUPTED = 130
 
@@ -49,9 +61,15 @@ def _reason(error: BaseException, code: str) -> str:
         return "host_oom"
     if type(error).__name__ == "OutOfMemoryError":  # torch's; importing torch to name it takes seconds
         return "cuda_oom"
+    if isinstance(error, RuntimeError) and (memory := _memory_named(str(error))) is not None:
+        return memory
     if code.startswith(_INFRASTRUCTURE):
         return "infra"
     return "bad_input" if code.startswith(_BAD_INPUT) else "error"
+
+
+def _memory_named(said: str) -> str | None:
+    return next((reason for words, reason in _OUT_OF_MEMORY.items() if words in said), None)
 
 
 def conclude(

@@ -2,11 +2,13 @@
 
 import os
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from registry.service import Registry
 from registry.settings import Settings
 from workers.errors import BrokerUnusable
+from workers.gpus import serve_gpus
 from workers.idle_shipping import IdleShipping
 from workers.service import Upkeep, describe, service_here
 from workers.supervisor import Interruption, interrupts_counted
@@ -20,7 +22,12 @@ def serve_from_database(
     say: Callable[[str], None],
     handlers: Mapping[str, str] | None = None,
 ) -> None:
-    """Take jobs from the database until SIGTERM, SIGQUIT or Ctrl-C; the job that runs then is given back."""
+    """Take jobs from the database until SIGTERM, SIGQUIT or Ctrl-C; the job that runs then is given back.
+
+    Raises:
+        GpuBusy: another worker serves a GPU of this one.
+    """
+    serve_gpus(queues)
     # SIGQUIT is ignored, not deadly, where a shell starts what it puts in the background: so it is said here.
     with Registry.open(settings) as registry, interrupts_counted(signal.SIGQUIT) as interrupts:
         service = service_here(queues)
@@ -33,27 +40,52 @@ def serve_from_database(
             take_all(registry, service, interruption=interruption, handlers=handlers, say=say)
 
 
-def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str, events: bool) -> None:
-    """Be a Celery worker until SIGTERM or Ctrl-C.
+@contextmanager
+def needing_celery() -> Iterator[None]:
+    """For imports of what speaks to a broker.
+
+    Raises:
+        BrokerUnusable: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        raise BrokerUnusable(
+            f"ZOO_BROKER_URL is set, but {missing} is not installed;"
+            " install it with: pip install 'adapter-zoo[broker]', or unset ZOO_BROKER_URL"
+        ) from error
+
+
+def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str, events: bool) -> int:
+    """Be a Celery worker until SIGTERM or Ctrl-C; Celery's exit code, or 0 if it was asked to end.
 
     Raises:
         BrokerUnusable: Celery is not installed.
         DatabaseUnreachable: the database does not answer, which is said at once, not with the first job.
     """
-    try:
-        from workers.app import app
-    except ModuleNotFoundError as missing:
-        raise BrokerUnusable(
-            f"ZOO_BROKER_URL is set, but {missing.name} is not installed;"
-            " install it with: pip install 'adapter-zoo[broker]', or unset ZOO_BROKER_URL"
-        ) from missing
+    with needing_celery():
+        from celery import signals
+        from celery.bin.celery import celery
+
+        import workers.app  # found by its name below, wherever this process was started
     Registry.open(settings).close()
     name = f"{'-'.join(queues)}-{os.getpid()}@%h"
     quick = ("--without-mingle", "--without-gossip", "--concurrency", "1", "--pool", "prefork")
     monitored = ("--task-events",) if events else ()
-    app.worker_main(
+    asked: list[object] = []
+
+    def note(how: object = None, **_: object) -> None:
+        asked.append(how)
+
+    signals.worker_shutting_down.connect(note)
+    # Not `Celery.worker_main`, which ends alike however its worker ended.
+    status = celery.main(
         [
-            *("worker", "--loglevel", log_level, *quick, *monitored),
+            *("--app", workers.app.__name__, "worker", "--loglevel", log_level, *quick, *monitored),
             *("--queues", ",".join(queues), "--hostname", name),
-        ]
+        ],
+        standalone_mode=False,
     )
+    # Celery calls Ctrl-C a failure.
+    return 0 if asked else int(status or 0)

@@ -1,13 +1,21 @@
-"""Base models on disk: loading, conversion from GGUF."""
+"""Base models on disk: loading, how much they read, conversion from GGUF."""
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from xlora_engine.attention import differentiate_in_float32
 from xlora_engine.errors import BaseUnreadable
@@ -55,6 +63,24 @@ def _as_one_block(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> t
     as slow on a CPU, the most in bfloat16.
     """
     return tuple(given.contiguous() for given in inputs)
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """Read a base model's configuration, which takes no weights.
+
+    Raises:
+        BaseUnreadable: there is none, or none of an architecture that transformers knows.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except _UNREADABLE as error:
+        raise BaseUnreadable(f"cannot read the configuration of {folder}: {error}") from error
+    return cast("PreTrainedConfig", config)
+
+
+def context_length(config: PreTrainedConfig) -> int:
+    """The most tokens a base model was made for; no bound where it knows places by distance (Bloom)."""
+    return int(getattr(config.get_text_config(decoder=True), "max_position_embeddings", sys.maxsize))
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +11,7 @@ from registry import listing
 from registry.commands.job_logs import content, followed, json_line, last_lines, ran_on, require_log_here
 from registry.commands.managing import here, opened
 from registry.job_progress import describe
-from registry.job_states import STATES, TERMINAL_STATES
+from registry.job_states import KINDS, STATES, TERMINAL_STATES
 from registry.presentation import Output, output_options
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def command() -> None:
 
 @command.command()
 @click.option("--state", "states", multiple=True, type=click.Choice(STATES), help="Only jobs in this state.")
-@click.option("--kind", help="Only jobs of this kind: train, eval, compose.")
+@click.option("--kind", type=click.Choice(KINDS), help="Only jobs of this kind.")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
@@ -188,15 +187,10 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
     return {
         **row,
         "name": spec.get("name") or ", ".join(spec.get("subjects", ())),
-        "state": "lost" if _is_lapsed(row) else row["state"],
+        "state": "lost" if row["is_lost"] else row["state"],
         "progress": describe(row["progress"]) if row["state"] == "running" else "",
         "attempt": f"{row['attempt']} of {row['max_attempts']}",
     }
-
-
-def _is_lapsed(row: dict[str, Any]) -> bool:
-    """Nobody has renewed the lease in time; by this machine's clock, so good enough to look at only."""
-    return row["state"] == "running" and bool(row["lease_until"] < datetime.now(UTC))
 
 
 def _wait_for(registry: "Registry", job_id: int, *, deadline: float | None) -> "Job":

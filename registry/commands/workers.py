@@ -1,6 +1,5 @@
 """`zoo workers`: who takes queued jobs."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -26,13 +25,12 @@ def ls(output: Output) -> None:
 
     Example: zoo workers ls
     """
-    now = datetime.now(UTC)
-    rows = [_summary(row, now) for row in listing.workers(here())]
+    rows = [_summary(row) for row in listing.workers(here())]
     output.emit(rows, key="name", columns=_COLUMNS, empty="no workers; start one with: zoo worker")
 
 
-def _summary(row: dict[str, Any], now: datetime) -> dict[str, Any]:
-    age_s = max(0.0, (now - row["seen_at"]).total_seconds())
+def _summary(row: dict[str, Any]) -> dict[str, Any]:
+    age_s = max(0.0, (row.pop("read_at") - row["seen_at"]).total_seconds())
     at_work = "draining" if row["state"] == "draining" else "running" if row["job"] else "idle"
     return {
         **row,

@@ -91,7 +91,7 @@ def test_a_job_in_two_processes_loses_one_and_goes_on_from_its_checkpoint(zoo: Z
 def test_more_processes_than_there_are_gpus_are_refused_or_left_for_a_worker_that_has_them(
     zoo: Zoo, tmp_path: Path
 ) -> None:
-    gpus = {"ZOO_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": "0,1"}
+    gpus = {"ZOO_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}
     zoo("register", "base", "smollm2", "--name", "smollm2", **gpus)
     arguments = (
         "train",
@@ -107,7 +107,8 @@ def test_more_processes_than_there_are_gpus_are_refused_or_left_for_a_worker_tha
     refused = zoo(*arguments, **gpus)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert (
-        "processes must be at most 2, one for each GPU that may be used here (0, 1), got 4" in refused.stderr
+        "processes must be at most 2, one for each GPU that may be used here (GPU-a, GPU-b), got 4"
+        in refused.stderr
     )
     assert json.loads(zoo("jobs", "ls", "--json", **gpus).stdout) == []
     left = zoo(*arguments, "--detach", **gpus)

@@ -139,8 +139,9 @@ class Chaos:
     def _break_something(self) -> None:
         time.sleep(self._random.uniform(*_PAUSE_S))
         name = self._random.choice(list(self._faults))
-        self._faults[name]()
-        self.outcome.faults[name] += 1
+        # One that finds nobody to meet is none.
+        if self._faults[name]() is not False:
+            self.outcome.faults[name] += 1
 
     def _start_dead(self) -> None:
         """As a service manager does."""
@@ -164,7 +165,7 @@ class Chaos:
     def _kill_tree(self) -> None:
         end_tree(self._worker())
 
-    def _kill_below(self, what: str) -> None:
+    def _kill_below(self, what: str) -> bool:
         below = [
             child
             for worker in self._service.values()
@@ -173,6 +174,7 @@ class Chaos:
         ]
         if below:
             send(self._random.choice(below), signal.SIGKILL)
+        return bool(below)
 
     def _freeze(self) -> None:
         """A supervisor, with or without its worker's main process, but not its trainer."""
@@ -200,11 +202,12 @@ class Chaos:
         time.sleep(self._random.uniform(0.0, 1.0))
         self._valkey.start()
 
-    def _repeat_hints(self) -> None:
+    def _repeat_hints(self) -> bool:
         client = self._valkey.client()
         self._hint = client.lindex("zoo:cpu", 0) or self._hint
         if self._hint:
             client.lpush("zoo:cpu", *[self._hint] * 50)
+        return bool(self._hint)
 
     def _spoil(self) -> None:
         self._valkey.client().lpush("zoo:cpu", self._random.choice(_GARBAGE))

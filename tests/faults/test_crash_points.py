@@ -52,16 +52,3 @@ def test_row_27_a_relay_that_dies_after_publishing_is_made_good_by_the_next(
         assert valkey.client().llen("zoo:cpu") == 1
         with running(RELAY, served):
             wait_until(lambda: valkey.client().llen("zoo:cpu") == 3, what="all hints")
-
-
-def test_row_23_a_torn_checkpoint_is_not_gone_on_from(settings: Settings, tmp_path: Path) -> None:
-    with Registry.open(settings) as registry:
-        registry.register_base(write_base(tmp_path / "base"), name=BASE, source="hub:zoo/pico@abc")
-        job = registry.jobs.submit("train", {"name": "chained"}).id
-        checkpoint = settings.home / "jobs" / str(job) / "checkpoint.json"
-        with running(POLLING, settings, TEST_HANDLER="chain"):
-            wait_until(checkpoint.exists, what="a checkpoint")
-        checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
-        with running(POLLING, settings, TEST_HANDLER="chain"):
-            ended = wait_for_state(registry, job, "succeeded", "failed")
-        assert ended.outcome["digest"] == undisturbed("chained")

@@ -1,6 +1,8 @@
 """A database that is locked, crashes, changes its schema or tells another time, under a worker at work."""
 
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from dataclasses import replace
@@ -17,7 +19,15 @@ from registry.service import Registry
 from registry.settings import Settings
 from tests.brokers import ValkeyServer
 from tests.services import CRASH_SAFE, new_postgres, settings_for
-from tests.workers.processes import CELERY, POLLING, command_line, running, wait_for_state, wait_until
+from tests.workers.processes import (
+    CELERY,
+    POLLING,
+    command_line,
+    environment,
+    running,
+    wait_for_state,
+    wait_until,
+)
 from workers.runner import job_folder
 
 # Short leases measure time.
@@ -104,6 +114,28 @@ def test_row_25_leases_are_timed_by_the_database_alone(
                 (folder / "enough").touch()
                 ended = wait_for_state(registry, job, "succeeded", "failed")
         assert (ended.state, ended.fence, ended.losses) == ("succeeded", 1, 0)
+
+
+def test_row_25_whoever_looks_with_another_clock_sees_who_is_lost_and_who_is_not(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(_OTHER_CLOCK.format(off_s=86_400))
+    paths = f"{tmp_path}:{Path(__file__).parents[2]}"
+    with Registry.open(settings) as registry:
+        registry.workers.announce("w", host="box", process_id=7, queues=["cpu"], gpu=None, state="working")
+        registry.jobs.claim(registry.jobs.submit("train", {}).id, owner="w", lease_s=3600)
+    workers, jobs = (
+        subprocess.run(
+            [sys.executable, "-m", "zoo", noun, "ls"],
+            env=environment(settings, PYTHONPATH=paths),
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for noun in ("workers", "jobs")
+    )
+    assert ("idle" in workers, "lost" in workers) == (True, False)
+    assert ("running" in jobs, "lost" in jobs) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,18 @@ def test_jobs_are_shown_newest_first_and_by_state(registry: Registry, settings: 
         listing.jobs(settings, states=["done"])
 
 
+def test_who_is_lost_is_told_by_the_databases_clock(registry: Registry, settings: Settings) -> None:
+    jobs = [registry.jobs.submit("train", {}) for _ in range(3)]
+    for job, lease_s in zip(jobs, (-40.0, 3600.0), strict=False):
+        registry.jobs.claim(job.id, owner="w", lease_s=lease_s)
+    assert [row["is_lost"] for row in listing.jobs(settings)] == [False, False, True]
+    registry.workers.announce("w", host="box", process_id=7, queues=["cpu"], gpu=None, state="working")
+    (worker,) = listing.workers(settings)
+    assert isinstance(worker["read_at"], datetime)
+    assert isinstance(worker["seen_at"], datetime)
+    assert 0 <= (worker["read_at"] - worker["seen_at"]).total_seconds() < 60
+
+
 def test_more_rows_than_are_read_at_once_are_all_there_in_order(
     registry: Registry, settings: Settings
 ) -> None:

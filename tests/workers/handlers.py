@@ -109,6 +109,12 @@ def refuse(context: JobContext) -> Mapping[str, Any]:
     raise SpecInvalid("rank", allowed="a whole number in 1..1024", value=0)
 
 
+def read_what_was_asked_for(context: JobContext) -> Mapping[str, Any]:
+    """Fetch the dataset of the request, as training does."""
+    dataset = context.registry.dataset(str(context.job.spec["train_dataset"]))
+    return {"rows": len((context.registry.materialise(dataset) / dataset.files[0].path).read_bytes())}
+
+
 def fail(context: JobContext) -> Mapping[str, Any]:
     """Fail as code fails."""
     raise ZeroDivisionError("division by zero in step 3")

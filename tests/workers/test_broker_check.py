@@ -1,7 +1,10 @@
 """A broker that is well, missing, frozen, wrongly set up or closed to us, as `zoo doctor` sees it."""
 
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -107,13 +110,54 @@ def test_a_missing_one_is_unreachable(settings: Settings, url: str) -> None:
 
 
 def test_one_without_host_or_port_is_looked_for_where_celery_would(
-    settings: Settings, silent: int, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(broker._DEFAULT_PORTS, "amqp", silent)
-    assert "takes connections" in only(broker.check(with_broker(settings, "amqp://"))).finding
+    with answering(b"\x01") as port:
+        monkeypatch.setitem(broker._DEFAULT_PORTS, "amqp", port)
+        assert only(broker.check(with_broker(settings, "amqp://"))).state == OK
     monkeypatch.setitem(broker._DEFAULT_PORTS, "amqp", 9)
     assert only(broker.check(with_broker(settings, "amqp://zoo@localhost//"))).unreachable
 
 
-def test_one_of_another_kind_is_knocked_at(settings: Settings, silent: int) -> None:
-    assert only(broker.check(with_broker(settings, f"amqp://127.0.0.1:{silent}//"))).state == OK
+@contextmanager
+def answering(said: bytes) -> Iterator[int]:
+    """The port of a socket that answers whoever greets it in AMQP, and then hangs up."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with suppress(OSError), listening.accept()[0] as connection:
+                if connection.recv(8) == b"AMQP\x00\x00\x09\x01":
+                    connection.sendall(said)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "finding"),
+    [
+        (b"\x01\x00\x00", OK, "answers"),
+        (b"AMQP\x00\x01\x00\x00", FAULT, "no RabbitMQ"),
+        (b"", FAULT, "no RabbitMQ"),
+    ],
+)
+def test_rabbitmq_is_known_by_its_answer(settings: Settings, said: bytes, state: str, finding: str) -> None:
+    with answering(said) as port:
+        found = only(broker.check(with_broker(settings, f"amqp://zoo:secret@127.0.0.1:{port}//")))
+    assert (found.state, finding in found.finding) == (state, True)
+    assert "secret" not in str(found)
+
+
+def test_a_rabbitmq_that_hangs_does_not_answer(
+    settings: Settings, silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broker, "TIMEOUT_S", 0.3)
+    found = only(broker.check(with_broker(settings, f"amqp://127.0.0.1:{silent}//")))
+    assert (found.state, found.unreachable) == (FAULT, True)
+    assert "does not answer" in found.finding
+
+
+def test_behind_tls_it_is_knocked_at(settings: Settings, silent: int) -> None:
+    assert only(broker.check(with_broker(settings, f"amqps://127.0.0.1:{silent}//"))).state == OK

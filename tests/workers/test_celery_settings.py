@@ -17,6 +17,8 @@ from registry.service import Registry
 from registry.settings import Settings
 from tests.workers.processes import CELERY, RELAY, running, wait_for_state, wait_until
 from workers.celery_settings import SOCKET_TIMEOUT_S, celery_settings
+from workers.checks import broker
+from workers.findings import OK
 
 #: Debian's script on PATH becomes another account, which may not write here; the one behind it stays.
 RABBITMQ = shutil.which("rabbitmq-server", path="/usr/lib/rabbitmq/bin") or shutil.which("rabbitmq-server")
@@ -82,6 +84,7 @@ def test_a_job_is_run_on_a_hint_of_rabbitmq(settings: Settings, tmp_path: Path) 
             with Registry.open(served) as registry, running(RELAY, served), running(CELERY, served):
                 job = registry.jobs.submit("train", {"name": "bio"}).id
                 assert wait_for_state(registry, job, "succeeded", "failed").fence == 1
+            assert [finding.state for finding in broker.check(served)] == [OK]
         finally:
             os.killpg(server.pid, 15)
 

@@ -15,6 +15,7 @@ from registry.entities import Job
 from registry.service import Registry
 from registry.settings import Settings
 from tests.workers.processes import end_tree, send, trainers, wait_until
+from workers import gpus
 from workers.leash import EXIT_ABANDONED, end_like
 from workers.ranks import RankEnd, Ranks, deciding_end, rank_environment
 from workers.results import Result
@@ -101,6 +102,7 @@ def test_each_process_sees_the_gpus_of_the_job_and_holds_their_locks(
     registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(gpus, "_DRIVER", tmp_path / "nothing")  # this machine may have other GPUs
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     ended = run_here(registry, job.id, handlers=handler("share"))
     assert ended.state == "succeeded"
@@ -117,7 +119,7 @@ def test_each_process_sees_the_gpus_of_the_job_and_holds_their_locks(
 def test_more_processes_than_gpus_fail_as_a_bad_request(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-4")
     asked = registry.jobs.submit("train", {"processes": 2})
     ended = run_here(registry, asked.id, handlers=handler("share"))
     assert (ended.state, ended.reason) == ("failed", "bad_input")

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from registry.errors import AdapterNotFound, DiskFull, Incompatible, SchemaMismatch
 from workers.errors import SpecInvalid, StopRequested
@@ -36,11 +37,23 @@ class OutOfMemoryError(RuntimeError):
         (SchemaMismatch("of another release"), "failed", "infra"),
         (MemoryError(), "failed", "host_oom"),
         (OutOfMemoryError("CUDA out of memory"), "failed", "cuda_oom"),
+        # What torch 2.13 and what is below it say, without an error class of their own.
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "failed", "cuda_oom"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublas`"), "failed", "cuda_oom"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "failed", "error"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "failed", "error"),
+        (ValueError("CUDA out of memory"), "failed", "error"),
         (ZeroDivisionError("division by zero"), "failed", "error"),
     ],
 )
 def test_an_error_has_a_state_and_a_reason(error: BaseException, state: str, reason: str) -> None:
     assert (failure(error).state, failure(error).reason) == (state, reason)
+
+
+def test_the_processors_memory_that_runs_out_inside_torch_is_no_mere_error() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50)
+    assert failure(raised.value).reason == "host_oom"
 
 
 def test_an_error_of_ours_keeps_its_code_in_the_message() -> None:

@@ -4,16 +4,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from registry.commands.jobs import command as jobs
 from registry.entities import Job
 from registry.errors import LeaseLost
 from registry.service import Registry
 from registry.settings import Settings
+from tests.registry.folders import write_dataset
+from workers import supervisor
 from workers.errors import JobNotClaimable
 from workers.owner import is_dead
 from workers.runner import job_folder, run_here, submit
@@ -151,6 +155,19 @@ def test_a_cancel_from_elsewhere_reaches_the_trainer(registry: Registry, job: Jo
     assert (job_folder(registry, job.id) / "checkpoint").exists()
 
 
+def test_a_trainer_that_does_not_end_when_asked_to_is_killed_after_its_grace(
+    registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "GRACE_S", 0.5)
+
+    def cancel(said: Mapping[str, Any]) -> None:
+        registry.jobs.request_cancel(job.id)
+
+    ended = run_here(registry, job.id, on_progress=cancel, handlers=handler("ignore_everything"), lease_s=3)
+    assert (ended.state, ended.message) == ("cancelled", "ended before it could save more")
+    assert is_gone(int((job_folder(registry, job.id) / "pid").read_text()))
+
+
 def test_row_7_a_job_past_its_deadline_saves_a_checkpoint_and_fails(registry: Registry) -> None:
     job = registry.jobs.submit("train", {}, deadline_s=3)
     ended = run_here(registry, job.id, handlers=handler("wait_to_be_stopped"), lease_s=3)
@@ -242,6 +259,35 @@ def test_row_6_a_job_out_of_memory_is_tried_again_with_less(registry: Registry, 
 def test_row_24_a_full_disk_ends_the_job_without_another_try(registry: Registry, job: Job) -> None:
     ended = run_here(registry, job.id, handlers=handler("fill_the_disk"))
     assert (ended.state, ended.reason, ended.fence) == ("failed", "disk_full", 1)
+
+
+def _stored(registry: Registry) -> Path:
+    digest = registry.dataset("bio.train").files[0].digest
+    return next(Path(registry.settings.artifact_root).rglob(f"*{digest.removeprefix('sha256:')[8:]}*"))
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "said"),
+    [
+        (lambda registry: _stored(registry).unlink(), "[ZOO-E282]"),
+        (lambda registry: _stored(registry).write_bytes(b"changed"), "[ZOO-E281]"),
+        (lambda registry: registry.remove("bio.train", kind="dataset"), "[ZOO-E213]"),
+    ],
+    ids=["file gone", "digest changed", "record removed"],
+)
+def test_what_goes_wrong_after_the_request_is_bad_input_at_once_and_shown(
+    registry: Registry, tmp_path: Path, meanwhile: Callable[[Registry], object], said: str
+) -> None:
+    registry.register_dataset(write_dataset(tmp_path / "bio.train.jsonl"))
+    spec = TrainSpec(name="bio", base="pico", train_dataset="bio.train@1")
+    asked = submit(registry, spec)
+    meanwhile(registry)
+    ended = run_here(registry, asked.id, handlers=handler("read_what_was_asked_for"))
+    assert (ended.state, ended.reason, ended.fence) == ("failed", "bad_input", 1)
+    known = {"ZOO_HOME": str(registry.settings.home), "ZOO_DATABASE_URL": registry.settings.database_url}
+    shown = CliRunner(env=known).invoke(jobs, ["show", str(asked.id)], terminal_width=200)
+    assert (shown.exit_code, "bad_input" in shown.output) == (0, True)
+    assert said in shown.output
 
 
 def test_an_equal_request_gives_the_job_of_before(registry: Registry) -> None:

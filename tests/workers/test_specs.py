@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from registry.job_states import KINDS
 from workers.errors import SpecInvalid
 from workers.specs import SPECS, ComposeSpec, EvalSpec, Spec, TrainSpec
+from workers.trainer import HANDLERS
 
 TRAIN: dict[str, Any] = {"name": "bio", "base": "smollm2", "train_dataset": "bio.train@1"}
 EVAL: dict[str, Any] = {"subjects": ("adapter:bio@1",), "datasets": {"bio": "bio.eval@1"}}
@@ -90,6 +92,10 @@ def test_a_composition_that_cannot_be_meant_is_refused(change: dict[str, Any], m
 def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(SpecInvalid, match=r"called 'learning_rate' perhaps, got 'learnin_rate'"):
         TrainSpec.from_json({**TRAIN, "learnin_rate": 1e-4})
+
+
+def test_every_kind_that_can_be_looked_for_can_be_asked_for_and_carried_out() -> None:
+    assert set(KINDS) == set(SPECS) == set(HANDLERS)
 
 
 def test_only_training_has_processes() -> None:

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,6 +33,8 @@ from workers.runner import job_folder
 
 #: By name: a worker that asks the database, and one that waits for hints.
 WORKERS = {"polling": POLLING, "celery": CELERY}
+#: As users start one: on a broker's hints where there is one.
+ZOO_WORKER = (sys.executable, "-m", "zoo", "worker", "--queue", "gpu", "--gpu", "0")
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +166,41 @@ def test_jobs_go_by_priority_and_only_to_workers_of_their_queue(settings: Settin
         started = {name: registry.jobs.get(job).started_at for name, job in jobs.items()}
         assert started["for a gpu"] is None
         assert started["urgent"] < started["ordinary"]  # type: ignore[operator]
+
+
+def test_a_second_worker_of_a_gpu_ends_at_once_and_costs_no_job(
+    kind: str, served: Settings, tmp_path: Path
+) -> None:
+    command = (*WORKERS[kind], *(("gpu",) if kind == "polling" else ("--queues", "gpu")))
+    slot = {"CUDA_VISIBLE_DEVICES": "0", "TMPDIR": str(tmp_path), "TEST_HANDLER": "wait_to_be_stopped"}
+    with Registry.open(served) as registry:
+        job = queued(registry, queue="gpu")
+        with running(command, served, log=tmp_path / "log of others", **slot) as first:
+            at_work(registry, job)
+            waiting = queued(registry, queue="gpu")
+            with running(ZOO_WORKER, served, log=tmp_path / "log", TMPDIR=str(tmp_path)) as second:
+                assert second.wait(timeout=60) == 5
+            said = (
+                f"error ZOO-E417: another worker of this machine, process {first.pid}, serves GPU 0 already"
+            )
+            assert said in (tmp_path / "log").read_text()
+            untouched = registry.jobs.get(waiting)
+            assert (untouched.state, untouched.fence) == ("queued", 0)
+            registry.jobs.request_cancel(waiting)  # lest the next worker takes that one first
+            end_tree(first)
+        with running(command, served, log=tmp_path / "log of others", **slot):
+            wait_until(lambda: registry.jobs.get(job).fence == 2, what="the next worker takes over")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_asked_to_end_has_not_failed(
+    valkey: ValkeyServer, settings: Settings, tmp_path: Path, number: signal.Signals
+) -> None:
+    served = replace(settings, broker_url=valkey.url)
+    with Registry.open(served) as registry, running(ZOO_WORKER, served, TMPDIR=str(tmp_path)) as worker:
+        wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is there")
+        worker.send_signal(number)
+        assert worker.wait(timeout=60) == 0
 
 
 def test_row_8_a_wiped_broker_costs_no_job(valkey: ValkeyServer, settings: Settings) -> None:

@@ -15,6 +15,8 @@ TIMEOUT_S = 3.0
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket")
 _SAFE_POLICY = "noeviction"
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671, "pyamqp": 5672}
+#: What an AMQP 0-9-1 client says first, unasked; a server that is well answers with a method frame.
+_AMQP_GREETING, _AMQP_ANSWER = b"AMQP\x00\x00\x09\x01", b"\x01"
 _CLI = 'redis-cli -u "$ZOO_BROKER_URL"'
 
 
@@ -26,7 +28,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     elif urlsplit(url).scheme in _REDIS_SCHEMES:
         yield from _redis(url)
     else:
-        yield _reached(url)
+        yield _amqp(url)
 
 
 def _redis(url: str) -> Iterator[Finding]:
@@ -129,13 +131,24 @@ def of_persistence(told: Mapping[str, Any]) -> Iterator[Finding]:
         yield ok("broker", "append-only file on")
 
 
-def _reached(url: str) -> Finding:
-    """RabbitMQ: whether the port takes a connection."""
+def _amqp(url: str) -> Finding:
+    """RabbitMQ: whether it answers a greeting; behind TLS, whether its port takes a connection."""
     parts = urlsplit(url)
     shown = _without_account(url)
     address = (parts.hostname or "localhost", parts.port or _DEFAULT_PORTS[parts.scheme])
     try:
-        socket.create_connection(address, timeout=TIMEOUT_S).close()
+        with socket.create_connection(address, timeout=TIMEOUT_S) as connection:
+            if parts.scheme == "amqps":
+                return ok("broker", f"{shown} takes connections")
+            connection.sendall(_AMQP_GREETING)
+            answer = connection.recv(1)
+    except TimeoutError:
+        return fault(
+            "broker",
+            f"{shown} does not answer within {TIMEOUT_S:g} s; jobs can still be submitted and wait",
+            mend="restart it; rabbitmqctl status says what it waits for",
+            unreachable=True,
+        )
     except OSError as error:
         return fault(
             "broker",
@@ -143,7 +156,11 @@ def _reached(url: str) -> Finding:
             mend="start it, or correct ZOO_BROKER_URL",
             unreachable=True,
         )
-    return ok("broker", f"{shown} takes connections")
+    if answer != _AMQP_ANSWER:
+        return fault(
+            "broker", f"{shown} is no RabbitMQ: it does not speak AMQP", mend="correct ZOO_BROKER_URL"
+        )
+    return ok("broker", f"{shown} answers")
 
 
 def _as_redis_url(url: str) -> str:

@@ -42,11 +42,15 @@ def command(
         from transformers.utils import logging as transformers_logging
 
         from workers.answering import answerer_of
-        from workers.generate import Sampling, ask
+        from workers.generate import Sampling, ask, require_room
 
         transformers_logging.disable_progress_bar()  # loading is over before a bar could tell anything
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        answerer = answerer_of(registry, subject)
+        answerer = answerer_of(
+            registry,
+            subject,
+            before_weights=partial(require_room, questions=questions, system=system, sampling=sampling),
+        )
     answers = []
     for question in questions:
         if output.is_human and len(questions) > 1:

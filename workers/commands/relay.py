@@ -18,10 +18,12 @@ def command() -> None:
     Example: zoo relay
     """
     from registry.service import Registry
-    from workers.app import app
     from workers.relay import Relay
     from workers.service import Reconciling
+    from workers.serving import needing_celery
 
+    with needing_celery():
+        from workers.app import app
     settings = Settings.from_env(os.environ)
     with Registry.open(settings) as registry, Reconciling(registry):
         relay = Relay(registry, app, say=lambda text: click.echo(text, err=True))
