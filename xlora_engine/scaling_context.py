@@ -38,16 +38,26 @@ class _Spread:
     """How scalings, flat over layers and experts, are laid over the ranks of several stacks."""
 
     stacks: "tuple[SharedDown, ...]"
-    #: Which scaling each rank takes, where every layer has its own and where all share one.
-    layerwise: Int[Tensor, " ranks"]
-    shared: Int[Tensor, " ranks"]
-    scale: Float[Tensor, " ranks"]
+    ranks: int
+    #: Of each update (one expert's of one layer), how many ranks; None: not all have as many.
+    ranks_each: int | None
+    #: Which update each rank is of.
+    update: Int[Tensor, " ranks"]
+    #: Which scaling each takes, where every layer has its own and where all share one.
+    layerwise: Int[Tensor, " update"]
+    shared: Int[Tensor, " update"]
+    scale: Float[Tensor, " update"]
 
     @classmethod
     def over(cls, stacks: "Iterable[SharedDown]") -> "_Spread":
         stacks = tuple(stacks)
+        ranks = [rank for stack in stacks for rank in stack.update_ranks]
+        update = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))
         return cls(
             stacks=stacks,
+            ranks=len(update),
+            ranks_each=ranks[0] if len(set(ranks)) == 1 else None,
+            update=update.to(stacks[0].scale.device),
             layerwise=torch.cat([stack.layerwise_source for stack in stacks]),
             shared=torch.cat([stack.shared_source for stack in stacks]),
             scale=torch.cat([stack.scale for stack in stacks]),
@@ -60,11 +70,17 @@ class _Spread:
         source = self.layerwise if scalings.shape[2] > 1 else self.shared
         # Along the last dimension of a matrix: of three dimensions it takes twenty times as long on a CPU.
         flat = scalings.flatten(2).flatten(0, 1).to(source.device)
-        spread = flat.index_select(1, source).mul(self.scale).to(dtype)
+        spread = self._over_ranks(flat.index_select(1, source).mul(self.scale).to(dtype))
         every: Tensor = spread.unflatten(0, scalings.shape[:2])
         # split, not slices: its backward is one concatenation instead of one full-size tensor a stack.
         gates: tuple[Tensor, ...] = every.split([stack.ranks for stack in self.stacks], 2)
         return gates
+
+    def _over_ranks(self, shares: Float[Tensor, "tokens update"]) -> Float[Tensor, "tokens ranks"]:
+        if self.ranks_each is None:
+            return shares.index_select(1, self.update)
+        # A copy, and for its gradient a sum: half the time of picking.
+        return shares.unsqueeze(-1).expand(-1, -1, self.ranks_each).flatten(1)
 
 
 class ScalingContext:
@@ -123,7 +139,7 @@ class ScalingContext:
             self._spreads[place] = _Spread.over(alike)
         everything = self._spreads[place]
         tokens = scalings.shape[0] * scalings.shape[1]
-        if tokens * len(everything.scale) > self._spread_at_once_limit:
+        if tokens * everything.ranks > self._spread_at_once_limit:
             return _Spread.over([stack])
         return everything
 

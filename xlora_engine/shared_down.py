@@ -28,15 +28,20 @@ class SharedDown(nn.Module):
         weight: Float[Tensor, "ranks d_in"],
         *,
         sizes: Sequence[int],
-        layerwise_source: Int[Tensor, " ranks"],
-        shared_source: Int[Tensor, " ranks"],
-        scale: Float[Tensor, " ranks"],
+        update_ranks: Sequence[int],
+        layerwise_source: Int[Tensor, " update"],
+        shared_source: Int[Tensor, " update"],
+        scale: Float[Tensor, " update"],
         context: ScalingContext,
     ) -> None:
-        """`sizes` are each layer's ranks; a source, a scaling's place when flat over layer and expert."""
+        """`sizes` are each layer's ranks; a source, a scaling's place when flat over layer and expert.
+
+        An update is one expert's of one layer; updates follow each other as their ranks do.
+        """
         super().__init__()
         self.context = context
         self.sizes = tuple(sizes)
+        self.update_ranks = tuple(update_ranks)
         self.ranks = sum(sizes)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.layerwise_source: Tensor
@@ -58,15 +63,15 @@ class SharedDown(nn.Module):
         context: ScalingContext,
     ) -> Self:
         """One layer's; `weight` holds the A of `updates` in order."""
-        ranks = torch.tensor([update.rank for update in updates.values()])
-        expert = torch.tensor(list(updates)).repeat_interleave(ranks)
-        scales = torch.tensor([update.scale * global_weight for update in updates.values()])
+        ranks = [update.rank for update in updates.values()]
+        expert = torch.tensor(list(updates))
         made = cls(
             weight,
-            sizes=[len(expert)],
+            sizes=[sum(ranks)],
+            update_ranks=ranks,
             layerwise_source=layer * experts + expert,
             shared_source=expert,
-            scale=scales.repeat_interleave(ranks),
+            scale=torch.tensor([update.scale * global_weight for update in updates.values()]),
             context=context,
         )
         context.register(made)
@@ -78,6 +83,7 @@ class SharedDown(nn.Module):
         made = cls(
             torch.cat([part.weight.detach() for part in parts]),
             sizes=[size for part in parts for size in part.sizes],
+            update_ranks=[rank for part in parts for rank in part.update_ranks],
             layerwise_source=torch.cat([part.layerwise_source for part in parts]),
             shared_source=torch.cat([part.shared_source for part in parts]),
             scale=torch.cat([part.scale for part in parts]),
