@@ -120,7 +120,9 @@ class ScalingContext:
         place = (stack.weight.device, stack.weight.dtype)
         if place not in self._spreads:
             alike = [s for s in self._stacks if (s.weight.device, s.weight.dtype) == place]
-            self._spreads[place] = _Spread.over(alike)
+            # Kept for later passes: autograd takes no tensor that was made in inference mode.
+            with torch.inference_mode(False):
+                self._spreads[place] = _Spread.over(alike)
         everything = self._spreads[place]
         tokens = scalings.shape[0] * scalings.shape[1]
         if tokens * len(everything.scale) > self._spread_at_once_limit:

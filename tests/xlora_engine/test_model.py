@@ -195,6 +195,22 @@ def test_what_trains_is_told_by_identity_and_no_call_changes_it_or_a_value(
         assert torch.equal(parameter, before[name][1]), name
 
 
+def test_a_model_that_answered_in_inference_mode_first_is_trained_alike(
+    mixture: Mixture, token_ids: Tensor
+) -> None:
+    fresh, asked = (mixture(xlora_dropout_p=0.0, use_trainable_adapters=True) for _ in range(2))
+    with torch.inference_mode():
+        asked(token_ids)
+
+    for model in (fresh, asked):
+        model.train()
+        backward(model, token_ids)
+
+    for ours, theirs in zip(asked.parameters(), fresh.parameters(), strict=True):
+        assert (ours.grad is None) is (theirs.grad is None)
+        assert ours.grad is None or theirs.grad is None or torch.equal(ours.grad, theirs.grad)
+
+
 def test_trainable_experts_are_trained_with_the_head_and_the_base_is_not(
     mixture: Mixture, token_ids: Tensor
 ) -> None:
