@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -33,6 +33,16 @@ class XLoraOutput(CausalLMOutputWithPast):
 
     #: `[batch seq layer expert]`; the layer axis has length 1 where all layers have the same scalings.
     scalings: Tensor | None = None
+    #: What a mixture-of-experts base adds, where it is asked for.
+    aux_loss: Tensor | None = None
+    router_logits: tuple[Tensor, ...] | None = None
+
+    @classmethod
+    def of(cls, out: Mapping[str, Any], *, scalings: Tensor | None, cache: Cache | None) -> Self:
+        """A base model's output with these scalings and this cache."""
+        known = {field.name for field in fields(cls)}
+        kept = {name: value for name, value in out.items() if name in known}
+        return cls(**{**kept, "scalings": scalings, "cache": cache})
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +203,7 @@ class XLoraModel(nn.Module):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         cache: XLoraCache | None = None,
+        return_dict: bool | None = True,
         **kwargs: Any,
     ) -> XLoraOutput:
         """Both passes, as a causal language model of `transformers` is called.
@@ -201,7 +212,10 @@ class XLoraModel(nn.Module):
 
         Raises:
             CacheUnsupported: the cache cannot hold both passes.
+            ConfigInvalid: a plain tuple is asked for.
         """
+        if return_dict is False:
+            raise ConfigInvalid("return_dict", "true or left out", return_dict)
         given = cache if cache is not None else past_key_values
         where = {"attention_mask": attention_mask, "position_ids": position_ids}
         tokens = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
@@ -213,14 +227,7 @@ class XLoraModel(nn.Module):
             held = self.new_cache()
         scalings = self.head(self.scaling_pass(**tokens, **where, cache=held and held.scaling))
         out = self.mixture_pass(scalings, **inputs, cache=held and held.mixture, use_cache=held is not None)
-        return XLoraOutput(
-            loss=out.loss,
-            logits=out.logits,
-            cache=held,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-            scalings=scalings,
-        )
+        return XLoraOutput.of(out, scalings=scalings, cache=held)
 
     # ------------------------------------------------------------------ use
 
@@ -337,7 +344,7 @@ class XLoraModel(nn.Module):
     def _forward_fixed(self, fixed: "_Fixed", **inputs: Any) -> XLoraOutput:
         with self.context.using(fixed.scalings):
             out = self.base(**inputs)
-        return XLoraOutput(**out, scalings=fixed.scalings)
+        return XLoraOutput.of(out, scalings=fixed.scalings, cache=out.cache)
 
     def _recomputing(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
         filling = inputs.get("cache") is not None or inputs.get("use_cache")

@@ -216,6 +216,22 @@ def test_a_disabled_or_unloaded_model_is_its_base_bit_for_bit(
     assert list(dict(restored.named_modules())) == list(dict(base.named_modules()))
 
 
+@pytest.mark.parametrize("name", ["Mixtral", "Qwen3-MoE"])
+def test_a_mixture_of_experts_base_tells_of_its_router(name: str, build: Build, prompts: Tensor) -> None:
+    asked: dict[str, Any] = {"labels": prompts, "output_router_logits": True}
+    model, plain = build(name, xlora_dropout_p=0.0), SMALL_BASES[name].build()(prompts, **asked)
+
+    with model.disabled():
+        silent = model(prompts, **asked)
+    out = model(prompts, **asked)
+
+    assert torch.equal(silent.loss, plain.loss)
+    assert torch.equal(silent.aux_loss, plain.aux_loss)
+    assert all(map(torch.equal, silent.router_logits, plain.router_logits))
+    assert len(out.router_logits) == len(plain.router_logits)
+    assert not torch.equal(out.aux_loss, plain.aux_loss), "experts change what is routed"
+
+
 @pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
 @pytest.mark.parametrize("name", SMALL_BASES)
 def test_recomputed_gradients_are_those_kept(

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -273,6 +274,14 @@ def test_the_output_holds_what_was_asked_for(mixture: Mixture, token_ids: Tensor
     assert out.logits.shape == (2, 9, 259)
     assert out.scalings.shape == (2, 9, 12, 3)
     assert len(out.hidden_states) == 3
+
+
+def test_a_plain_tuple_is_refused(mixture: Mixture, token_ids: Tensor) -> None:
+    model = mixture()
+
+    for way in (nullcontext(), model.disabled()):
+        with way, pytest.raises(ConfigInvalid, match="return_dict must be true or left out, got False"):
+            model(token_ids, return_dict=False)
 
 
 def test_a_seed_decides_the_head(expert_folders: dict[str, Path]) -> None:
