@@ -17,7 +17,8 @@ from xlora_engine.prefetched_decoding import can_prefetch, prefetched_sample
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
-    from xlora_engine.model import XLoraModel, XLoraOutput
+    from xlora_engine.model import XLoraModel
+    from xlora_engine.model_output import XLoraOutput
 
 
 class Decoder(GenerationMixin):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -21,28 +21,11 @@ from xlora_engine.decoding import Decoder
 from xlora_engine.errors import ConfigInvalid, EngineError
 from xlora_engine.head import ScalingHead
 from xlora_engine.layer import MixtureLayer
+from xlora_engine.model_output import XLoraOutput
 from xlora_engine.quantised import keep_unpacked, require_differentiable
 from xlora_engine.recomputation import Recomputation
-from xlora_engine.scaling_context import ScalingContext
+from xlora_engine.scaling_context import ScalingContext, fitted
 from xlora_engine.wrapping import presence, replace_module, wrap
-
-
-@dataclass
-class XLoraOutput(CausalLMOutputWithPast):
-    """A causal language model's output, and the scalings it was made with."""
-
-    #: `[batch seq layer expert]`; the layer axis has length 1 where all layers have the same scalings.
-    scalings: Tensor | None = None
-    #: What a mixture-of-experts base adds, where it is asked for.
-    aux_loss: Tensor | None = None
-    router_logits: tuple[Tensor, ...] | None = None
-
-    @classmethod
-    def of(cls, out: Mapping[str, Any], *, scalings: Tensor | None, cache: Cache | None) -> Self:
-        """A base model's output with these scalings and this cache."""
-        known = {field.name for field in fields(cls)}
-        kept = {name: value for name, value in out.items() if name in known}
-        return cls(**{**kept, "scalings": scalings, "cache": cache})
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,9 +169,12 @@ class XLoraModel(nn.Module):
         """The base model's forward with the experts weighed by these scalings.
 
         `inputs` are the base model's own. Scalings of shape `[1 1 1 expert]` weigh all tokens alike.
+
+        Raises:
+            ConfigInvalid: the scalings are for other layers, experts or tokens.
         """
         self._require_counted_logits(inputs.get("logits_to_keep"))
-        with self.context.using(scalings), self._recomputing(inputs):
+        with self.context.using(self._fitted(scalings, inputs)), self._recomputing(inputs):
             out: CausalLMOutputWithPast = self.base(**inputs)
         return out
 
@@ -263,7 +249,12 @@ class XLoraModel(nn.Module):
 
     @contextmanager
     def fixed_scalings(self, scalings: Float[Tensor, "#batch #seq layer expert"] | None) -> Iterator[None]:
-        """Inside, these scalings weigh the experts and the head is not asked; None silences the experts."""
+        """Inside, these scalings weigh the experts and the head is not asked; None silences the experts.
+
+        Raises:
+            ConfigInvalid: the scalings are for other layers or experts; in a call inside, for other tokens.
+        """
+        self._fitted(scalings)
         before, self._fixed = self._fixed, _Fixed(scalings)
         try:
             yield
@@ -342,9 +333,19 @@ class XLoraModel(nn.Module):
         return updates
 
     def _forward_fixed(self, fixed: "_Fixed", **inputs: Any) -> XLoraOutput:
-        with self.context.using(fixed.scalings):
+        with self.context.using(self._fitted(fixed.scalings, inputs)):
             out = self.base(**inputs)
         return XLoraOutput.of(out, scalings=fixed.scalings, cache=out.cache)
+
+    def _fitted(self, scalings: Tensor | None, inputs: Mapping[str, Any] | None = None) -> Tensor | None:
+        """Scalings that fit this model, and these inputs if given."""
+        if scalings is None:
+            return None
+        given = next(
+            (t for n in ("input_ids", "inputs_embeds") if (t := (inputs or {}).get(n)) is not None), None
+        )
+        tokens = None if given is None else (int(given.shape[0]), int(given.shape[1]))
+        return fitted(scalings, layers=len(self.layers), experts=len(self.experts), tokens=tokens)
 
     def _recomputing(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
         filling = inputs.get("cache") is not None or inputs.get("use_cache")

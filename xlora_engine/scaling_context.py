@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xlora_engine.errors import ConfigInvalid
+
 if TYPE_CHECKING:
     from xlora_engine.shared_down import SharedDown
 
@@ -65,6 +67,31 @@ class _Spread:
         # split, not slices: its backward is one concatenation instead of one full-size tensor a stack.
         gates: tuple[Tensor, ...] = every.split([stack.ranks for stack in self.stacks], 2)
         return gates
+
+
+def fitted(
+    scalings: Float[Tensor, "#batch #seq #layer expert"],
+    *,
+    layers: int,
+    experts: int,
+    tokens: tuple[int, int] | None = None,
+) -> Float[Tensor, "batch seq #layer expert"]:
+    """Scalings of so many layers and experts, spelt out for a batch of `tokens` unless one is for all.
+
+    Raises:
+        ConfigInvalid: they are for other layers, experts or tokens; some would weigh the wrong ones.
+    """
+    found = tuple(scalings.shape)
+    if len(found) != 4 or found[2] not in (1, layers) or found[3] != experts:
+        raise ConfigInvalid(
+            "scalings", f"[batch seq layer expert] of 1 or {layers} layers and {experts} experts", found
+        )
+    if tokens is None or found[:2] in ((1, 1), tokens):
+        return scalings
+    if any(n not in (1, wanted) for n, wanted in zip(found, tokens, strict=False)):
+        raise ConfigInvalid("scalings", f"for 1 or {tokens[0]} rows of 1 or {tokens[1]} tokens", found)
+    # Some layers are given all tokens in one row, where a length of 1 could be a row or a token.
+    return scalings.expand(*tokens, -1, -1)
 
 
 class ScalingContext:

@@ -356,6 +356,53 @@ def test_constant_scalings_need_a_value_for_each_expert(values: list[float], mix
         mixture().constant_scalings(values)
 
 
+@pytest.mark.parametrize(
+    ("shape", "allowed"),
+    [
+        ((2, 9, 15, 3), "of 1 or 12 layers and 3 experts"),
+        ((2, 9, 12, 4), "of 1 or 12 layers and 3 experts"),
+        ((1, 1, 3), "of 1 or 12 layers and 3 experts"),
+        ((2, 5, 1, 3), "for 1 or 2 rows of 1 or 9 tokens"),
+        ((2, 14, 1, 3), "for 1 or 2 rows of 1 or 9 tokens"),
+        ((4, 1, 1, 3), "for 1 or 2 rows of 1 or 9 tokens"),
+    ],
+    ids=str,
+)
+def test_scalings_of_another_shape_are_refused(
+    shape: tuple[int, ...], allowed: str, mixture: Mixture, token_ids: Tensor
+) -> None:
+    model, scalings = mixture(), torch.full(shape, 0.5)
+
+    with pytest.raises(ConfigInvalid, match=allowed):
+        model.mixture_pass(scalings, input_ids=token_ids)
+    with pytest.raises(ConfigInvalid, match=allowed), model.fixed_scalings(scalings):
+        model(inputs_embeds=model.base.get_input_embeddings()(token_ids))
+    assert model.context.scalings is None
+
+
+@pytest.mark.parametrize("flattens", [False, True], ids=["", "a base that flattens its batch"])
+@pytest.mark.parametrize("shape", [(2, 1, 12, 3), (1, 9, 12, 3), (1, 1, 1, 3), (2, 1, 1, 3)], ids=str)
+def test_scalings_of_each_row_or_each_token_weigh_them_all(
+    shape: tuple[int, ...], flattens: bool, mixture: Mixture, token_ids: Tensor
+) -> None:
+    model, scalings = mixture(), torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    if flattens:
+        for block in model.base.model.layers:
+            block.mlp.forward = partial(_row_by_row, block.mlp.forward)
+    whole = scalings.expand(2, 9, 12, 3)
+
+    with torch.no_grad():
+        expected: Any = model.mixture_pass(whole, input_ids=token_ids).logits
+        found: Any = model.mixture_pass(scalings, input_ids=token_ids).logits
+        with model.fixed_scalings(scalings):
+            torch.testing.assert_close(model(token_ids).logits, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def _row_by_row(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return forward(x.flatten(0, 1)).view(x.shape)
+
+
 @pytest.fixture(scope="module")
 def output_experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("output")
