@@ -54,16 +54,17 @@ class XLoraModel(nn.Module):
         Raises:
             ExpertMismatch: an expert does not fit the base model, which is then left as it was.
             ConfigInvalid: the configuration contradicts the base model or the experts.
-            BaseUnsupported: the base model has no decoder below its language-model head.
+            BaseUnsupported: the base model has no decoder below its language-model head, or is not in memory.
 
         Warns:
             UnprovenArchitecture: no test covers this class of base model; it is tried.
         """
         super().__init__()
         self.config = _resolve(config, base, experts)
-        self.experts = tuple(experts)
         for expert in experts:
             check_fits(expert, base)
+        # Compared; from now on they would only take memory.
+        self.experts = tuple(replace(expert, base_copies={}) for expert in experts)
         self.context = ScalingContext()
         self.base = base
         base.requires_grad_(False)

@@ -280,7 +280,7 @@ def test_frequencies_that_depend_on_the_longest_row_are_never_prefetched(
 @pytest.mark.parametrize("length", [64, 65], ids=["to the last position", "one token beyond"])
 def test_a_table_of_positions_ends_where_plain_decoding_ends(rows: int, length: int, tmp_path: Any) -> None:
     """The last token chosen needs no position; a guess of it would."""
-    base = SMALL_BASES["GPT-2"].build()
+    base: Any = SMALL_BASES["GPT-2"].build()
     assert base.config.n_positions == 64
     adapter = pico_adapter(
         tmp_path / "a", seed=0, base=base, target_modules=("c_attn",), fan_in_fan_out=True, scale=0.1
