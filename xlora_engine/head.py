@@ -52,7 +52,9 @@ class ScalingHead(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq layer expert"]:
         """Logits of every expert; the `layer` axis has length 1 unless scalings are layerwise."""
-        out = hidden.to(next(self.parameters()).dtype)
+        own = next(self.parameters())
+        # A base model that is spread over devices gives them on its last; the head is on its first.
+        out = hidden.to(device=own.device, dtype=own.dtype)
         for index, layer in enumerate(self.layers):
             between = index > 0 and self.config.enable_relu_and_dropout
             out = layer(self.dropout(out.relu()) if between else out)
