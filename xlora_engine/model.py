@@ -227,11 +227,11 @@ class XLoraModel(nn.Module):
         this one, where that can be, and one row's guesses are several at once: same tokens, less time.
         With fixed scalings there is one pass, and any cache of the base model's.
         """
-        if self._fixed is not None:
-            with self.context.using(self._fixed.scalings):
-                return cast("GenerationMixin", self.base).generate(inputs, **kwargs)
         if isinstance(kwargs.get("assistant_model"), XLoraModel):
             kwargs["assistant_model"] = Decoder(kwargs["assistant_model"])
+        if self._fixed is not None and not self._forward_hooks:  # who listens hears the mixture, not its base
+            with self.context.using(self._fixed.scalings):
+                return cast("GenerationMixin", self.base).generate(inputs, **kwargs)
         return Decoder(self, prefetch_scalings=prefetch_scalings).generate(inputs, **kwargs)
 
     def new_cache(self) -> XLoraCache:
@@ -247,6 +247,11 @@ class XLoraModel(nn.Module):
         if len(values) != len(self.experts):
             raise ConfigInvalid("scalings", f"{len(self.experts)} values, one for each expert", list(values))
         return torch.tensor(values, dtype=torch.float32, device=self.base.device).view(1, 1, 1, -1)
+
+    @property
+    def has_fixed_scalings(self) -> bool:
+        """Whether scalings stand in for the head's, so that there is one pass."""
+        return self._fixed is not None
 
     @contextmanager
     def fixed_scalings(self, scalings: Float[Tensor, "#batch #seq layer expert"] | None) -> Iterator[None]:

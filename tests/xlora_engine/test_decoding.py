@@ -154,3 +154,6 @@ def test_fixed_scalings_generate_in_one_pass_with_any_cache(mixture: Mixture, to
         assert torch.equal(generate(model, token_ids, do_sample=False), plain)
         static = generate(model, token_ids, do_sample=False, cache_implementation="static")
         assert torch.equal(static, plain)
+        for drafter in (mixture(), model.base):
+            row = generate(model, token_ids[:1], do_sample=False, assistant_model=drafter)
+            assert torch.equal(row, plain[:1])
