@@ -302,12 +302,15 @@ class XLoraModel(nn.Module):
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations again."""
+        if self._recomputation is not None:
+            self.base.activation_checkpointing_disable()
         self._recomputation = None
 
     def unload(self) -> PreTrainedModel:
         """Put the base model's own layers back and return it; this model is of no use afterwards."""
         for path, layer in self.layers.items():
             replace_module(self.base, path, layer.base)
+        self.gradient_checkpointing_disable()
         keep_unpacked(self.base, unpacked=False)
         return self.base
 
