@@ -9,14 +9,21 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xlora_engine.errors import BaseUnsupported, ExpertMismatch, ExpertUnreadable, ExpertUnsupported
+from xlora_engine.errors import (
+    BaseUnsupported,
+    CheckpointInvalid,
+    ExpertMismatch,
+    ExpertUnreadable,
+    ExpertUnsupported,
+)
+from xlora_engine.weights_file import load_weights
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLED_WEIGHTS_FILE = "adapter_model.bin"
 #: What PEFT puts before a module's path: the PeftModel, then the LoraModel.
 KEY_PREFIX = "base_model.model."
 
@@ -223,11 +230,10 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    path = folder / WEIGHTS_FILE
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ExpertUnreadable(f"expert {name!r}: cannot read {path}: {error}") from error
+        return load_weights(folder / WEIGHTS_FILE, pickled=PICKLED_WEIGHTS_FILE)
+    except CheckpointInvalid as error:
+        raise ExpertUnreadable(f"expert {name!r}: {error}") from error
 
 
 def _pair_factors(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str, tuple[Tensor, bool]]]:

@@ -87,8 +87,10 @@ class XLoraModel(nn.Module):
         *,
         seed: int = 0,
     ) -> Self:
-        """A new scaling head over adapter folders, named in the order of the head's outputs."""
-        experts = [read_expert(Path(folder), name) for name, folder in adapters.items()]
+        """A new head over adapters, folders or repositories of the hub, in the order of its outputs."""
+        from xlora_engine.hub import local_folder
+
+        experts = [read_expert(local_folder(place), name) for name, place in adapters.items()]
         return cls(base_model, experts, config or XLoraConfig(), seed=seed)
 
     @classmethod

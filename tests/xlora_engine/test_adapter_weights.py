@@ -129,7 +129,14 @@ Spoil = Callable[[Path], Any]
 UNREADABLE: dict[str, tuple[Spoil, str]] = {
     "no folder": (shutil.rmtree, "cannot read"),
     "no config": (lambda f: (f / "adapter_config.json").unlink(), "cannot read"),
-    "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "cannot read"),
+    "no weights": (
+        lambda f: (f / "adapter_model.safetensors").unlink(),
+        "is missing; if there is a adapter_model.bin, convert it",
+    ),
+    "weights as older versions saved them": (
+        lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"),
+        r"adapter_model.bin is a pickle, which may run any code; convert it .*weights_only=True",
+    ),
     "config cut off": (lambda f: (f / "adapter_config.json").write_text('{"r": 4,'), "cannot read"),
     "config of binary": (lambda f: (f / "adapter_config.json").write_bytes(b"\xff\xfe\x00"), "cannot read"),
     "config too deep": (lambda f: (f / "adapter_config.json").write_text("[" * 99_999), "cannot read"),
