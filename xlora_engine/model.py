@@ -308,6 +308,11 @@ class XLoraModel(nn.Module):
             self.base.activation_checkpointing_disable()
         self._recomputation = None
 
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """Parameters that learn, and all of base model, experts and head; called as in PEFT."""
+        learn = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return learn, self.base.num_parameters() + sum(p.numel() for p in self.head.parameters())
+
     def unload(self) -> PreTrainedModel:
         """Put the base model's own layers back and return it; this model is of no use afterwards."""
         for path, layer in self.layers.items():

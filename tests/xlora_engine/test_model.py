@@ -16,7 +16,7 @@ from transformers import LlamaModel
 
 from tests.pico import pico_adapter, pico_llama
 from tests.xlora_engine.conftest import Mixture
-from tests.xlora_engine.peft_reference import quiet_peft
+from tests.xlora_engine.peft_reference import peft_xlora, quiet_peft
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import BaseUnsupported, ConfigInvalid, ExpertMismatch
 from xlora_engine.layer import MixtureLayer
@@ -223,6 +223,19 @@ def test_trainable_experts_are_trained_with_the_head_and_the_base_is_not(
     own |= {id(p) for p in model.head.parameters()}
     assert {id(p) for p in model.parameters() if p.requires_grad} == own
     assert {id(p) for p in model.parameters() if p.grad is not None} == own
+
+
+def test_parameters_are_counted_as_peft_counts_those_of_base_experts_and_head(
+    mixture: Mixture, expert_folders: dict[str, Path]
+) -> None:
+    for trains in (False, True):
+        model = mixture(use_trainable_adapters=trains)
+        theirs = peft_xlora(pico_llama(), list(expert_folders.values()), model.config, model.head)
+
+        learn, every = model.get_nb_trainable_parameters()
+
+        assert every == sum(p.numel() for p in theirs.parameters())
+        assert learn == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
 
 
 def test_training_mode_reaches_the_head_alone(mixture: Mixture) -> None:
