@@ -188,6 +188,7 @@ def _rebuilt(
         if key in head:
             head[key] = edited_rows(head[key], before, after, shift=by)
     SavedModel(config=config, experts=tuple(experts), head=head).restore(edited, verify=False)
+    edited.recompute_like(model)
     return edited.train(model.training)
 
 

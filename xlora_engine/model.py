@@ -297,6 +297,11 @@ class XLoraModel(nn.Module):
         """
         self._recomputation = Recomputation(self.base, self.context, gradient_checkpointing_kwargs)
 
+    def recompute_like(self, other: "XLoraModel") -> None:
+        """Recompute as another model does, if it does."""
+        if other._recomputation is not None:
+            self.gradient_checkpointing_enable(other._recomputation.settings)
+
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether blocks are computed again in training; those of a pass that fills a cache are not."""
@@ -317,7 +322,8 @@ class XLoraModel(nn.Module):
         """Put the base model's own layers back and return it; this model is of no use afterwards."""
         for path, layer in self.layers.items():
             replace_module(self.base, path, layer.base)
-        self.gradient_checkpointing_disable()
+        if self._recomputation is not None:
+            self.base.activation_checkpointing_disable()
         keep_unpacked(self.base, unpacked=False)
         return self.base
 
@@ -325,6 +331,7 @@ class XLoraModel(nn.Module):
         """Undo `unload`, unless another model has wrapped the base meanwhile."""
         for path, layer in self.layers.items():
             replace_module(self.base, path, layer)
+        self.recompute_like(self)
 
     @property
     def device(self) -> torch.device:

@@ -255,6 +255,33 @@ def test_a_model_in_training_stays_so(mixture: Mixture) -> None:
     assert drop_experts(mixture().train(), "bio").training
 
 
+def blocks_run(model: XLoraModel, token_ids: Tensor) -> int:
+    """How often a block runs in a training step: twice, and once more where it is recomputed."""
+    runs: list[None] = []
+    hook = model.base.get_submodule("model.layers.0.self_attn").register_forward_hook(
+        lambda *_: runs.append(None)
+    )
+    model.train()
+    model(token_ids, labels=token_ids).loss.backward()
+    hook.remove()
+    return len(runs)
+
+
+def test_a_model_that_recomputes_does_so_after_an_edit_and_after_one_that_failed(
+    mixture: Mixture, chem: Path, token_ids: Tensor, tmp_path: Path
+) -> None:
+    model = mixture()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    wider = pico_adapter(tmp_path / "wider", seed=1, base=pico_llama(hidden_size=64))
+
+    with pytest.raises(ExpertMismatch):
+        add_expert(model, "wider", wider)
+
+    assert blocks_run(model, token_ids) == 3
+    assert blocks_run(add_expert(model, "chem", chem), token_ids) == 3
+    assert blocks_run(drop_experts(mixture(), "bio"), token_ids) == 2
+
+
 EDITS: dict[str, tuple[Callable[[XLoraModel, Path], Any], str]] = {
     "drop an unknown one": (lambda m, _: drop_experts(m, "geo"), "names must be experts of"),
     "drop all": (lambda m, _: drop_experts(m, *NAMES), "names must be fewer than all experts"),
