@@ -14,7 +14,6 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from xlora_engine.adapter_weights import Expert, LowRank, check_fits, read_expert
-from xlora_engine.architectures import check_architecture, hidden_width
 from xlora_engine.cache import XLoraCache, require_xlora_cache
 from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding import Decoder
@@ -24,6 +23,7 @@ from xlora_engine.layer import MixtureLayer
 from xlora_engine.model_output import XLoraOutput
 from xlora_engine.quantised import keep_unpacked, require_differentiable
 from xlora_engine.recomputation import Recomputation
+from xlora_engine.resolved_config import resolved
 from xlora_engine.scaling_context import ScalingContext, fitted
 from xlora_engine.wrapping import presence, replace_module, wrap
 
@@ -60,7 +60,7 @@ class XLoraModel(nn.Module):
             UnprovenArchitecture: no test covers this class of base model; it is tried.
         """
         super().__init__()
-        self.config = _resolve(config, base, experts)
+        self.config = resolved(config, base, experts)
         for expert in experts:
             check_fits(expert, base)
         # Compared; from now on they would only take memory.
@@ -332,6 +332,7 @@ class XLoraModel(nn.Module):
         for path, layer in self.layers.items():
             replace_module(self.base, path, layer)
         self.recompute_like(self)
+        keep_unpacked(self.base)
 
     @property
     def device(self) -> torch.device:
@@ -384,17 +385,3 @@ class XLoraModel(nn.Module):
         for layer in self.layers.values():
             layer.down.requires_grad_(trains)
             layer.up.requires_grad_(trains)
-
-
-def _resolve(config: XLoraConfig, base: PreTrainedModel, experts: Sequence[Expert]) -> XLoraConfig:
-    """The configuration with what the base model and the experts decide filled in."""
-    check_architecture(base)
-    width = hidden_width(base)
-    if config.hidden_size not in (0, width):
-        raise ConfigInvalid("hidden_size", f"{width}, the base model's", config.hidden_size)
-    names = tuple(expert.name for expert in experts)
-    if not names:
-        raise ConfigInvalid("adapters", "at least one expert", names)
-    if config.adapters not in ((), names):
-        raise ConfigInvalid("adapters", f"{names}, the experts given", config.adapters)
-    return replace(config, hidden_size=width, adapters=names)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.pico import pico_adapter, pico_llama
 from tests.xlora_engine.conftest import Mixture
@@ -265,6 +265,25 @@ def blocks_run(model: XLoraModel, token_ids: Tensor) -> int:
     model(token_ids, labels=token_ids).loss.backward()
     hook.remove()
     return len(runs)
+
+
+class Linear4bit(nn.Linear):
+    """What bitsandbytes calls the layer that must not pack its weights."""
+
+
+def test_after_an_edit_that_failed_weights_are_kept_from_being_packed(
+    mixture: Mixture, tmp_path: Path
+) -> None:
+    model = mixture()
+    model.base.lm_head = Linear4bit(32, 259)
+    model.eval()
+    assert model.base.lm_head.training
+    wider = pico_adapter(tmp_path / "wider", seed=1, base=pico_llama(hidden_size=64))
+
+    with pytest.raises(ExpertMismatch):
+        add_expert(model, "wider", wider)
+
+    assert model.base.lm_head.training
 
 
 def test_a_model_that_recomputes_does_so_after_an_edit_and_after_one_that_failed(
