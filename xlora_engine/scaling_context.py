@@ -1,5 +1,6 @@
 """The scalings in force during a forward, and the gates they come to for every stack of experts."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -94,24 +95,34 @@ def fitted(
     return scalings.expand(*tokens, -1, -1)
 
 
+class _Here(threading.local):
+    """What is in force in a thread: each answers a prompt of its own, or recomputes a block."""
+
+    def __init__(self) -> None:
+        self.now = _InForce()
+
+
 class ScalingContext:
-    """The scalings in force, shared by all wrapped layers of one model; empty, experts are silent."""
+    """The scalings in force, shared by all wrapped layers of one model; empty, experts are silent.
+
+    Each thread has its own, so that several may use one model at once, as they may a plain one.
+    """
 
     def __init__(self, *, spread_at_once_limit: int = SPREAD_AT_ONCE_LIMIT) -> None:
         self._spread_at_once_limit = spread_at_once_limit
-        self._now = _InForce()
+        self._here = _Here()
         self._stacks: list[SharedDown] = []
         self._spreads: dict[tuple[torch.device, torch.dtype], _Spread] = {}
 
     @property
     def scalings(self) -> Float[Tensor, "batch seq layer expert"] | None:
         """What is in force now."""
-        return self._now.scalings
+        return self._here.now.scalings
 
     @property
     def waiting(self) -> "dict[SharedDown, Waiting]":
         """Products made under the scalings in force; they go when those do."""
-        return self._now.waiting
+        return self._here.now.waiting
 
     def using(self, scalings: Float[Tensor, "batch seq layer expert"] | None) -> AbstractContextManager[None]:
         """Put scalings in force for the calls made inside; None silences the experts."""
@@ -119,7 +130,7 @@ class ScalingContext:
 
     def reinstating(self) -> AbstractContextManager[None]:
         """Puts what is in force at this moment in force again, whenever and as often as it is entered."""
-        return _Reinstating(self._holding, self._now)
+        return _Reinstating(self._holding, self._here.now)
 
     def register(self, new: "SharedDown", *, instead_of: "Iterable[SharedDown]" = ()) -> None:
         """Spread scalings over the ranks of `new` too, and no longer over those it stands for."""
@@ -132,12 +143,12 @@ class ScalingContext:
 
         Those of all stacks are computed by one product at first use, where that is not too large.
         """
-        gates = self._now.gates
+        gates = self._here.now.gates
         if stack not in gates:
-            if self._now.scalings is None:
+            if self._here.now.scalings is None:
                 raise LookupError("no scalings are in force")
-            spread = self._spread(stack, self._now.scalings)
-            gated = spread.gates(self._now.scalings, stack.weight.dtype)
+            spread = self._spread(stack, self._here.now.scalings)
+            gated = spread.gates(self._here.now.scalings, stack.weight.dtype)
             if len(gated) == 1:
                 return gated[0]
             gates.update(zip(spread.stacks, gated, strict=True))
@@ -158,11 +169,19 @@ class ScalingContext:
 
     @contextmanager
     def _holding(self, state: _InForce) -> Iterator[None]:
-        outer, self._now = self._now, state
+        here = self._here
+        outer, here.now = here.now, state
         try:
             yield
         finally:
-            self._now = outer
+            here.now = outer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of a model, or one from a file, has nothing in force."""
+        return {name: value for name, value in self.__dict__.items() if name != "_here"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _here=_Here())
 
 
 class _Reinstating(AbstractContextManager[None]):

@@ -1,9 +1,11 @@
 """What an X-LoRA model is made of: its parts alone, its base untouched, nothing but the head trained."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -295,6 +297,22 @@ def test_a_plain_tuple_is_refused(mixture: Mixture, token_ids: Tensor) -> None:
     for way in (nullcontext(), model.disabled()):
         with way, pytest.raises(ConfigInvalid, match="return_dict must be true or left out, got False"):
             model(token_ids, return_dict=False)
+
+
+def test_a_copy_of_a_model_is_a_model_of_its_own(mixture: Mixture, token_ids: Tensor) -> None:
+    model, expected = mixture(), mixture()(token_ids).logits
+    model(token_ids)
+    file = BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+
+    copies = [copy.deepcopy(model), torch.load(file, weights_only=False)]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+
+    for one in copies:
+        assert torch.equal(one(token_ids).logits, expected)
 
 
 def test_a_seed_decides_the_head(expert_folders: dict[str, Path]) -> None:
