@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from xlora_engine.adapter_weights import Expert, LowRank, check_fits, read_expert
+from xlora_engine.architectures import require_heard
 from xlora_engine.cache import XLoraCache, require_xlora_cache
 from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding import Decoder
@@ -201,7 +202,7 @@ class XLoraModel(nn.Module):
 
         Raises:
             CacheUnsupported: the cache cannot hold both passes.
-            ConfigInvalid: a plain tuple is asked for.
+            ConfigInvalid: a plain tuple is asked for, or the scaling pass could not hear what is given.
         """
         if return_dict is False:
             raise ConfigInvalid("return_dict", "true or left out", return_dict)
@@ -211,6 +212,7 @@ class XLoraModel(nn.Module):
         inputs = {**tokens, **where, "labels": labels, "logits_to_keep": logits_to_keep, **kwargs}
         if self._fixed is not None:
             return self._forward_fixed(self._fixed, **inputs, cache=given, use_cache=use_cache)
+        require_heard(kwargs)
         held = require_xlora_cache(given)
         if held is None and use_cache:
             held = self.new_cache()

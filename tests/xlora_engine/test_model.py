@@ -299,6 +299,19 @@ def test_a_plain_tuple_is_refused(mixture: Mixture, token_ids: Tensor) -> None:
             model(token_ids, return_dict=False)
 
 
+def test_pictures_are_refused_because_one_pass_alone_would_see_them(
+    mixture: Mixture, token_ids: Tensor
+) -> None:
+    model, picture = mixture(), torch.zeros(1, 3, 4, 4)
+
+    with pytest.raises(ConfigInvalid, match="pixel_values must be left out: the scaling pass takes text"):
+        model(token_ids, pixel_values=picture)
+    with model.disabled():
+        model(token_ids, pixel_values=picture)
+    counted = model(token_ids, labels=token_ids, num_items_in_batch=torch.tensor(32)).loss
+    assert counted.item() == pytest.approx(model(token_ids, labels=token_ids).loss.item() / 2, rel=1e-5)
+
+
 def test_a_copy_of_a_model_is_a_model_of_its_own(mixture: Mixture, token_ids: Tensor) -> None:
     model, expected = mixture(), mixture()(token_ids).logits
     model(token_ids)
