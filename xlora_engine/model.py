@@ -19,6 +19,7 @@ from xlora_engine.cache import XLoraCache, require_xlora_cache
 from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding import Decoder
 from xlora_engine.errors import ConfigInvalid, EngineError
+from xlora_engine.frozen_decoding import FrozenDecoder
 from xlora_engine.head import ScalingHead
 from xlora_engine.layer import MixtureLayer
 from xlora_engine.model_output import XLoraOutput
@@ -223,19 +224,27 @@ class XLoraModel(nn.Module):
     # ------------------------------------------------------------------ use
 
     def generate(
-        self, inputs: Int[Tensor, "batch seq"] | None = None, *, prefetch_scalings: bool = True, **kwargs: Any
+        self,
+        inputs: Int[Tensor, "batch seq"] | None = None,
+        *,
+        prefetch_scalings: bool = True,
+        scalings_frozen_after: int | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Generate as any model of `transformers` does, with its cache; every argument works.
 
         With `prefetch_scalings` the scaling pass of the next token runs along with the mixture pass of
         this one, where that can be, and one row's guesses are several at once: same tokens, less time.
-        With fixed scalings there is one pass, and any cache of the base model's.
+        With fixed scalings there is one pass, and any cache of the base model's. After
+        `scalings_frozen_after` tokens each row's last scalings stay: one pass, and other tokens.
         """
         if isinstance(kwargs.get("assistant_model"), XLoraModel):
             kwargs["assistant_model"] = Decoder(kwargs["assistant_model"])
         if self._fixed is not None and not self._forward_hooks:  # who listens hears the mixture, not its base
             with self.context.using(self._fixed.scalings):
                 return cast("GenerationMixin", self.base).generate(inputs, **kwargs)
+        if self._fixed is None and scalings_frozen_after is not None:
+            return FrozenDecoder(self, after=scalings_frozen_after).generate(inputs, **kwargs)
         return Decoder(self, prefetch_scalings=prefetch_scalings).generate(inputs, **kwargs)
 
     def new_cache(self) -> XLoraCache:
