@@ -312,6 +312,28 @@ def test_pictures_are_refused_because_one_pass_alone_would_see_them(
     assert counted.item() == pytest.approx(model(token_ids, labels=token_ids).loss.item() / 2, rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_that_is_cast_keeps_head_and_scales_in_float32_at_least(
+    dtype: torch.dtype, mixture: Mixture, token_ids: Tensor
+) -> None:
+    model, exact = mixture(), mixture()
+    few = torch.promote_types(dtype, torch.float32)
+
+    model.to(dtype)
+
+    assert model.dtype == model(token_ids).logits.dtype == dtype
+    for ours, theirs in zip(model.head.parameters(), exact.head.parameters(), strict=True):
+        assert ours.dtype == few
+        assert torch.equal(ours, theirs.to(few))
+    for path, layer in model.layers.items():
+        assert layer.up.dtype == dtype
+        assert torch.equal(layer.down.scale, exact.layers[path].down.scale.to(few))
+    optimiser = torch.optim.SGD(model.head.parameters(), lr=1.0)
+    model(token_ids, labels=token_ids).loss.backward()
+    optimiser.step()
+    assert not torch.equal(next(model.head.parameters()), next(exact.head.parameters()))
+
+
 def test_a_copy_of_a_model_is_a_model_of_its_own(mixture: Mixture, token_ids: Tensor) -> None:
     model, expected = mixture(), mixture()(token_ids).logits
     model(token_ids)
