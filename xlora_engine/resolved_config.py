@@ -9,6 +9,7 @@ from xlora_engine.adapter_weights import Expert
 from xlora_engine.architectures import check_architecture, hidden_width
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid
+from xlora_engine.wrapping import require_plain
 
 
 def resolved(config: XLoraConfig, base: PreTrainedModel, experts: Sequence[Expert]) -> XLoraConfig:
@@ -16,8 +17,9 @@ def resolved(config: XLoraConfig, base: PreTrainedModel, experts: Sequence[Exper
 
     Raises:
         ConfigInvalid: the configuration says otherwise, or there are no experts.
-        BaseUnsupported: the base model cannot have two passes.
+        BaseUnsupported: the base model cannot have two passes, or holds adapters already.
     """
+    require_plain(base)
     check_architecture(base)
     width = hidden_width(base)
     if config.hidden_size not in (0, width):

@@ -393,6 +393,26 @@ def test_a_base_without_an_output_layer_is_refused(expert_folders: dict[str, Pat
         XLoraModel.from_adapters(LlamaModel(pico_llama().config), expert_folders)
 
 
+def test_a_base_that_holds_adapters_already_is_refused(
+    expert_folders: dict[str, Path], token_ids: Tensor
+) -> None:
+    base, plain = pico_llama(), pico_llama()(token_ids).logits
+    with quiet_peft():
+        theirs = PeftModel.from_pretrained(base, str(expert_folders["bio"]))
+    for given in (base, theirs):
+        with pytest.raises(BaseUnsupported, match=r"of another model with adapters.*unload\(\) first"):
+            XLoraModel.from_adapters(given, expert_folders)
+    theirs.unload()
+
+    first = XLoraModel.from_adapters(base, expert_folders)
+    expected = first(token_ids).logits
+    with pytest.raises(BaseUnsupported, match="q_proj' is a MixtureLayer of another model"):
+        XLoraModel.from_adapters(base, expert_folders)
+    assert torch.equal(first(token_ids).logits, expected)
+    assert torch.equal(first.unload()(token_ids).logits, plain)
+    assert torch.equal(XLoraModel.from_adapters(base, expert_folders)(token_ids).logits, expected)
+
+
 def test_an_expert_that_does_not_fit_leaves_the_base_as_it_was(
     expert_folders: dict[str, Path], token_ids: Tensor
 ) -> None:
