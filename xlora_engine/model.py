@@ -268,7 +268,7 @@ class XLoraModel(nn.Module):
 
     @contextmanager
     def fixed_scalings(self, scalings: Float[Tensor, "#batch #seq layer expert"] | None) -> Iterator[None]:
-        """Inside, these scalings weigh the experts and the head is not asked; None silences the experts.
+        """Inside, these scalings weigh the experts, in every thread; None silences the experts.
 
         Raises:
             ConfigInvalid: the scalings are for other layers or experts; in a call inside, for other tokens.
