@@ -267,6 +267,26 @@ def test_an_architecture_that_is_not_on_the_list_is_tried_with_a_warning_that_na
     assert_close(model(prompts).logits, slow)
 
 
+def test_a_classifier_of_sequences_is_tried_too(folders: Any, prompts: Tensor, tmp_path: Path) -> None:
+    fields = {**SMALL_BASES["Llama"].fields, "num_labels": 3}
+    small = SmallBase(model="LlamaForSequenceClassification", config="LlamaConfig", fields=fields)
+    experts, labels = folders("Llama"), torch.tensor([0, 2])
+
+    with pytest.warns(UnprovenArchitecture, match="LlamaForSequenceClassification is not among"):
+        model = XLoraModel.from_adapters(small.build(), experts, XLoraConfig(layerwise_scalings=True))
+    model.save_pretrained(tmp_path / "saved")
+    with pytest.warns(UnprovenArchitecture):
+        again = XLoraModel.from_pretrained(tmp_path / "saved", small.build())
+
+    out, base = model(prompts, labels=labels), small.build()
+    slow, _ = slow_logits(base, list(experts.values()), model.head, model.config, prompts)
+    assert out.logits.shape == (2, 3)
+    assert_close(out.logits, slow)
+    assert_close(out.loss, nn.functional.cross_entropy(slow, labels))
+    assert torch.equal(again(prompts).logits, out.logits)
+    assert (slow - base(prompts).logits).abs().max() > 0.01, "the experts must be heard"
+
+
 def test_a_base_with_an_encoder_is_refused(folders: Any) -> None:
     config = T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     base = T5ForConditionalGeneration(config)
