@@ -3,20 +3,27 @@
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xlora_engine.errors import ExpertMismatch, ExpertUnreadable, ExpertUnsupported
+from xlora_engine.errors import (
+    BaseUnsupported,
+    CheckpointInvalid,
+    ExpertMismatch,
+    ExpertUnreadable,
+    ExpertUnsupported,
+)
+from xlora_engine.weights_file import load_weights
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLED_WEIGHTS_FILE = "adapter_model.bin"
 #: What PEFT puts before a module's path: the PeftModel, then the LoraModel.
 KEY_PREFIX = "base_model.model."
 
@@ -27,6 +34,9 @@ _FACTORS = {
     ".lora_embedding_A": ("A", True),
     ".lora_embedding_B": ("B", True),
 }
+
+#: Ending of a weight of the base model's own, which PEFT saves along with an update of it.
+_BASE_COPY = ".base_layer.weight"
 
 #: Features a mixture cannot honour: field -> whether its value asks for the feature.
 _UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
@@ -96,6 +106,8 @@ class Expert:
     name: str
     config: Mapping[str, Any]
     updates: Mapping[str, LowRank]
+    #: By module path, weights of the base model that PEFT saves with an update of embeddings or output layer.
+    base_copies: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def read_expert(
@@ -111,17 +123,19 @@ def read_expert(
 
 
 def _make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Expert:
-    for field, asks in _UNSUPPORTED.items():
-        if field in config and asks(config[field]):
+    for feature, asks in _UNSUPPORTED.items():
+        if feature in config and asks(config[feature]):
             raise ExpertUnsupported(
-                f"expert {name!r} has {field} = {config[field]!r}, which a mixture of plain LoRA "
+                f"expert {name!r} has {feature} = {config[feature]!r}, which a mixture of plain LoRA "
                 "cannot honour; train it again without"
             )
-    factors = _pair_factors(tensors, name)
+    copies = {key: tensor for key, tensor in tensors.items() if key.endswith(_BASE_COPY)}
+    factors = _pair_factors({key: t for key, t in tensors.items() if key not in copies}, name)
     return Expert(
         name=name,
         config=config,
         updates={path: _low_rank(path, pair, config, name) for path, pair in factors.items()},
+        base_copies={k.removeprefix(KEY_PREFIX).removesuffix(_BASE_COPY): t for k, t in copies.items()},
     )
 
 
@@ -143,7 +157,9 @@ def check_fits(expert: Expert, base: nn.Module) -> None:
     """Refuse an expert whose modules the base model lacks, or has in another shape.
 
     Raises:
-        ExpertMismatch: naming the first such module, the shape expected and the shape found.
+        ExpertMismatch: naming the first such module, the shape expected and the shape found; or the expert
+            holds a weight of the base model that is not this one's.
+        BaseUnsupported: the module's weights are not in memory.
     """
     modules = dict(base.named_modules())
     for path, update in expert.updates.items():
@@ -157,6 +173,11 @@ def check_fits(expert: Expert, base: nn.Module) -> None:
                 f"expert {expert.name!r} changes {path!r} as {_KINDS[update.is_embedding]}, where there is "
                 f"a {type(modules[path]).__name__}; it was trained on another base model"
             )
+        if any(parameter.is_meta for parameter in modules[path].parameters()):
+            raise BaseUnsupported(
+                f"the weights of {path!r} are on no device, as those are that accelerate offloads; load the "
+                "base model with a device_map that keeps all of it on devices"
+            )
         expected = _widths(modules[path], is_embedding=update.is_embedding)
         found = (update.A.shape[1], update.B.shape[0])
         if expected is not None and expected != found:
@@ -164,6 +185,21 @@ def check_fits(expert: Expert, base: nn.Module) -> None:
                 f"expert {expert.name!r} maps {found[0]} to {found[1]} at {path!r}, where the base maps "
                 f"{expected[0]} to {expected[1]}; it was trained on another base model"
             )
+    for path, copy in expert.base_copies.items():
+        if path not in modules or not _is_copy(copy, getattr(modules[path], "weight", None)):
+            raise ExpertMismatch(
+                f"expert {expert.name!r} holds a weight for {path!r} itself, which is not the base model's; "
+                "if it is the right base, save the adapter with save_embedding_layers=False"
+            )
+
+
+def _is_copy(copy: Tensor, weight: object) -> bool:
+    """Whether a weight is as saved, whichever of the two was rounded to a shorter dtype since."""
+    # A quantised weight is a tensor of a class of its own: what it was before is not known.
+    if not isinstance(weight, Tensor) or type(weight.data) is not Tensor or copy.shape != weight.shape:
+        return False
+    shorter = min(copy.dtype, weight.dtype, key=lambda dtype: dtype.itemsize)
+    return torch.equal(copy.to(shorter), weight.detach().cpu().to(shorter))
 
 
 _KINDS = {True: "an embedding", False: "a linear layer"}
@@ -194,11 +230,10 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
-    path = folder / WEIGHTS_FILE
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ExpertUnreadable(f"expert {name!r}: cannot read {path}: {error}") from error
+        return load_weights(folder / WEIGHTS_FILE, pickled=PICKLED_WEIGHTS_FILE)
+    except CheckpointInvalid as error:
+        raise ExpertUnreadable(f"expert {name!r}: {error}") from error
 
 
 def _pair_factors(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str, tuple[Tensor, bool]]]:

@@ -1,10 +1,12 @@
 """Which base models a mixture is proven on, what is refused, and the width of their hidden states."""
 
 import warnings
+from collections.abc import Mapping
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from xlora_engine.errors import BaseUnsupported
+from xlora_engine.errors import BaseUnsupported, ConfigInvalid
 
 #: Classes of `transformers` on which the tests compare logits with a slow loop over experts and, where
 #: PEFT works, with PEFT; caches with none; and gradients with and without recomputation.
@@ -55,6 +57,20 @@ def check_architecture(base: PreTrainedModel) -> None:
             UnprovenArchitecture,
             stacklevel=2,
         )
+
+
+def require_heard(inputs: Mapping[str, object]) -> None:
+    """Refuse pictures, sounds and the like, which would reach the mixture pass alone.
+
+    The scaling pass runs the text decoder on tokens or their embeddings. Counts and flags are for the loss
+    and the output, and tell by being no floating tensors.
+
+    Raises:
+        ConfigInvalid: there is such an input.
+    """
+    for name, value in inputs.items():
+        if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0:
+            raise ConfigInvalid(name, "left out: the scaling pass takes text alone", list(value.shape))
 
 
 def hidden_width(base: PreTrainedModel) -> int:

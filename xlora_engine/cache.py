@@ -27,6 +27,8 @@ class XLoraCache(Cache):
         self.mixture = mixture
         # The list itself, so that whoever looks at layers sees those which the mixture pass fills.
         self.layers = mixture.layers
+        #: Whether both passes hold the same tokens: with frozen scalings, one has gone on alone.
+        self.is_whole = True
 
     @classmethod
     def for_base(cls, config: PreTrainedConfig) -> "XLoraCache":
@@ -65,6 +67,7 @@ class XLoraCache(Cache):
     def reset(self) -> None:
         """Forget every token."""
         self._both(lambda cache: cache.reset())
+        self.is_whole = True
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Put the rows in the order of the beams."""
@@ -95,10 +98,15 @@ def require_xlora_cache(cache: object) -> XLoraCache | None:
     """The cache, if it can hold both passes.
 
     Raises:
-        CacheUnsupported: it is a cache of one pass only.
+        CacheUnsupported: it is a cache of one pass only, or one pass lacks tokens.
     """
-    if cache is None or isinstance(cache, XLoraCache):
+    if cache is None or (isinstance(cache, XLoraCache) and cache.is_whole):
         return cache
+    if isinstance(cache, XLoraCache):
+        raise CacheUnsupported(
+            "the scaling pass has not seen all tokens of this cache, which was used with frozen scalings; "
+            "begin with a new one"
+        )
     raise CacheUnsupported(
         f"a {type(cache).__name__} holds the keys and values of one pass, an X-LoRA model has two; "
         "pass model.new_cache() or leave the cache out"

@@ -17,7 +17,8 @@ from xlora_engine.prefetched_decoding import can_prefetch, prefetched_sample
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
-    from xlora_engine.model import XLoraModel, XLoraOutput
+    from xlora_engine.model import XLoraModel
+    from xlora_engine.model_output import XLoraOutput
 
 
 class Decoder(GenerationMixin):
@@ -95,7 +96,8 @@ class Decoder(GenerationMixin):
         """
         if "past_key_values" in kwargs:
             kwargs["cache"] = kwargs.pop("past_key_values")
-        require_xlora_cache(kwargs.get("cache"))
+        if not self.mixture.has_fixed_scalings:
+            require_xlora_cache(kwargs.get("cache"))
         if kwargs.get("assistant_early_exit") is not None:
             raise ConfigInvalid(
                 "assistant_early_exit",
@@ -116,7 +118,7 @@ class Decoder(GenerationMixin):
     ) -> Any:
         """Greedy decoding or sampling, with guesses where that can be: several for one row, else one each."""
         loop = (input_ids, logits_processor, stopping_criteria, generation_config)
-        prefetches = self._prefetch_scalings and not synced_gpus
+        prefetches = self._prefetch_scalings and not synced_gpus and not self.mixture.has_fixed_scalings
         if prefetches and can_prefetch(self.mixture, generation_config, model_kwargs):
             if can_draft(input_ids, model_kwargs):
                 return drafted_sample(self, *loop, streamer, model_kwargs, self._make_drafts)
@@ -132,6 +134,10 @@ class Decoder(GenerationMixin):
         max_cache_length: int,
     ) -> bool:
         """The cache `GenerationMixin` would make (dynamic, static, offloaded, …), once for each pass."""
+        if self.mixture.has_fixed_scalings:
+            return super()._prepare_cache_for_generation(
+                generation_config, model_kwargs, generation_mode, batch_size, max_cache_length
+            )
         scaling = dict(model_kwargs)
         for kwargs in (scaling, model_kwargs):
             made = super()._prepare_cache_for_generation(

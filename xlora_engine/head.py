@@ -1,23 +1,25 @@
 """The scaling head: a small network from one token's hidden state to logits over the experts."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from xlora_engine.config import XLoraConfig
+from xlora_engine.full_precision import in_full_precision
 from xlora_engine.gates import gate
 
 
 class ScalingHead(nn.Module):
     """Maps hidden states to scalings (arXiv:2402.07148, "X-LoRA scaling head").
 
-    Float32 whatever the base model's dtype: it has few parameters, and bfloat16 steps are too coarse
-    to train it.
+    Float32 whatever the base model's dtype, and whatever shorter one the model is cast to: it has few
+    parameters, and bfloat16 steps are too coarse to train it.
 
     Its linear maps are `layers.0`, `layers.1`, … whatever stands between them, so that the names of
     saved tensors do not depend on the dropout setting.
@@ -52,7 +54,9 @@ class ScalingHead(nn.Module):
 
     def logits(self, hidden: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq layer expert"]:
         """Logits of every expert; the `layer` axis has length 1 unless scalings are layerwise."""
-        out = hidden.to(next(self.parameters()).dtype)
+        own = next(self.parameters())
+        # A base model that is spread over devices gives them on its last; the head is on its first.
+        out = hidden.to(device=own.device, dtype=own.dtype)
         for index, layer in enumerate(self.layers):
             between = index > 0 and self.config.enable_relu_and_dropout
             out = layer(self.dropout(out.relu()) if between else out)
@@ -63,6 +67,13 @@ class ScalingHead(nn.Module):
     def forward(self, hidden: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq layer expert"]:
         """Scalings of every expert for each token, gated as configured; float32."""
         return gate(self.logits(hidden), self.config, present=self.present)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = [parameter.data for parameter in self.parameters()]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for value, parameter in zip(before, self.parameters(), strict=True):
+            parameter.data = in_full_precision(value, parameter.data)
+        return self
 
     def single(self, *, seed: int = 0) -> "ScalingHead":
         """A new head like this one, but with one set of scalings for all layers."""

@@ -162,5 +162,7 @@ def _enlarged(old: Tensor, columns: int) -> Tensor:
 def _rearranged(old: Tensor, kept: tuple[Tensor, Tensor], columns: int) -> Tensor:
     buffer = old.new_zeros(*old.shape[:2], columns, old.shape[3])
     for row, (columns_of_row, begin) in enumerate(zip(kept, (1, 0), strict=True)):
-        buffer[row, :, begin : begin + len(columns_of_row)] = old[row].index_select(1, columns_of_row)
+        buffer[row, :, begin : begin + len(columns_of_row)] = old[row].index_select(
+            1, columns_of_row.to(old.device)
+        )
     return buffer

@@ -1,6 +1,7 @@
 """One forward of the base model over rows of both passes: logits, and hidden states for the scaling head."""
 
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -30,10 +31,14 @@ def joint_forward(
         logits_to_keep=ids.shape[1],
     )
     seen: list[Tensor] = []
+    here = threading.get_ident()
+
+    def see(_module: object, _inputs: object, out: Any) -> None:
+        if threading.get_ident() == here:  # others may be decoding with the same model
+            seen.append(out.last_hidden_state)
+
     # The base model's own forward makes the logits (some scale or cap them); a hook shows what from.
-    hook = mixture.base.get_decoder().register_forward_hook(
-        lambda _module, _inputs, out: seen.append(out.last_hidden_state)
-    )
+    hook = mixture.base.get_decoder().register_forward_hook(see)
     try:
         with mixture.context.using(scalings):
             logits: Tensor = mixture.base(**inputs, return_dict=True).logits

@@ -16,6 +16,7 @@ from torch import Tensor
 from xlora_engine.adapter_weights import Expert, read_expert
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid, EngineError
+from xlora_engine.hub import local_folder
 from xlora_engine.model import XLoraModel
 from xlora_engine.saved_model import SavedModel
 
@@ -74,7 +75,9 @@ def edited_rows(
 def add_expert(
     model: XLoraModel, name: str, folder: str | Path, *, lowered_by: float = LOWERED_BY
 ) -> XLoraModel:
-    """Add an adapter folder as the last expert, its gate so low that the mixture hardly changes.
+    """Add an adapter as the last expert, its gate so low that the mixture hardly changes.
+
+    It is a folder, or a repository of the hub.
 
     Under a softmax its share starts at most at `exp(-lowered_by)` over the number of the other experts,
     whatever the hidden state, since its logit is their mean less `lowered_by` times the temperature. A
@@ -85,7 +88,7 @@ def add_expert(
         ExpertInvalid: the adapter cannot be used, or does not fit; the model is left as it was.
         ConfigInvalid: the name is taken, or no name of an expert.
     """
-    expert = read_expert(Path(folder), name)
+    expert = read_expert(local_folder(folder), name)
     config = replace(model.config, adapters=(*model.config.adapters, name))
     if not (config.enable_softmax or config.enable_softmax_topk):
         return _edited(model, [*_current(model), expert], config, shift=None)
@@ -185,6 +188,7 @@ def _rebuilt(
         if key in head:
             head[key] = edited_rows(head[key], before, after, shift=by)
     SavedModel(config=config, experts=tuple(experts), head=head).restore(edited, verify=False)
+    edited.recompute_like(model)
     return edited.train(model.training)
 
 

@@ -14,25 +14,20 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from xlora_engine.adapter_weights import Expert, LowRank, check_fits, read_expert
-from xlora_engine.architectures import check_architecture, hidden_width
+from xlora_engine.architectures import require_heard
 from xlora_engine.cache import XLoraCache, require_xlora_cache
 from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding import Decoder
 from xlora_engine.errors import ConfigInvalid, EngineError
+from xlora_engine.frozen_decoding import FrozenDecoder
 from xlora_engine.head import ScalingHead
 from xlora_engine.layer import MixtureLayer
+from xlora_engine.model_output import XLoraOutput
 from xlora_engine.quantised import keep_unpacked, require_differentiable
 from xlora_engine.recomputation import Recomputation
-from xlora_engine.scaling_context import ScalingContext
+from xlora_engine.resolved_config import resolved
+from xlora_engine.scaling_context import ScalingContext, fitted
 from xlora_engine.wrapping import presence, replace_module, wrap
-
-
-@dataclass
-class XLoraOutput(CausalLMOutputWithPast):
-    """A causal language model's output, and the scalings it was made with."""
-
-    #: `[batch seq layer expert]`; the layer axis has length 1 where all layers have the same scalings.
-    scalings: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,16 +56,17 @@ class XLoraModel(nn.Module):
         Raises:
             ExpertMismatch: an expert does not fit the base model, which is then left as it was.
             ConfigInvalid: the configuration contradicts the base model or the experts.
-            BaseUnsupported: the base model has no decoder below its language-model head.
+            BaseUnsupported: the base model has no decoder below its language-model head, or is not in memory.
 
         Warns:
             UnprovenArchitecture: no test covers this class of base model; it is tried.
         """
         super().__init__()
-        self.config = _resolve(config, base, experts)
-        self.experts = tuple(experts)
+        self.config = resolved(config, base, experts)
         for expert in experts:
             check_fits(expert, base)
+        # Compared; from now on they would only take memory.
+        self.experts = tuple(replace(expert, base_copies={}) for expert in experts)
         self.context = ScalingContext()
         self.base = base
         base.requires_grad_(False)
@@ -93,8 +89,10 @@ class XLoraModel(nn.Module):
         *,
         seed: int = 0,
     ) -> Self:
-        """A new scaling head over adapter folders, named in the order of the head's outputs."""
-        experts = [read_expert(Path(folder), name) for name, folder in adapters.items()]
+        """A new head over adapters, folders or repositories of the hub, in the order of its outputs."""
+        from xlora_engine.hub import local_folder
+
+        experts = [read_expert(local_folder(place), name) for name, place in adapters.items()]
         return cls(base_model, experts, config or XLoraConfig(), seed=seed)
 
     @classmethod
@@ -176,9 +174,12 @@ class XLoraModel(nn.Module):
         """The base model's forward with the experts weighed by these scalings.
 
         `inputs` are the base model's own. Scalings of shape `[1 1 1 expert]` weigh all tokens alike.
+
+        Raises:
+            ConfigInvalid: the scalings are for other layers, experts or tokens.
         """
         self._require_counted_logits(inputs.get("logits_to_keep"))
-        with self.context.using(scalings), self._recomputing(inputs):
+        with self.context.using(self._fitted(scalings, inputs)), self._recomputing(inputs):
             out: CausalLMOutputWithPast = self.base(**inputs)
         return out
 
@@ -193,6 +194,7 @@ class XLoraModel(nn.Module):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         cache: XLoraCache | None = None,
+        return_dict: bool | None = True,
         **kwargs: Any,
     ) -> XLoraOutput:
         """Both passes, as a causal language model of `transformers` is called.
@@ -201,43 +203,48 @@ class XLoraModel(nn.Module):
 
         Raises:
             CacheUnsupported: the cache cannot hold both passes.
+            ConfigInvalid: a plain tuple is asked for, or the scaling pass could not hear what is given.
         """
+        if return_dict is False:
+            raise ConfigInvalid("return_dict", "true or left out", return_dict)
         given = cache if cache is not None else past_key_values
         where = {"attention_mask": attention_mask, "position_ids": position_ids}
         tokens = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         inputs = {**tokens, **where, "labels": labels, "logits_to_keep": logits_to_keep, **kwargs}
         if self._fixed is not None:
             return self._forward_fixed(self._fixed, **inputs, cache=given, use_cache=use_cache)
+        require_heard(kwargs)
         held = require_xlora_cache(given)
         if held is None and use_cache:
             held = self.new_cache()
         scalings = self.head(self.scaling_pass(**tokens, **where, cache=held and held.scaling))
         out = self.mixture_pass(scalings, **inputs, cache=held and held.mixture, use_cache=held is not None)
-        return XLoraOutput(
-            loss=out.loss,
-            logits=out.logits,
-            cache=held,
-            hidden_states=out.hidden_states,
-            attentions=out.attentions,
-            scalings=scalings,
-        )
+        return XLoraOutput.of(out, scalings=scalings, cache=held)
 
     # ------------------------------------------------------------------ use
 
     def generate(
-        self, inputs: Int[Tensor, "batch seq"] | None = None, *, prefetch_scalings: bool = True, **kwargs: Any
+        self,
+        inputs: Int[Tensor, "batch seq"] | None = None,
+        *,
+        prefetch_scalings: bool = True,
+        scalings_frozen_after: int | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Generate as any model of `transformers` does, with its cache; every argument works.
 
         With `prefetch_scalings` the scaling pass of the next token runs along with the mixture pass of
         this one, where that can be, and one row's guesses are several at once: same tokens, less time.
-        With fixed scalings there is one pass, and any cache of the base model's.
+        With fixed scalings there is one pass, and any cache of the base model's. After
+        `scalings_frozen_after` tokens each row's last scalings stay: one pass, and other tokens.
         """
-        if self._fixed is not None:
-            with self.context.using(self._fixed.scalings):
-                return cast("GenerationMixin", self.base).generate(inputs, **kwargs)
         if isinstance(kwargs.get("assistant_model"), XLoraModel):
             kwargs["assistant_model"] = Decoder(kwargs["assistant_model"])
+        if self._fixed is not None and not self._forward_hooks:  # who listens hears the mixture, not its base
+            with self.context.using(self._fixed.scalings):
+                return cast("GenerationMixin", self.base).generate(inputs, **kwargs)
+        if self._fixed is None and scalings_frozen_after is not None:
+            return FrozenDecoder(self, after=scalings_frozen_after).generate(inputs, **kwargs)
         return Decoder(self, prefetch_scalings=prefetch_scalings).generate(inputs, **kwargs)
 
     def new_cache(self) -> XLoraCache:
@@ -254,9 +261,19 @@ class XLoraModel(nn.Module):
             raise ConfigInvalid("scalings", f"{len(self.experts)} values, one for each expert", list(values))
         return torch.tensor(values, dtype=torch.float32, device=self.base.device).view(1, 1, 1, -1)
 
+    @property
+    def has_fixed_scalings(self) -> bool:
+        """Whether scalings stand in for the head's, so that there is one pass."""
+        return self._fixed is not None
+
     @contextmanager
     def fixed_scalings(self, scalings: Float[Tensor, "#batch #seq layer expert"] | None) -> Iterator[None]:
-        """Inside, these scalings weigh the experts and the head is not asked; None silences the experts."""
+        """Inside, these scalings weigh the experts, in every thread; None silences the experts.
+
+        Raises:
+            ConfigInvalid: the scalings are for other layers or experts; in a call inside, for other tokens.
+        """
+        self._fitted(scalings)
         before, self._fixed = self._fixed, _Fixed(scalings)
         try:
             yield
@@ -291,6 +308,11 @@ class XLoraModel(nn.Module):
         """
         self._recomputation = Recomputation(self.base, self.context, gradient_checkpointing_kwargs)
 
+    def recompute_like(self, other: "XLoraModel") -> None:
+        """Recompute as another model does, if it does."""
+        if other._recomputation is not None:
+            self.gradient_checkpointing_enable(other._recomputation.settings)
+
     @property
     def is_gradient_checkpointing(self) -> bool:
         """Whether blocks are computed again in training; those of a pass that fills a cache are not."""
@@ -298,12 +320,21 @@ class XLoraModel(nn.Module):
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations again."""
+        if self._recomputation is not None:
+            self.base.activation_checkpointing_disable()
         self._recomputation = None
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """Parameters that learn, and all of base model, experts and head; called as in PEFT."""
+        learn = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+        return learn, self.base.num_parameters() + sum(p.numel() for p in self.head.parameters())
 
     def unload(self) -> PreTrainedModel:
         """Put the base model's own layers back and return it; this model is of no use afterwards."""
         for path, layer in self.layers.items():
             replace_module(self.base, path, layer.base)
+        if self._recomputation is not None:
+            self.base.activation_checkpointing_disable()
         keep_unpacked(self.base, unpacked=False)
         return self.base
 
@@ -311,6 +342,8 @@ class XLoraModel(nn.Module):
         """Undo `unload`, unless another model has wrapped the base meanwhile."""
         for path, layer in self.layers.items():
             replace_module(self.base, path, layer)
+        self.recompute_like(self)
+        keep_unpacked(self.base)
 
     @property
     def device(self) -> torch.device:
@@ -335,9 +368,19 @@ class XLoraModel(nn.Module):
         return updates
 
     def _forward_fixed(self, fixed: "_Fixed", **inputs: Any) -> XLoraOutput:
-        with self.context.using(fixed.scalings):
+        with self.context.using(self._fitted(fixed.scalings, inputs)):
             out = self.base(**inputs)
-        return XLoraOutput(**out, scalings=fixed.scalings)
+        return XLoraOutput.of(out, scalings=fixed.scalings, cache=out.cache)
+
+    def _fitted(self, scalings: Tensor | None, inputs: Mapping[str, Any] | None = None) -> Tensor | None:
+        """Scalings that fit this model, and these inputs if given."""
+        if scalings is None:
+            return None
+        given = next(
+            (t for n in ("input_ids", "inputs_embeds") if (t := (inputs or {}).get(n)) is not None), None
+        )
+        tokens = None if given is None else (int(given.shape[0]), int(given.shape[1]))
+        return fitted(scalings, layers=len(self.layers), experts=len(self.experts), tokens=tokens)
 
     def _recomputing(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
         filling = inputs.get("cache") is not None or inputs.get("use_cache")
@@ -353,17 +396,3 @@ class XLoraModel(nn.Module):
         for layer in self.layers.values():
             layer.down.requires_grad_(trains)
             layer.up.requires_grad_(trains)
-
-
-def _resolve(config: XLoraConfig, base: PreTrainedModel, experts: Sequence[Expert]) -> XLoraConfig:
-    """The configuration with what the base model and the experts decide filled in."""
-    check_architecture(base)
-    width = hidden_width(base)
-    if config.hidden_size not in (0, width):
-        raise ConfigInvalid("hidden_size", f"{width}, the base model's", config.hidden_size)
-    names = tuple(expert.name for expert in experts)
-    if not names:
-        raise ConfigInvalid("adapters", "at least one expert", names)
-    if config.adapters not in ((), names):
-        raise ConfigInvalid("adapters", f"{names}, the experts given", config.adapters)
-    return replace(config, hidden_size=width, adapters=names)

@@ -19,6 +19,7 @@ from torch import Tensor
 from xlora_engine.adapter_weights import (
     CONFIG_FILE,
     KEY_PREFIX,
+    PICKLED_WEIGHTS_FILE,
     WEIGHTS_FILE,
     Expert,
     read_expert,
@@ -45,7 +46,6 @@ from xlora_engine.saved_model import SavedModel
 from xlora_engine.weights_file import load_weights
 
 PEFT_TYPE = "XLORA"
-_PICKLED_WEIGHTS_FILE = "adapter_model.bin"
 _HEAD_KEY = re.compile(r"(?:.*\.)?internal_xlora_classifier\.layers\.(\d+)\.(weight|bias)")
 _HEAD_PREFIX = "base_model.internal_xlora_classifier.layers"
 #: What stands for `KEY_PREFIX` in sub-folders: there the LoRA model is inside the X-LoRA model.
@@ -165,7 +165,7 @@ def _named(head: Mapping[str, Tensor], config: XLoraConfig) -> dict[str, Tensor]
 
 def _read_head(folder: Path, config: XLoraConfig, *, version: str) -> dict[str, Tensor]:
     layers: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in load_weights(folder / WEIGHTS_FILE, pickled=_PICKLED_WEIGHTS_FILE).items():
+    for key, tensor in load_weights(folder / WEIGHTS_FILE, pickled=PICKLED_WEIGHTS_FILE).items():
         named = _HEAD_KEY.fullmatch(key)
         if named is not None:
             layers.setdefault(int(named[1]), {})[named[2]] = tensor

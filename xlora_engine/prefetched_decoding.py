@@ -6,6 +6,8 @@ mixture then chooses that token, its scalings are ready; if not, the scaling pas
 one. The output does not depend on the guesses: it is branch prediction.
 """
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -74,14 +76,28 @@ def can_prefetch(mixture: "XLoraModel", config: GenerationConfig, inputs: dict[s
         and positions is not None
         and positions.dim() == 2
         and (positions.device.type != "cpu" or len(positions) <= MOST_ROWS_ON_CPU)
-        and _rope_type(base) not in _LENGTH_DEPENDENT_ROPE
+        and _positions_needed(config, inputs) <= _positions_had(base)
+        and not _rope_types(base) & _LENGTH_DEPENDENT_ROPE
         and not getattr(base, "num_kv_shared_layers", 0)
     )
 
 
-def _rope_type(config: Any) -> str:
+def _rope_types(config: Any) -> set[str]:
+    """Of the whole model, or of each kind of its layers."""
     parameters = getattr(config, "rope_parameters", None) or {}
-    return str(parameters.get("rope_type", "default"))
+    kinds = [kind for kind in parameters.values() if isinstance(kind, Mapping)] or [parameters]
+    return {str(kind.get("rope_type", "default")) for kind in kinds}
+
+
+def _positions_needed(config: GenerationConfig, inputs: dict[str, Any]) -> int:
+    """At most; the last token is guessed at its place, where plain decoding never looks."""
+    embeddings = inputs.get("inputs_embeds")
+    return int(config.max_length) + (0 if embeddings is None else int(embeddings.shape[1]))
+
+
+def _positions_had(base: Any) -> float:
+    """Some models keep a table of positions, and plain decoding may end one token beyond it."""
+    return float(getattr(base, "max_position_embeddings", None) or math.inf)
 
 
 class PrefetchedDecoding:

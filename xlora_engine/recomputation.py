@@ -43,6 +43,7 @@ class Recomputation:
             ConfigInvalid: a context of the caller's own.
             BaseUnsupported: the base model has no blocks to checkpoint.
         """
+        self.settings = settings
         self._settings = dict(settings or {})
         reentrant = self._settings.pop("use_reentrant", False)
         if "context_fn" in self._settings:

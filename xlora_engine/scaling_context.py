@@ -1,5 +1,6 @@
 """The scalings in force during a forward, and the gates they come to for every stack of experts."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from xlora_engine.errors import ConfigInvalid
 
 if TYPE_CHECKING:
     from xlora_engine.shared_down import SharedDown
@@ -83,24 +86,59 @@ class _Spread:
         return shares.unsqueeze(-1).expand(-1, -1, self.ranks_each).flatten(1)
 
 
+def fitted(
+    scalings: Float[Tensor, "#batch #seq #layer expert"],
+    *,
+    layers: int,
+    experts: int,
+    tokens: tuple[int, int] | None = None,
+) -> Float[Tensor, "batch seq #layer expert"]:
+    """Scalings of so many layers and experts, spelt out for a batch of `tokens` unless one is for all.
+
+    Raises:
+        ConfigInvalid: they are for other layers, experts or tokens; some would weigh the wrong ones.
+    """
+    found = tuple(scalings.shape)
+    if len(found) != 4 or found[2] not in (1, layers) or found[3] != experts:
+        raise ConfigInvalid(
+            "scalings", f"[batch seq layer expert] of 1 or {layers} layers and {experts} experts", found
+        )
+    if tokens is None or found[:2] in ((1, 1), tokens):
+        return scalings
+    if any(n not in (1, wanted) for n, wanted in zip(found, tokens, strict=False)):
+        raise ConfigInvalid("scalings", f"for 1 or {tokens[0]} rows of 1 or {tokens[1]} tokens", found)
+    # Some layers are given all tokens in one row, where a length of 1 could be a row or a token.
+    return scalings.expand(*tokens, -1, -1)
+
+
+class _Here(threading.local):
+    """What is in force in a thread: each answers a prompt of its own, or recomputes a block."""
+
+    def __init__(self) -> None:
+        self.now = _InForce()
+
+
 class ScalingContext:
-    """The scalings in force, shared by all wrapped layers of one model; empty, experts are silent."""
+    """The scalings in force, shared by all wrapped layers of one model; empty, experts are silent.
+
+    Each thread has its own, so that several may use one model at once, as they may a plain one.
+    """
 
     def __init__(self, *, spread_at_once_limit: int = SPREAD_AT_ONCE_LIMIT) -> None:
         self._spread_at_once_limit = spread_at_once_limit
-        self._now = _InForce()
+        self._here = _Here()
         self._stacks: list[SharedDown] = []
         self._spreads: dict[tuple[torch.device, torch.dtype], _Spread] = {}
 
     @property
     def scalings(self) -> Float[Tensor, "batch seq layer expert"] | None:
         """What is in force now."""
-        return self._now.scalings
+        return self._here.now.scalings
 
     @property
     def waiting(self) -> "dict[SharedDown, Waiting]":
         """Products made under the scalings in force; they go when those do."""
-        return self._now.waiting
+        return self._here.now.waiting
 
     def using(self, scalings: Float[Tensor, "batch seq layer expert"] | None) -> AbstractContextManager[None]:
         """Put scalings in force for the calls made inside; None silences the experts."""
@@ -108,7 +146,7 @@ class ScalingContext:
 
     def reinstating(self) -> AbstractContextManager[None]:
         """Puts what is in force at this moment in force again, whenever and as often as it is entered."""
-        return _Reinstating(self._holding, self._now)
+        return _Reinstating(self._holding, self._here.now)
 
     def register(self, new: "SharedDown", *, instead_of: "Iterable[SharedDown]" = ()) -> None:
         """Spread scalings over the ranks of `new` too, and no longer over those it stands for."""
@@ -121,12 +159,12 @@ class ScalingContext:
 
         Those of all stacks are computed by one product at first use, where that is not too large.
         """
-        gates = self._now.gates
+        gates = self._here.now.gates
         if stack not in gates:
-            if self._now.scalings is None:
+            if self._here.now.scalings is None:
                 raise LookupError("no scalings are in force")
-            spread = self._spread(stack, self._now.scalings)
-            gated = spread.gates(self._now.scalings, stack.weight.dtype)
+            spread = self._spread(stack, self._here.now.scalings)
+            gated = spread.gates(self._here.now.scalings, stack.weight.dtype)
             if len(gated) == 1:
                 return gated[0]
             gates.update(zip(spread.stacks, gated, strict=True))
@@ -136,7 +174,9 @@ class ScalingContext:
         place = (stack.weight.device, stack.weight.dtype)
         if place not in self._spreads:
             alike = [s for s in self._stacks if (s.weight.device, s.weight.dtype) == place]
-            self._spreads[place] = _Spread.over(alike)
+            # Kept for later passes: autograd takes no tensor that was made in inference mode.
+            with torch.inference_mode(False):
+                self._spreads[place] = _Spread.over(alike)
         everything = self._spreads[place]
         tokens = scalings.shape[0] * scalings.shape[1]
         if tokens * everything.ranks > self._spread_at_once_limit:
@@ -145,11 +185,19 @@ class ScalingContext:
 
     @contextmanager
     def _holding(self, state: _InForce) -> Iterator[None]:
-        outer, self._now = self._now, state
+        here = self._here
+        outer, here.now = here.now, state
         try:
             yield
         finally:
-            self._now = outer
+            here.now = outer
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy of a model, or one from a file, has nothing in force."""
+        return {name: value for name, value in self.__dict__.items() if name != "_here"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _here=_Here())
 
 
 class _Reinstating(AbstractContextManager[None]):

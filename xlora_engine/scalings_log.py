@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from xlora_engine.errors import CheckpointUnreadable, ConfigInvalid
-from xlora_engine.model import XLoraModel, XLoraOutput
+from xlora_engine.model import XLoraModel
+from xlora_engine.model_output import XLoraOutput
 from xlora_engine.routing import Routing, RoutingRecorder
 
 _FORMAT = "adapter-zoo/scalings"

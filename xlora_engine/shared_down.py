@@ -1,6 +1,6 @@
 """All experts' A of the layers that are given the same input, stacked: one product for all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 import torch
@@ -9,6 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from xlora_engine.adapter_weights import LowRank
+from xlora_engine.errors import BaseUnsupported
+from xlora_engine.full_precision import in_full_precision
 from xlora_engine.product_dtype import factor_for
 from xlora_engine.scaling_context import ScalingContext, Waiting
 
@@ -106,6 +108,12 @@ class SharedDown(nn.Module):
         waiting[self] = Waiting(x, products)
         return products.pop(member)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        scale = self.scale
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.scale = in_full_precision(scale, self.scale)
+        return self
+
     def lookup(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens ranks"]:
         """The same for an embedding, whose `A` has a column for each token of the vocabulary."""
         return self._gated(F.embedding(token_ids, self.weight.T))
@@ -143,7 +151,16 @@ def _fit(gates: Float[Tensor, "batch seq ranks"], inner: Tensor) -> Tensor:
 
     Some models flatten batch and sequence before a layer, and the language-model head may be given
     a sequence's last tokens alone.
+
+    Raises:
+        BaseUnsupported: a layer is given some of the tokens, and which is not known.
     """
     if inner.dim() == 2:
-        return gates.flatten(0, 1)
+        flat = gates.flatten(0, 1)
+        if flat.shape[0] not in (1, inner.shape[0]):
+            raise BaseUnsupported(
+                f"a layer that experts change is given {inner.shape[0]} of {flat.shape[0]} tokens, as the "
+                "experts of a mixture-of-experts base are; use adapters of layers that are given all"
+            )
+        return flat
     return gates if gates.shape[1] in (1, inner.shape[1]) else gates[:, -inner.shape[1] :]

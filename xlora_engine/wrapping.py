@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from xlora_engine.adapter_weights import Expert
 from xlora_engine.config import XLoraConfig
+from xlora_engine.errors import BaseUnsupported
 from xlora_engine.layer import MixtureEmbedding, MixtureLayer, expert_dtype, share_inputs
 from xlora_engine.scaling_context import ScalingContext
 
@@ -38,6 +39,20 @@ def wrap(
     for path, layer in layers.items():
         replace_module(base, path, layer)
     return layers
+
+
+def require_plain(base: nn.Module) -> None:
+    """Refuse a base model in which adapters are already: both passes would hear them too.
+
+    Raises:
+        BaseUnsupported: it belongs to another mixture, or PEFT has put adapters into it.
+    """
+    for path, module in base.named_modules():
+        if isinstance(module, MixtureLayer) or type(module).__module__.startswith("peft."):
+            raise BaseUnsupported(
+                f"{path or 'the base model'!r} is a {type(module).__name__} of another model with adapters, "
+                "which would be heard too; call that model's unload() first, or load the base model again"
+            )
 
 
 def presence(layers: Mapping[str, MixtureLayer], config: XLoraConfig) -> Bool[Tensor, "layer expert"] | None:

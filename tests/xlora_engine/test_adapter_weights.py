@@ -2,18 +2,22 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM
 
 from tests.pico import pico_adapter, pico_llama
 from xlora_engine.adapter_weights import check_fits, read_expert, stacked, write_expert
-from xlora_engine.errors import ExpertMismatch, ExpertUnreadable, ExpertUnsupported
+from xlora_engine.errors import BaseUnsupported, ExpertMismatch, ExpertUnreadable, ExpertUnsupported
+from xlora_engine.model import XLoraModel
 
 Q0 = "model.layers.0.self_attn.q_proj"
 A0, B0 = (f"base_model.model.{Q0}.lora_{factor}.weight" for factor in "AB")
@@ -125,7 +129,14 @@ Spoil = Callable[[Path], Any]
 UNREADABLE: dict[str, tuple[Spoil, str]] = {
     "no folder": (shutil.rmtree, "cannot read"),
     "no config": (lambda f: (f / "adapter_config.json").unlink(), "cannot read"),
-    "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "cannot read"),
+    "no weights": (
+        lambda f: (f / "adapter_model.safetensors").unlink(),
+        "is missing; if there is a adapter_model.bin, convert it",
+    ),
+    "weights as older versions saved them": (
+        lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"),
+        r"adapter_model.bin is a pickle, which may run any code; convert it .*weights_only=True",
+    ),
     "config cut off": (lambda f: (f / "adapter_config.json").write_text('{"r": 4,'), "cannot read"),
     "config of binary": (lambda f: (f / "adapter_config.json").write_bytes(b"\xff\xfe\x00"), "cannot read"),
     "config too deep": (lambda f: (f / "adapter_config.json").write_text("[" * 99_999), "cannot read"),
@@ -225,6 +236,50 @@ def test_an_embeddings_update_fits_an_embedding_alone(
 
     with pytest.raises(ExpertMismatch, match=rf"changes '{module}' as an? (embedding|linear layer), where"):
         check_fits(read_expert(folder, "bio"), pico_llama())
+
+
+@pytest.fixture(scope="module")
+def as_peft_saves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of embedding and output layer, saved by default, hence with copies of their weights."""
+    folder = tmp_path_factory.mktemp("peft") / "outer"
+    config = LoraConfig(r=2, target_modules=["lm_head", "embed_tokens", "q_proj"], task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        get_peft_model(pico_llama(), config).save_pretrained(folder)
+    assert sum("base_layer" in key for key in load_file(folder / "adapter_model.safetensors")) == 2
+    return folder
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_of_the_base_that_peft_saves_along_are_compared_and_left_out(
+    dtype: torch.dtype, as_peft_saves: Path, tmp_path: Path
+) -> None:
+    model = XLoraModel.from_adapters(nn.Module.to(pico_llama(), dtype), {"outer": as_peft_saves})
+
+    assert {"lm_head", "model.embed_tokens"} < model.layers.keys()
+    model.save_pretrained(tmp_path / "saved")
+    written = load_file(tmp_path / "saved" / "experts" / "outer" / "adapter_model.safetensors")
+    assert len(written) == 2 * len(model.layers)
+    assert not any("base_layer" in key for key in written)
+
+
+def test_a_weight_of_another_base_or_trained_along_is_refused(as_peft_saves: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(as_peft_saves, tmp_path / "outer"))
+    change_tensors(folder, lambda t: t["base_model.model.lm_head.base_layer.weight"].add_(0.01))
+    narrow = pico_llama(vocab_size=200)
+
+    with pytest.raises(ExpertMismatch, match=r"'outer' holds a weight for 'lm_head' itself, which is not"):
+        check_fits(read_expert(folder, "outer"), pico_llama())
+    with pytest.raises(ExpertMismatch, match="maps 32 to 259 at 'lm_head'"):
+        check_fits(read_expert(folder, "outer"), narrow)
+
+
+def test_a_base_that_is_not_in_memory_is_refused(folder: Path) -> None:
+    with torch.device("meta"):
+        base = LlamaForCausalLM(pico_llama().config)
+
+    with pytest.raises(BaseUnsupported, match=rf"the weights of '{Q0}' are on no device"):
+        check_fits(read_expert(folder, "bio"), base)
 
 
 def test_what_is_written_reads_as_what_was_read(expert_folders: dict[str, Path], tmp_path: Path) -> None:

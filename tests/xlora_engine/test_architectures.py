@@ -216,6 +216,22 @@ def test_a_disabled_or_unloaded_model_is_its_base_bit_for_bit(
     assert list(dict(restored.named_modules())) == list(dict(base.named_modules()))
 
 
+@pytest.mark.parametrize("name", ["Mixtral", "Qwen3-MoE"])
+def test_a_mixture_of_experts_base_tells_of_its_router(name: str, build: Build, prompts: Tensor) -> None:
+    asked: dict[str, Any] = {"labels": prompts, "output_router_logits": True}
+    model, plain = build(name, xlora_dropout_p=0.0), SMALL_BASES[name].build()(prompts, **asked)
+
+    with model.disabled():
+        silent = model(prompts, **asked)
+    out = model(prompts, **asked)
+
+    assert torch.equal(silent.loss, plain.loss)
+    assert torch.equal(silent.aux_loss, plain.aux_loss)
+    assert all(map(torch.equal, silent.router_logits, plain.router_logits))
+    assert len(out.router_logits) == len(plain.router_logits)
+    assert not torch.equal(out.aux_loss, plain.aux_loss), "experts change what is routed"
+
+
 @pytest.mark.parametrize("reentrant", [False, True], ids=["not reentrant", "reentrant"])
 @pytest.mark.parametrize("name", SMALL_BASES)
 def test_recomputed_gradients_are_those_kept(
@@ -249,6 +265,26 @@ def test_an_architecture_that_is_not_on_the_list_is_tried_with_a_warning_that_na
 
     slow, _ = slow_logits(small.build(), list(adapters.values()), model.head, model.config, prompts)
     assert_close(model(prompts).logits, slow)
+
+
+def test_a_classifier_of_sequences_is_tried_too(folders: Any, prompts: Tensor, tmp_path: Path) -> None:
+    fields = {**SMALL_BASES["Llama"].fields, "num_labels": 3}
+    small = SmallBase(model="LlamaForSequenceClassification", config="LlamaConfig", fields=fields)
+    experts, labels = folders("Llama"), torch.tensor([0, 2])
+
+    with pytest.warns(UnprovenArchitecture, match="LlamaForSequenceClassification is not among"):
+        model = XLoraModel.from_adapters(small.build(), experts, XLoraConfig(layerwise_scalings=True))
+    model.save_pretrained(tmp_path / "saved")
+    with pytest.warns(UnprovenArchitecture):
+        again = XLoraModel.from_pretrained(tmp_path / "saved", small.build())
+
+    out, base = model(prompts, labels=labels), small.build()
+    slow, _ = slow_logits(base, list(experts.values()), model.head, model.config, prompts)
+    assert out.logits.shape == (2, 3)
+    assert_close(out.logits, slow)
+    assert_close(out.loss, nn.functional.cross_entropy(slow, labels))
+    assert torch.equal(again(prompts).logits, out.logits)
+    assert (slow - base(prompts).logits).abs().max() > 0.01, "the experts must be heard"
 
 
 def test_a_base_with_an_encoder_is_refused(folders: Any) -> None:

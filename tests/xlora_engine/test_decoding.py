@@ -1,5 +1,6 @@
 """Every way of generating gives the tokens it gives without a cache."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -147,6 +148,21 @@ def test_generation_leaves_no_gradient_and_the_model_as_it_was(mixture: Mixture,
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_threads_that_share_a_model_do_not_hear_each_other(
+    rows: int, mixture: Mixture, token_ids: Tensor
+) -> None:
+    model = mixture(global_scaling_weight=0.3)
+    asked: dict[str, Any] = {"max_new_tokens": 24, "min_new_tokens": 24, "do_sample": False}
+    prompts = [(token_ids[:rows] + shift) % 240 + 3 for shift in range(0, 40, 10)]
+    expected = [model.generate(prompt, **asked) for prompt in prompts]
+
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        found = list(pool.map(lambda prompt: model.generate(prompt, **asked), prompts))
+
+    assert all(map(torch.equal, found, expected))
+
+
 def test_fixed_scalings_generate_in_one_pass_with_any_cache(mixture: Mixture, token_ids: Tensor) -> None:
     model = mixture()
     with model.fixed_scalings(model.constant_scalings([1.0, 0.0, 0.5])):
@@ -154,3 +170,6 @@ def test_fixed_scalings_generate_in_one_pass_with_any_cache(mixture: Mixture, to
         assert torch.equal(generate(model, token_ids, do_sample=False), plain)
         static = generate(model, token_ids, do_sample=False, cache_implementation="static")
         assert torch.equal(static, plain)
+        for drafter in (mixture(), model.base):
+            row = generate(model, token_ids[:1], do_sample=False, assistant_model=drafter)
+            assert torch.equal(row, plain[:1])

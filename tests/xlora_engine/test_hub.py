@@ -28,6 +28,8 @@ JOBS: dict[str, dict[str, Any]] = {
     "original": {"path": "owner/original"},
     "subfolder": {"path": "owner/collection", "subfolder": "models/science", "revision": "v2"},
     "experts": {"path": "owner/peft", "adapters": {"0": "owner/bio", "1": "owner/chem.v2"}},
+    "new": {"adapters": {"bio": "owner/bio", "chem": "owner/chem.v2"}},
+    "no adapter": {"adapters": {"bio": "owner/bio", "chem": "owner/nothing"}},
     "no repository": {"path": "owner/nothing"},
     "no name of a repository": {"path": "owner/a--b"},
     "no revision": {"path": "owner/original", "revision": "v9"},
@@ -102,7 +104,7 @@ def asked(
         return Asked(root / "results", model(token_ids).logits, hub.fetched)
 
 
-@pytest.mark.parametrize("name", ["original", "subfolder", "experts"])
+@pytest.mark.parametrize("name", ["original", "subfolder", "experts", "new"])
 def test_a_model_of_the_hub_answers_as_the_saved_one(name: str, asked: Asked) -> None:
     assert torch.equal(asked.logits(name), asked.expected)
 
@@ -111,6 +113,7 @@ def test_a_model_of_the_hub_answers_as_the_saved_one(name: str, asked: Asked) ->
     ("name", "reason"),
     [
         ("no repository", "there is no folder 'owner/nothing' here, and the hub shows none at revision main"),
+        ("no adapter", "there is no folder 'owner/nothing' here, and the hub shows none"),
         ("no name of a repository", "there is no folder 'owner/a--b' here"),
         ("no revision", "the hub shows none at revision v9"),
         ("no subfolder", "owner/collection at its main revision has no folder 'science'"),

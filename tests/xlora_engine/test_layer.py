@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from xlora_engine.adapter_weights import LowRank
+from xlora_engine.errors import BaseUnsupported
 from xlora_engine.layer import MixtureEmbedding, MixtureLayer, share_inputs
 from xlora_engine.scaling_context import SPREAD_AT_ONCE_LIMIT, ScalingContext
 
@@ -93,6 +94,14 @@ def test_tokens_may_be_flattened_before_a_layer(context: ScalingContext, scaling
 
     with context.using(scalings):
         torch.testing.assert_close(wrapped(x.flatten(0, 1)), wrapped(x).flatten(0, 1))
+
+
+def test_some_tokens_of_a_flattened_batch_are_refused(context: ScalingContext, scalings: Tensor) -> None:
+    """As the experts of a mixture-of-experts base are given them; whose scalings they get is unknown."""
+    wrapped = wrap(nn.Linear(5, 7), UPDATES, context, layer=2)
+
+    with context.using(scalings), pytest.raises(BaseUnsupported, match="is given 4 of 6 tokens"):
+        wrapped(torch.randn(4, 5))
 
 
 def test_the_last_tokens_alone_get_their_own_scalings(context: ScalingContext, scalings: Tensor) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.pico import pico_adapter, pico_llama
 from tests.xlora_engine.conftest import Mixture
@@ -253,6 +253,52 @@ def test_a_misfit_is_refused_and_the_model_left_as_it_was(
 
 def test_a_model_in_training_stays_so(mixture: Mixture) -> None:
     assert drop_experts(mixture().train(), "bio").training
+
+
+def blocks_run(model: XLoraModel, token_ids: Tensor) -> int:
+    """How often a block runs in a training step: twice, and once more where it is recomputed."""
+    runs: list[None] = []
+    hook = model.base.get_submodule("model.layers.0.self_attn").register_forward_hook(
+        lambda *_: runs.append(None)
+    )
+    model.train()
+    model(token_ids, labels=token_ids).loss.backward()
+    hook.remove()
+    return len(runs)
+
+
+class Linear4bit(nn.Linear):
+    """What bitsandbytes calls the layer that must not pack its weights."""
+
+
+def test_after_an_edit_that_failed_weights_are_kept_from_being_packed(
+    mixture: Mixture, tmp_path: Path
+) -> None:
+    model = mixture()
+    model.base.lm_head = Linear4bit(32, 259)
+    model.eval()
+    assert model.base.lm_head.training
+    wider = pico_adapter(tmp_path / "wider", seed=1, base=pico_llama(hidden_size=64))
+
+    with pytest.raises(ExpertMismatch):
+        add_expert(model, "wider", wider)
+
+    assert model.base.lm_head.training
+
+
+def test_a_model_that_recomputes_does_so_after_an_edit_and_after_one_that_failed(
+    mixture: Mixture, chem: Path, token_ids: Tensor, tmp_path: Path
+) -> None:
+    model = mixture()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    wider = pico_adapter(tmp_path / "wider", seed=1, base=pico_llama(hidden_size=64))
+
+    with pytest.raises(ExpertMismatch):
+        add_expert(model, "wider", wider)
+
+    assert blocks_run(model, token_ids) == 3
+    assert blocks_run(add_expert(model, "chem", chem), token_ids) == 3
+    assert blocks_run(drop_experts(mixture(), "bio"), token_ids) == 2
 
 
 EDITS: dict[str, tuple[Callable[[XLoraModel, Path], Any], str]] = {

@@ -1,8 +1,11 @@
 """What an X-LoRA model is made of: its parts alone, its base untouched, nothing but the head trained."""
 
+import copy
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +18,7 @@ from transformers import LlamaModel
 
 from tests.pico import pico_adapter, pico_llama
 from tests.xlora_engine.conftest import Mixture
-from tests.xlora_engine.peft_reference import quiet_peft
+from tests.xlora_engine.peft_reference import peft_xlora, quiet_peft
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import BaseUnsupported, ConfigInvalid, ExpertMismatch
 from xlora_engine.layer import MixtureLayer
@@ -195,6 +198,22 @@ def test_what_trains_is_told_by_identity_and_no_call_changes_it_or_a_value(
         assert torch.equal(parameter, before[name][1]), name
 
 
+def test_a_model_that_answered_in_inference_mode_first_is_trained_alike(
+    mixture: Mixture, token_ids: Tensor
+) -> None:
+    fresh, asked = (mixture(xlora_dropout_p=0.0, use_trainable_adapters=True) for _ in range(2))
+    with torch.inference_mode():
+        asked(token_ids)
+
+    for model in (fresh, asked):
+        model.train()
+        backward(model, token_ids)
+
+    for ours, theirs in zip(asked.parameters(), fresh.parameters(), strict=True):
+        assert (ours.grad is None) is (theirs.grad is None)
+        assert ours.grad is None or theirs.grad is None or torch.equal(ours.grad, theirs.grad)
+
+
 def test_trainable_experts_are_trained_with_the_head_and_the_base_is_not(
     mixture: Mixture, token_ids: Tensor
 ) -> None:
@@ -206,6 +225,19 @@ def test_trainable_experts_are_trained_with_the_head_and_the_base_is_not(
     own |= {id(p) for p in model.head.parameters()}
     assert {id(p) for p in model.parameters() if p.requires_grad} == own
     assert {id(p) for p in model.parameters() if p.grad is not None} == own
+
+
+def test_parameters_are_counted_as_peft_counts_those_of_base_experts_and_head(
+    mixture: Mixture, expert_folders: dict[str, Path]
+) -> None:
+    for trains in (False, True):
+        model = mixture(use_trainable_adapters=trains)
+        theirs = peft_xlora(pico_llama(), list(expert_folders.values()), model.config, model.head)
+
+        learn, every = model.get_nb_trainable_parameters()
+
+        assert every == sum(p.numel() for p in theirs.parameters())
+        assert learn == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
 
 
 def test_training_mode_reaches_the_head_alone(mixture: Mixture) -> None:
@@ -259,6 +291,65 @@ def test_the_output_holds_what_was_asked_for(mixture: Mixture, token_ids: Tensor
     assert len(out.hidden_states) == 3
 
 
+def test_a_plain_tuple_is_refused(mixture: Mixture, token_ids: Tensor) -> None:
+    model = mixture()
+
+    for way in (nullcontext(), model.disabled()):
+        with way, pytest.raises(ConfigInvalid, match="return_dict must be true or left out, got False"):
+            model(token_ids, return_dict=False)
+
+
+def test_pictures_are_refused_because_one_pass_alone_would_see_them(
+    mixture: Mixture, token_ids: Tensor
+) -> None:
+    model, picture = mixture(), torch.zeros(1, 3, 4, 4)
+
+    with pytest.raises(ConfigInvalid, match="pixel_values must be left out: the scaling pass takes text"):
+        model(token_ids, pixel_values=picture)
+    with model.disabled():
+        model(token_ids, pixel_values=picture)
+    counted = model(token_ids, labels=token_ids, num_items_in_batch=torch.tensor(32)).loss
+    assert counted.item() == pytest.approx(model(token_ids, labels=token_ids).loss.item() / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_model_that_is_cast_keeps_head_and_scales_in_float32_at_least(
+    dtype: torch.dtype, mixture: Mixture, token_ids: Tensor
+) -> None:
+    model, exact = mixture(), mixture()
+    few = torch.promote_types(dtype, torch.float32)
+
+    model.to(dtype)
+
+    assert model.dtype == model(token_ids).logits.dtype == dtype
+    for ours, theirs in zip(model.head.parameters(), exact.head.parameters(), strict=True):
+        assert ours.dtype == few
+        assert torch.equal(ours, theirs.to(few))
+    for path, layer in model.layers.items():
+        assert layer.up.dtype == dtype
+        assert torch.equal(layer.down.scale, exact.layers[path].down.scale.to(few))
+    optimiser = torch.optim.SGD(model.head.parameters(), lr=1.0)
+    model(token_ids, labels=token_ids).loss.backward()
+    optimiser.step()
+    assert not torch.equal(next(model.head.parameters()), next(exact.head.parameters()))
+
+
+def test_a_copy_of_a_model_is_a_model_of_its_own(mixture: Mixture, token_ids: Tensor) -> None:
+    model, expected = mixture(), mixture()(token_ids).logits
+    model(token_ids)
+    file = BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+
+    copies = [copy.deepcopy(model), torch.load(file, weights_only=False)]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+
+    for one in copies:
+        assert torch.equal(one(token_ids).logits, expected)
+
+
 def test_a_seed_decides_the_head(expert_folders: dict[str, Path]) -> None:
     def first_weight(seed: int) -> Tensor:
         model = XLoraModel.from_adapters(pico_llama(), expert_folders, seed=seed)
@@ -302,6 +393,26 @@ def test_a_base_without_an_output_layer_is_refused(expert_folders: dict[str, Pat
         XLoraModel.from_adapters(LlamaModel(pico_llama().config), expert_folders)
 
 
+def test_a_base_that_holds_adapters_already_is_refused(
+    expert_folders: dict[str, Path], token_ids: Tensor
+) -> None:
+    base, plain = pico_llama(), pico_llama()(token_ids).logits
+    with quiet_peft():
+        theirs = PeftModel.from_pretrained(base, str(expert_folders["bio"]))
+    for given in (base, theirs):
+        with pytest.raises(BaseUnsupported, match=r"of another model with adapters.*unload\(\) first"):
+            XLoraModel.from_adapters(given, expert_folders)
+    theirs.unload()
+
+    first = XLoraModel.from_adapters(base, expert_folders)
+    expected = first(token_ids).logits
+    with pytest.raises(BaseUnsupported, match="q_proj' is a MixtureLayer of another model"):
+        XLoraModel.from_adapters(base, expert_folders)
+    assert torch.equal(first(token_ids).logits, expected)
+    assert torch.equal(first.unload()(token_ids).logits, plain)
+    assert torch.equal(XLoraModel.from_adapters(base, expert_folders)(token_ids).logits, expected)
+
+
 def test_an_expert_that_does_not_fit_leaves_the_base_as_it_was(
     expert_folders: dict[str, Path], token_ids: Tensor
 ) -> None:
@@ -329,6 +440,53 @@ def test_unloading_gives_the_base_back(mixture: Mixture, token_ids: Tensor) -> N
 def test_constant_scalings_need_a_value_for_each_expert(values: list[float], mixture: Mixture) -> None:
     with pytest.raises(ConfigInvalid, match="3 values, one for each expert"):
         mixture().constant_scalings(values)
+
+
+@pytest.mark.parametrize(
+    ("shape", "allowed"),
+    [
+        ((2, 9, 15, 3), "of 1 or 12 layers and 3 experts"),
+        ((2, 9, 12, 4), "of 1 or 12 layers and 3 experts"),
+        ((1, 1, 3), "of 1 or 12 layers and 3 experts"),
+        ((2, 5, 1, 3), "for 1 or 2 rows of 1 or 9 tokens"),
+        ((2, 14, 1, 3), "for 1 or 2 rows of 1 or 9 tokens"),
+        ((4, 1, 1, 3), "for 1 or 2 rows of 1 or 9 tokens"),
+    ],
+    ids=str,
+)
+def test_scalings_of_another_shape_are_refused(
+    shape: tuple[int, ...], allowed: str, mixture: Mixture, token_ids: Tensor
+) -> None:
+    model, scalings = mixture(), torch.full(shape, 0.5)
+
+    with pytest.raises(ConfigInvalid, match=allowed):
+        model.mixture_pass(scalings, input_ids=token_ids)
+    with pytest.raises(ConfigInvalid, match=allowed), model.fixed_scalings(scalings):
+        model(inputs_embeds=model.base.get_input_embeddings()(token_ids))
+    assert model.context.scalings is None
+
+
+@pytest.mark.parametrize("flattens", [False, True], ids=["", "a base that flattens its batch"])
+@pytest.mark.parametrize("shape", [(2, 1, 12, 3), (1, 9, 12, 3), (1, 1, 1, 3), (2, 1, 1, 3)], ids=str)
+def test_scalings_of_each_row_or_each_token_weigh_them_all(
+    shape: tuple[int, ...], flattens: bool, mixture: Mixture, token_ids: Tensor
+) -> None:
+    model, scalings = mixture(), torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    if flattens:
+        for block in model.base.model.layers:
+            block.mlp.forward = partial(_row_by_row, block.mlp.forward)
+    whole = scalings.expand(2, 9, 12, 3)
+
+    with torch.no_grad():
+        expected: Any = model.mixture_pass(whole, input_ids=token_ids).logits
+        found: Any = model.mixture_pass(scalings, input_ids=token_ids).logits
+        with model.fixed_scalings(scalings):
+            torch.testing.assert_close(model(token_ids).logits, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def _row_by_row(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    return forward(x.flatten(0, 1)).view(x.shape)
 
 
 @pytest.fixture(scope="module")

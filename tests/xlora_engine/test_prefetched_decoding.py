@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from tests.pico import pico_adapter
+from tests.small_bases import SMALL_BASES
 from tests.xlora_engine.conftest import Collected, Mixture
 from xlora_engine.config import XLoraConfig
 from xlora_engine.coupled_choice import CoupledChoice
 from xlora_engine.joint_cache import LEAST_GROWTH
 from xlora_engine.model import XLoraModel
-from xlora_engine.prefetched_decoding import MOST_ROWS_ON_CPU
+from xlora_engine.prefetched_decoding import MOST_ROWS_ON_CPU, can_prefetch
 
 NEW_TOKENS = 12
 
@@ -249,6 +250,49 @@ def test_what_cannot_be_prefetched_is_decoded_plainly(why: str, mixture: Mixture
     model = mixture(**config)
 
     assert passes(model, token_ids, **asked) == 2 * NEW_TOKENS
+
+
+ROPES: dict[str, dict[str, Any]] = {
+    "dynamic": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+    "dynamic in one kind of layer": {
+        "full_attention": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    },
+    "default in all kinds": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
+    "default": {"rope_type": "default", "rope_theta": 1e4},
+}
+
+
+@pytest.mark.parametrize("rope", ROPES)
+def test_frequencies_that_depend_on_the_longest_row_are_never_prefetched(
+    rope: str, mixture: Mixture, token_ids: Tensor
+) -> None:
+    model, config = mixture(), GenerationConfig(max_length=20, use_cache=True)
+    model.base.config.rope_parameters = ROPES[rope]
+    cache = model(token_ids, use_cache=True).cache
+
+    prefetches = can_prefetch(model, config, {"cache": cache, "position_ids": token_ids})
+
+    assert prefetches is rope.startswith("default")
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("length", [64, 65], ids=["to the last position", "one token beyond"])
+def test_a_table_of_positions_ends_where_plain_decoding_ends(rows: int, length: int, tmp_path: Any) -> None:
+    """The last token chosen needs no position; a guess of it would."""
+    base: Any = SMALL_BASES["GPT-2"].build()
+    assert base.config.n_positions == 64
+    adapter = pico_adapter(
+        tmp_path / "a", seed=0, base=base, target_modules=("c_attn",), fan_in_fan_out=True, scale=0.1
+    )
+    model = XLoraModel.from_adapters(base, {"a": adapter})
+    prompt = torch.arange(3, 12).repeat(rows, 1)
+    asked = {"max_length": length, "min_length": length, "max_new_tokens": None, "min_new_tokens": None}
+
+    prefetched, plain = both(model, prompt, **asked)
+
+    assert prefetched.shape == (rows, length)
+    assert torch.equal(prefetched, plain)
 
 
 def test_many_rows_are_decoded_plainly_on_a_cpu(mixture: Mixture, token_ids: Tensor) -> None:

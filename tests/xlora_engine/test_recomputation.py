@@ -175,6 +175,26 @@ def test_a_context_of_the_callers_own_is_refused(mixture: Mixture) -> None:
         mixture().gradient_checkpointing_enable({"context_fn": lambda: None})
 
 
+@pytest.mark.parametrize("way", ["disabled", "unloaded"])
+def test_a_base_that_is_given_back_has_its_own_recomputation(
+    way: str, mixture: Mixture, token_ids: Tensor
+) -> None:
+    """Ours would keep the dropout of its blocks silent."""
+    model = mixture(base={"attention_dropout": 0.5})
+    model.gradient_checkpointing_enable()
+
+    base = model.unload() if way == "unloaded" else model.base
+    if way == "disabled":
+        model.gradient_checkpointing_disable()
+
+    assert not base.is_activation_checkpointing
+    assert model.is_gradient_checkpointing is (way == "unloaded")
+    base.activation_checkpointing_enable()
+    base.train()
+    first, second = (base(token_ids, use_cache=False).logits for _ in range(2))
+    assert not torch.equal(first, second), "its dropout acts"
+
+
 @either_kind
 def test_the_base_stays_in_eval_mode_and_generation_keeps_its_cache(
     reentrant: bool, mixture: Mixture, token_ids: Tensor

@@ -1,6 +1,7 @@
 """Scalings are recorded without graphs, device memory or padding, and come back from a file as they were."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -111,6 +112,25 @@ def test_fixed_scalings_are_recorded_for_every_token_and_disabled_experts_not_at
             model(padded["input_ids"], padded["attention_mask"])
 
     assert [len(sequence) for sequence in log.sequences] == [5, 9]
+    assert all((sequence == torch.tensor([0.5, 0.25, 0.0])).all() for sequence in log.sequences)
+
+
+@pytest.mark.parametrize("asked", [{}, {"num_beams": 2}], ids=str)
+def test_what_is_generated_with_fixed_scalings_is_recorded_and_the_same_as_unheard(
+    asked: dict[str, Any], mixture: Mixture, padded: dict[str, Tensor]
+) -> None:
+    model, log = mixture(), ScalingsLog(NAMES)
+    prompt = {"inputs": padded["input_ids"], "attention_mask": padded["attention_mask"]}
+    asked = prompt | {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False} | asked
+
+    with model.fixed_scalings(model.constant_scalings([0.5, 0.25, 0.0])):
+        unheard = model.generate(**asked)
+        with recording(model, log):
+            heard = model.generate(**asked)
+
+    assert torch.equal(heard, unheard)
+    beams = asked.get("num_beams", 1)
+    assert sum(map(len, log.sequences)) == beams * (5 + 9 + 2 * 3)
     assert all((sequence == torch.tensor([0.5, 0.25, 0.0])).all() for sequence in log.sequences)
 
 

@@ -1,0 +1,91 @@
+"""A mixture as `transformers.Trainer` takes a model: its checkpoints hold what learns, not the base model."""
+
+from collections.abc import Mapping
+from inspect import Parameter, signature
+from typing import Any
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn.modules.module import _IncompatibleKeys
+
+from xlora_engine.errors import ConfigInvalid
+from xlora_engine.model import XLoraModel
+
+
+class TrainerView(nn.Module):
+    """`Trainer(model=TrainerView(mixture), …)` trains the mixture; save it with its own `save_pretrained`.
+
+    A `Trainer` writes into the configuration of a model that has one, saves whatever a state holds, and
+    predicts with all that a model gives: hence a view, which has none of a mixture's more than that.
+    """
+
+    def __init__(self, mixture: XLoraModel) -> None:
+        super().__init__()
+        self.mixture = mixture
+        # By these a `Trainer` decides over how many tokens the model takes the mean of its loss.
+        self.loss_type = getattr(mixture.base, "loss_type", None)
+        self.accepts_loss_kwargs = any(
+            given.kind is Parameter.VAR_KEYWORD
+            for given in signature(mixture.base.forward).parameters.values()
+        )
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "batch seq"] | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Int[Tensor, "batch seq"] | None = None,
+        inputs_embeds: Float[Tensor, "batch seq hidden"] | None = None,
+        labels: Int[Tensor, "batch seq"] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Tensor]:
+        """Loss, if there are labels, and logits; a `Trainer` reads from the names which columns to give."""
+        out = self.mixture(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            **kwargs,
+        )
+        return {name: out[name] for name in ("loss", "logits") if name in out}
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """What learns, each tensor once: layers that share their input share one stack of experts."""
+        learns = self._learns()
+        return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in learns}
+
+    def load_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        strict: bool = True,  # noqa: ARG002  # a `Trainer` asks for leniency, which would hide a mistake
+        assign: bool = False,
+    ) -> _IncompatibleKeys:
+        """What `state_dict` gave.
+
+        Raises:
+            ConfigInvalid: the state is of a mixture in which something else learns.
+        """
+        learns = self._learns()
+        if learns != set(state_dict):
+            raise ConfigInvalid("state", f"of {len(learns)} tensors that learn", sorted(state_dict)[:3])
+        super().load_state_dict(state_dict, strict=False, assign=assign)
+        return _IncompatibleKeys([], [])
+
+    def activation_checkpointing_enable(
+        self,
+        activation_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
+        """As `XLoraModel.gradient_checkpointing_enable`.
+
+        Raises:
+            ConfigInvalid: some blocks only, or activations kept on the host.
+        """
+        for name, value, allowed in (("every_n_layers", every_n_layers, 1), ("offload", offload, False)):
+            if value != allowed:
+                raise ConfigInvalid(name, f"{allowed!r}, or left out", value)
+        self.mixture.gradient_checkpointing_enable(activation_checkpointing_kwargs)
+
+    def _learns(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
