@@ -1,6 +1,6 @@
 """Which guesses the next forward carries: two guessers, how far ahead, and who is followed. Pure.
 
-The base model guesses one token after each that it has seen; drafts go further. Where they disagree,
+The scaling pass guesses one token after each that it has seen; drafts go further. Where they disagree,
 whoever has been right of late is followed, as a branch predictor chooses between two others
 (McFarling 1993, "Combining branch predictors").
 """
@@ -37,7 +37,7 @@ class DraftPlanner:
         self._streak = 0
         self._credit = _FIRST_CREDIT
         self._known = 0
-        #: Place of a token yet to be chosen -> what the drafts and what the base model say.
+        #: Place of a token yet to be chosen -> what the drafts and what the scaling pass say.
         self._disputes: dict[int, tuple[int, int]] = {}
 
     def learn(self, token: int) -> None:
@@ -64,7 +64,7 @@ class DraftPlanner:
     def plan(self, seen: Sequence[int], guesses: Sequence[int], *, room: int) -> Plan:
         """The forward after a scaling pass that has seen the newest token, and `seen` after it.
 
-        `guesses` are what the base model writes after the newest token and after each of `seen`; `room`
+        `guesses` are what the scaling pass writes after the newest token and after each of `seen`; `room`
         is how many tokens may be chosen yet, at least 1.
         """
         ready: list[int] = []

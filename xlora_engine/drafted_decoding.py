@@ -1,11 +1,11 @@
 """Decoding one row with several guesses verified at once.
 
-Guesses pass two stages, both in one forward. The scaling pass sees them first (base model, experts
-silent): that readies their scalings, and says what the base model writes after each. The mixture pass sees
-those again that are still believed, after the newest token, and chooses; meanwhile the scaling pass is on
-the guesses after them. Each forward yields as many tokens as were guessed right, and one. After a wrong
-guess both rows forget what followed it, and the scaling pass is run for the right token, with new guesses
-behind it. The output does not depend on the guesses.
+Guesses pass two stages, both in one forward. The scaling pass sees them first: that readies their
+scalings, and says what it would write after each. The mixture pass sees those again that are still
+believed, after the newest token, and chooses; meanwhile the scaling pass is on the guesses after them. Each
+forward yields as many tokens as were guessed right, and one. After a wrong guess both rows forget what
+followed it, and the scaling pass is run for the right token, with new guesses behind it. The output does not
+depend on the guesses.
 """
 
 from collections.abc import Sequence
@@ -53,11 +53,13 @@ class DraftedForwards:
         self._known += 1
 
     def scale(self, tokens: Sequence[int]) -> Float[Tensor, "1 seq vocab"]:
-        """Scaling pass on the newest token and guesses after it; the base model's logits after each."""
+        """Scaling pass on the newest token and guesses after it; the logits after each."""
         self._cache.keep(mixture=self._known - 1, scaling=self._known - 1)
         positions = self._positions(self._known - 1, len(tokens))
         mask = self._cache.begin_scaling(len(tokens))
-        logits, self._hidden = self._forward([tokens], mask, positions, scalings=None)
+        logits, self._hidden = self._forward(
+            [tokens], mask, positions, scalings=self._decoder.mixture.scaling_pass_scalings
+        )
         return logits
 
     def step(
@@ -68,8 +70,9 @@ class DraftedForwards:
             raise LookupError("no scaling pass was run for the tokens")
         width = max(len(tokens), len(guesses))
         scalings = self._decoder.mixture.head(self._hidden[:, : len(tokens)])
-        # Zeros are exact: what the experts add to the scaling pass's row is 0.
-        both = scalings.new_zeros(2, width, *scalings.shape[2:])
+        # A zero is exact: what the experts add to the scaling pass's row is 0.
+        constant = self._decoder.mixture.config.scaling_pass_value
+        both = scalings.new_full((2, width, *scalings.shape[2:]), constant)
         both[MIXTURE, : len(tokens)] = scalings[0]
         start = self._known - 1
         self._cache.keep(mixture=start, scaling=start + len(tokens))
@@ -203,9 +206,9 @@ def _run(
             seen = planner.drafts(room=room)
             guesses = choosing.guesses(seen, forwards.scale([newest, *seen]))
         plan = planner.plan(seen, guesses.tolist(), room=room)
-        logits, base_logits = forwards.step([newest, *plan.ready], plan.next)
+        logits, guess_logits = forwards.step([newest, *plan.ready], plan.next)
         # On its way before the first token is waited for, so that it is not waited for by itself.
-        guesses = choosing.guesses([*plan.ready, *plan.next], base_logits).to("cpu", non_blocking=True)
+        guesses = choosing.guesses([*plan.ready, *plan.next], guess_logits).to("cpu", non_blocking=True)
 
 
 def _verified(

@@ -139,8 +139,6 @@ class XLoraModel(nn.Module):
         saved = SavedModel.of(self)
         write_model(replace(saved, base_id=base_id or saved.base_id), Path(path), format)
 
-    # ------------------------------------------------------------------ the two passes
-
     def scaling_pass(
         self,
         input_ids: Int[Tensor, "batch seq"] | None = None,
@@ -154,9 +152,7 @@ class XLoraModel(nn.Module):
 
         Never runs the language-model head, and keeps no gradient.
         """
-        value = self.config.scaling_pass_value
-        constant = self.constant_scalings([value] * len(self.experts)) if value else None
-        with torch.no_grad(), self.context.using(constant):
+        with torch.no_grad(), self.context.using(self.scaling_pass_scalings):
             out = self.base.get_decoder()(
                 input_ids=input_ids,
                 inputs_embeds=inputs_embeds,
@@ -167,6 +163,12 @@ class XLoraModel(nn.Module):
             )
         hidden: Tensor = out.last_hidden_state
         return hidden
+
+    @property
+    def scaling_pass_scalings(self) -> Float[Tensor, "1 1 1 expert"] | None:
+        """Every expert's scaling in the scaling pass, `scaling_pass_value`; None where they are silent."""
+        value = self.config.scaling_pass_value
+        return self.constant_scalings([value] * len(self.experts)) if value else None
 
     def mixture_pass(
         self, scalings: Float[Tensor, "#batch #seq layer expert"], **inputs: Any
@@ -220,8 +222,6 @@ class XLoraModel(nn.Module):
         scalings = self.head(self.scaling_pass(**tokens, **where, cache=held and held.scaling))
         out = self.mixture_pass(scalings, **inputs, cache=held and held.mixture, use_cache=held is not None)
         return XLoraOutput.of(out, scalings=scalings, cache=held)
-
-    # ------------------------------------------------------------------ use
 
     def generate(
         self,

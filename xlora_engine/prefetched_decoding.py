@@ -1,9 +1,9 @@
-"""Decoding with a prefetched scaling pass: one forward a token, where the base model guesses well.
+"""Decoding with a prefetched scaling pass: one forward a token, where the scaling pass guesses well.
 
-The scaling pass is the base model itself (experts silent), so it also says what the base would write
-next. One batched forward carries the mixture on token t and the base on its guess of token t+1. If the
-mixture then chooses that token, its scalings are ready; if not, the scaling pass is run for the right
-one. The output does not depend on the guesses: it is branch prediction.
+The scaling pass is a language model too (the base model, or with audible experts a constant mixture), so
+it also says what it would write next. One batched forward carries the mixture on token t and the scaling
+pass on its guess of token t+1. If the mixture then chooses that token, its scalings are ready; if not, the
+scaling pass is run for the right one. The output does not depend on the guesses: it is branch prediction.
 """
 
 import math
@@ -64,8 +64,7 @@ def can_prefetch(mixture: "XLoraModel", config: GenerationConfig, inputs: dict[s
     base = mixture.base.config.get_text_config(decoder=True)
     mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
     return (
-        mixture.config.scaling_pass_value == 0  # else the scaling pass is no base model, and guesses badly
-        and bool(config.use_cache)
+        bool(config.use_cache)
         and can_be_joined(inputs.get("cache"))
         and not mixture._forward_hooks  # who listens to every call must hear every token
         and not config.is_assistant
@@ -118,6 +117,7 @@ class PrefetchedDecoding:
         #: Of the token that the mixture sees next.
         self._position = positions[:, -1:] + 1
         self._hidden: Tensor | None = None
+        self._scaling_pass_value = decoder.mixture.config.scaling_pass_value
 
     def look_again(
         self,
@@ -132,11 +132,16 @@ class PrefetchedDecoding:
         if self._hidden is None or some is None or len(some) == self._batch:
             rows = slice(self._batch, None)
             self._joint.begin_again(rows)
-            logits, self._hidden = self._forward(ids, self._mask[rows], position, scalings=None)
+            logits, self._hidden = self._forward(
+                ids, self._mask[rows], position, scalings=self._decoder.mixture.scaling_pass_scalings
+            )
             return logits
         self._joint.begin_again(some + self._batch)
         found, hidden = self._forward(
-            ids[some], self._mask[some + self._batch], position[some], scalings=None
+            ids[some],
+            self._mask[some + self._batch],
+            position[some],
+            scalings=self._decoder.mixture.scaling_pass_scalings,
         )
         self._hidden = self._hidden.index_copy(0, some, hidden)
         return logits.index_copy(0, some, found)
@@ -154,8 +159,8 @@ class PrefetchedDecoding:
             torch.cat([tokens, guess])[:, None],
             self._mask,
             torch.cat([self._position, self._position + 1]),
-            # Zeros are exact: what the experts add to the scaling pass's rows is 0.
-            scalings=torch.cat([scalings, torch.zeros_like(scalings)]),
+            # A zero is exact: what the experts add to the scaling pass's rows is 0.
+            scalings=torch.cat([scalings, torch.full_like(scalings, self._scaling_pass_value)]),
         )
         self._position = self._position + 1
         self._hidden = hidden[self._batch :]

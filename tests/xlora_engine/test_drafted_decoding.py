@@ -144,6 +144,15 @@ def test_tokens_are_those_of_plain_decoding(
     assert torch.equal(torch.random.get_rng_state(), state), "nothing is left drawn ahead"
 
 
+@pytest.mark.parametrize("drafts", DRAFTS)
+def test_experts_may_be_heard_in_the_scaling_pass(drafts: str, mixture: Mixture, token_ids: Tensor) -> None:
+    model = mixture(global_scaling_weight=0.3, scaling_pass_value=0.5)
+    asked = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    plain = generate(model, token_ids[:1], None, **asked)
+
+    assert_alike(generate(model, token_ids[:1], DRAFTS[drafts](plain.sequences), **asked), plain)
+
+
 @pytest.mark.parametrize("way", ["greedy", "sampling"])
 def test_right_drafts_save_most_forwards(way: str, mixture: Mixture, token_ids: Tensor) -> None:
     loud, asked = mixture(), WAYS[way]

@@ -78,6 +78,29 @@ def test_tokens_are_those_of_plain_decoding(
     assert torch.equal(prefetched, plain)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_experts_may_be_heard_in_the_scaling_pass(
+    layerwise: bool, rows: int, mixture: Mixture, token_ids: Tensor
+) -> None:
+    model = mixture(scaling_pass_value=0.5, layerwise_scalings=layerwise)
+
+    prefetched, plain = both(model, token_ids[:rows], return_dict_in_generate=True)
+
+    assert torch.equal(prefetched.sequences, plain.sequences)
+    for ours, theirs in zip(prefetched.cache.scaling.layers, plain.cache.scaling.layers, strict=True):
+        torch.testing.assert_close(ours.keys, theirs.keys, rtol=0, atol=1e-4)
+
+
+def test_what_the_scaling_pass_hears_it_guesses(mixture: Mixture, token_ids: Tensor) -> None:
+    """Each expert at a third in both passes: the guesses are all right, loud as the experts are."""
+    model = mixture(scaling_pass_value=1 / 3, softmax_temperature=1e6)
+    assert len(model.experts) == 3
+
+    assert passes(model, token_ids) == 2 + 1 + NEW_TOKENS - 1
+    assert passes(mixture(softmax_temperature=1e6), token_ids) > 2 + 1 + NEW_TOKENS - 1
+
+
 def test_one_row_is_decoded_alike(mixture: Mixture, token_ids: Tensor) -> None:
     for loudness in LOUDNESS.values():
         prefetched, plain = both(mixture(global_scaling_weight=loudness), token_ids[:1])
@@ -99,7 +122,7 @@ def test_sampling_guesses_with_the_noise_it_chooses_with(mixture: Mixture, token
 
 
 def test_wrong_guesses_cost_one_pass_each(mixture: Mixture, token_ids: Tensor) -> None:
-    """Never more passes than plain decoding and one, however bad the base model guesses."""
+    """Never more passes than plain decoding and one, however bad the guesses are."""
     assert passes(mixture(), token_ids) <= 2 * NEW_TOKENS + 1
 
 
@@ -237,7 +260,6 @@ def test_a_sliding_window_hides_the_same_keys(
 
 
 FALLBACKS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "experts that sound in the scaling pass": ({"scaling_pass_value": 0.5}, {}),
     "no cache": ({}, {"use_cache": False}),
     "static cache": ({}, {"cache_implementation": "static"}),
     "hidden states": ({}, {"return_dict_in_generate": True, "output_hidden_states": True}),
