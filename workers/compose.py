@@ -12,7 +12,14 @@ from workers.context import JobContext
 from workers.figures import draw_layer_map, draw_scores, draw_token_maps
 from workers.report import COMPOSED, Tasks, build_report
 from workers.specs import ComposeSpec
-from workers.training_rows import DrawnRows, cached_hidden_states, dataset_file, draw_rows, encode_sample
+from workers.training_rows import (
+    DrawnRows,
+    cached_hidden_states,
+    dataset_file,
+    draw_rows,
+    encode_sample,
+    scaling_pass_digest,
+)
 from xlora_engine.base_model import context_length, load_base, load_tokenizer
 from xlora_engine.chat import ChatTokenizer, EncodedRow
 from xlora_engine.compute_dtype import compute_dtype, default_device
@@ -143,7 +150,7 @@ def _train(
             rows,
             model,
             folder=context.registry.settings.home / "cache" / "hidden-states",
-            base_digest=f"{parts.base.digest} {spec.head.get('scaling_pass_value', 0)}",
+            pass_digest=scaling_pass_digest(parts.base, parts.adapters, spec.head),
             pad_id=pad_id,
             tokens_per_batch=context.micro_batch(TOKENS_PER_BATCH),
             on_rows=on_rows,

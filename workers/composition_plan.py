@@ -19,6 +19,15 @@ from xlora_engine.config import XLoraConfig
 DEFAULT_HEAD = {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 256}
 
 
+def default_head(experts: int) -> dict[str, Any]:
+    """The scaling head of so many experts, unless asked otherwise.
+
+    In the scaling pass they are heard alike: hidden states of the uniform mixture know what is being
+    answered. Those of the base alone hardly tell one domain's "K" from another's.
+    """
+    return {**DEFAULT_HEAD, "scaling_pass_value": 1 / experts}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What a user asked for, before anything is looked up."""
@@ -52,8 +61,8 @@ class Plan:
             ConfigInvalid: the scaling head cannot be of these experts.
             SpecInvalid: another field is out of its range.
         """
-        head = {**DEFAULT_HEAD, **self.request.head}
         experts = [adapter.name for adapter in self.adapters]
+        head = {**default_head(len(experts)), **self.request.head}
         XLoraConfig.from_json({**head, "adapters": experts})
         return ComposeSpec(
             name=self.request.name,

@@ -1,18 +1,21 @@
 """The rows a scaling head is trained on: drawn from the datasets, encoded, with their hidden states.
 
-Hidden states depend on the base model and the tokens alone, so they are kept in `ZOO_HOME` and found
-again by every composition over the same rows.
+Hidden states depend on the tokens and on what the scaling pass is of, the base model and the experts heard
+in it, and not on the head: they are kept in `ZOO_HOME` and found again by every composition of these.
 """
 
 import hashlib
+import json
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from registry.entities import AdapterVersion, BaseModel
 from registry.service import Registry
 from xlora_engine.chat import ChatTokenizer, EncodedRow, encode, read_rows
 from xlora_engine.hidden_states import HiddenStates, compute_hidden_states
@@ -89,18 +92,30 @@ def encode_sample(
     return [encode(tokenizer, row, max_tokens=max_tokens) for row in rows]
 
 
+def scaling_pass_digest(base: BaseModel, adapters: Iterable[AdapterVersion], head: Mapping[str, Any]) -> str:
+    """Names the model whose scaling pass it is: the base, with the experts where they are heard in it."""
+    heard = {name: head[name] for name in ("scaling_pass_value", "global_scaling_weight") if name in head}
+    if not heard.get("scaling_pass_value"):
+        return base.digest
+    experts = [[(file.path, file.digest) for file in adapter.files] for adapter in adapters]
+    return hashlib.sha256(json.dumps([base.digest, experts, heard], sort_keys=True).encode()).hexdigest()
+
+
 def cached_hidden_states(
     rows: DrawnRows,
     model: XLoraModel,
     *,
     folder: Path,
-    base_digest: str,
+    pass_digest: str,
     pad_id: int,
     tokens_per_batch: int,
     on_rows: Callable[[int], None],
 ) -> HiddenStates:
-    """The rows' hidden states: as an earlier composition left them in `folder`, else computed and left."""
-    key = hashlib.sha256(f"{base_digest} {rows.digest}".encode()).hexdigest()
+    """The rows' hidden states: as an earlier composition left them in `folder`, else computed and left.
+
+    `pass_digest` names the model whose scaling pass it is.
+    """
+    key = hashlib.sha256(f"{pass_digest} {rows.digest}".encode()).hexdigest()
     path = folder / f"{key}.safetensors"
     if path.exists():
         on_rows(len(rows.encoded))

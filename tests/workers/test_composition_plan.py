@@ -41,3 +41,18 @@ def test_a_domain_needs_a_row_to_train_on_beside_the_one_held_out(registry: Regi
         planned(registry, "one")
     with pytest.raises(SpecInvalid, match=r"samples_per_domain .* 2"):
         planned(registry, "two", samples_per_domain=1).spec()
+
+
+@pytest.mark.usefixtures("_bio")
+def test_experts_are_heard_alike_in_the_scaling_pass_unless_asked_otherwise(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.register_adapter(write_adapter(tmp_path / "other", seed=1), name="other")
+    data = {"bio": "two", "other": "two"}
+
+    def value(**head: float) -> object:
+        request = Request(name="x", adapters=("bio", "other"), data=data, eval_data=data, head=head)
+        return make_plan(registry, request).spec().head["scaling_pass_value"]
+
+    assert value() == 0.5
+    assert value(scaling_pass_value=0.0) == 0.0

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from registry.service import Registry
 from tests.pico import pico_tokenizer
-from workers.training_rows import DrawnRows, draw_rows
+from tests.registry.folders import write_adapter, write_base
+from workers.training_rows import DrawnRows, draw_rows, scaling_pass_digest
 
 
 def drawn(folder: Path, *, rows: int, rows_per_domain: int) -> DrawnRows:
@@ -35,3 +37,27 @@ def test_one_row_in_eight_is_held_out_up_to_a_bound(
     # From all parts of a file, which may be sorted by topic.
     places = [place for place in found.held_out if found.experts[place] == 0]
     assert max(places) >= per_domain / 2
+
+
+def test_hidden_states_are_of_the_experts_that_the_scaling_pass_hears(
+    registry: Registry, tmp_path: Path
+) -> None:
+    base = registry.register_base(write_base(tmp_path / "base"), name="pico", source="here")
+    bio, protein = (
+        registry.register_adapter(write_adapter(tmp_path / name, seed=seed), name=name)
+        for seed, name in enumerate(("bio", "protein"))
+    )
+
+    def digests(head: dict[str, object]) -> list[str]:
+        chosen = ([bio], [protein], [bio, protein], [protein, bio])
+        return [scaling_pass_digest(base, adapters, head) for adapters in chosen]
+
+    assert len(set(digests({"scaling_pass_value": 0.5}))) == 4
+    assert set(digests({})) == set(digests({"scaling_pass_value": 0.0, "global_scaling_weight": 2.0}))
+    assert set(digests({})) == {base.digest}
+    settings: list[dict[str, object]] = [
+        {"scaling_pass_value": 0.5},
+        {"scaling_pass_value": 0.25},
+        {"scaling_pass_value": 0.5, "global_scaling_weight": 2.0},
+    ]
+    assert len({digests(head)[0] for head in settings}) == 3
