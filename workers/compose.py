@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from registry.entities import AdapterVersion, BaseModel, ExpertRecord, NewEvaluation
@@ -166,14 +166,17 @@ def _train(
             on_step=_recorder(context, "routing warm start", "warm_start", spec.warm_start_steps),
             stop=context.stop_requested,
         )
+    mixture_training = MixtureTraining(
+        steps=spec.mixture_steps, learning_rate=spec.mixture_learning_rate, seed=spec.seed
+    )
+    micro_batch_rows = context.micro_batch(mixture_training.rows_per_step)
+    context.run.tags({"zoo.micro_batch_rows": micro_batch_rows})
     with watch.phase("mixture training"):
         train_mixture(
             model,
             rows.encoded,
             routed,
-            MixtureTraining(
-                steps=spec.mixture_steps, learning_rate=spec.mixture_learning_rate, seed=spec.seed
-            ),
+            replace(mixture_training, micro_batch_rows=micro_batch_rows),
             pad_id=pad_id,
             on_step=_recorder(context, "mixture training", "mixture", spec.mixture_steps),
             stop=context.stop_requested,

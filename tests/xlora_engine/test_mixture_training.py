@@ -81,7 +81,7 @@ def loss_with(model: XLoraModel, rows: list[EncodedRow], scalings: torch.Tensor)
     return float(out.loss.detach())
 
 
-def settings(**changes: int) -> MixtureTraining:
+def settings(**changes: int | None) -> MixtureTraining:
     return replace(MixtureTraining(learning_rate=1e-2, steps=40, rows_per_step=6), **changes)
 
 
@@ -157,6 +157,29 @@ def test_a_seed_decides_what_is_learnt_whatever_was_drawn_before(problem: Callab
     assert not torch.equal(learnt[0], learnt[2])
 
 
+def test_rows_passed_few_at_once_take_the_same_step(
+    mixture: Mixture, answered: tuple[list[EncodedRow], RoutedRows]
+) -> None:
+    rows, routed = answered
+    # Answers of one and of three tokens, so that rows do not count alike
+    rows = [replace(row, prompt_length=row.prompt_length + 2 * (place % 2)) for place, row in enumerate(rows)]
+    found = []
+    for micro_batch_rows in (None, 4, 1):
+        model, seen = mixture(spread=1.0, xlora_dropout_p=0.0), []
+        counting = model.base.get_decoder().register_forward_hook(
+            lambda _module, _inputs, made, seen=seen: seen.append(len(made.last_hidden_state))
+        )
+        few = settings(steps=2, evaluate_every=1, micro_batch_rows=micro_batch_rows)
+        result = train_mixture(model, rows, routed, few, pad_id=0)
+        counting.remove()
+        found.append((head_of(model), result.best_held_out_loss, max(seen)))
+    heads, losses, most = zip(*found, strict=True)
+    assert most == (12, 4, 1)
+    for head, loss in zip(heads[1:], losses[1:], strict=True):
+        torch.testing.assert_close(head, heads[0], rtol=0, atol=1e-5)
+        assert loss == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_a_worse_head_is_not_kept(problem: Callable[[], Problem]) -> None:
     # Given steps so long that they do harm
     model, rows, routed = problem()
@@ -194,7 +217,9 @@ def test_a_loss_that_is_no_number_is_told_with_its_step(problem: Callable[[], Pr
         train_mixture(model, rows, routed, settings(), pad_id=0)
 
 
-@pytest.mark.parametrize("field", ["steps", "rows_per_step", "evaluate_every", "patience"])
+@pytest.mark.parametrize(
+    "field", ["steps", "rows_per_step", "evaluate_every", "patience", "micro_batch_rows"]
+)
 def test_budgets_below_nothing_are_refused(field: str) -> None:
     with pytest.raises(ConfigInvalid, match=field):
         replace(MixtureTraining(), **{field: -1})
