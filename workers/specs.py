@@ -165,7 +165,7 @@ class ComposeSpec(_Stored):
     mixed_datasets: tuple[str, ...] = texts(least=0, default=())
     #: fields of XLoraConfig, whose own rules the plan asks
     head: Mapping[str, Any] = settings()
-    warm_start_steps: int = integer(0, 10_000_000, default=1600)
+    warm_start_steps: int = integer(0, 10_000_000, default=1000)
     mixture_steps: int = integer(0, 10_000_000, default=6)
     samples_per_domain: int = integer(LEAST_ROWS, 10_000_000, default=512)
     eval_rows: int = integer(1, 10_000_000, default=128)

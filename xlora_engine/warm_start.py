@@ -28,7 +28,7 @@ class WarmStart:
     """Budget of the first stage."""
 
     #: The most optimiser steps; 0 leaves this stage out.
-    steps: int = 1600
+    steps: int = 1000
     #: Tokens drawn for each step, from all rows alike.
     tokens_per_step: int = 1024
     learning_rate: float = 2e-3
