@@ -5,12 +5,12 @@ import json
 import sys
 import time
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.process import ContenderProcess, serve
 from benchmarks.ratios import Sample, summarise, table
-from benchmarks.subject import Subject, find_or_make
+from benchmarks.subject import HEAD, Subject, find_or_make
 
 HOME = Path.home() / ".cache" / "adapter-zoo-bench"
 
@@ -25,7 +25,8 @@ def main() -> None:
         subject = Subject.read(asked.subject)
         serve(asked.serve, subject, device_name=asked.device, threads=asked.threads, tasks=sys.stdin)
         return
-    record = asked.subject or find_or_make(asked.home)
+    head = replace(HEAD, scaling_pass_value=asked.scaling_pass_value)
+    record = asked.subject or find_or_make(asked.home, head)
     contenders = asked.contenders.split(",")
     processes = {
         name: ContenderProcess(name, record, device=asked.device, threads=asked.threads)
@@ -81,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--contenders", default="base,peft,two caches,ours")
     parser.add_argument("--home", type=Path, default=HOME, help="where what is measured is made and kept")
+    parser.add_argument(
+        "--scaling-pass-value",
+        type=float,
+        default=HEAD.scaling_pass_value,
+        help="how loud experts are in the scaling pass; `zoo compose` takes 0.3333 of three",
+    )
     parser.add_argument("--subject", type=Path, help="a subject.json of another base model and composition")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))
     parser.add_argument("--serve", help=argparse.SUPPRESS)

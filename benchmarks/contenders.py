@@ -126,6 +126,7 @@ def new_peft_xlora(
         xlora_size=head.xlora_size,
         xlora_dropout_p=head.xlora_dropout_p,
         layerwise_scalings=head.layerwise_scalings,
+        scaling_pass_value=head.scaling_pass_value,
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -62,12 +62,12 @@ class Subject:
         )
 
 
-def find_or_make(folder: Path) -> Path:
+def find_or_make(folder: Path, head: XLoraConfig = HEAD) -> Path:
     """The record of the subject kept in a folder of its recipe; made there, in some minutes, if it is not."""
-    folder = folder / hashlib.sha256(_recipe().encode()).hexdigest()[:12]
+    folder = folder / hashlib.sha256(_recipe(head).encode()).hexdigest()[:12]
     record = folder / "subject.json"
     if not record.exists():
-        _make(folder).write(record)
+        _make(folder, head).write(record)
     return record
 
 
@@ -82,15 +82,15 @@ def domain_rows(tokenizer: ChatTokenizer, split: str) -> dict[str, list[EncodedR
     }
 
 
-def _recipe() -> str:
+def _recipe(head: XLoraConfig) -> str:
     """Changes whenever what would be made changes."""
     data = [
         hashlib.sha256((EXAMPLES / f"{domain}.train.jsonl").read_bytes()).hexdigest() for domain in DOMAINS
     ]
-    return json.dumps([asdict(TRAINING), HEAD.to_json(), asdict(ROUTING), ROUTED_ROWS, str(DTYPE), data])
+    return json.dumps([asdict(TRAINING), head.to_json(), asdict(ROUTING), ROUTED_ROWS, str(DTYPE), data])
 
 
-def _make(folder: Path) -> Subject:
+def _make(folder: Path, head: XLoraConfig) -> Subject:
     base_folder = folder / "base"
     if not base_folder.exists():
         print("converting the base model", flush=True)
@@ -109,14 +109,20 @@ def _make(folder: Path) -> Subject:
         )
         print(f"  {made.seconds:.0f} s, final loss {made.final_loss:.3f}", flush=True)
     print("training the scaling head", flush=True)
-    _compose(base, experts, rows, pad_id=pad_token(tokenizer)).save_pretrained(folder / "composition")
+    model = _compose(base, experts, head, rows, pad_id=pad_token(tokenizer))
+    model.save_pretrained(folder / "composition")
     return Subject(base=base_folder, experts=experts, composition=folder / "composition")
 
 
 def _compose(
-    base: PreTrainedModel, experts: dict[str, Path], rows: dict[str, list[EncodedRow]], *, pad_id: int
+    base: PreTrainedModel,
+    experts: dict[str, Path],
+    head: XLoraConfig,
+    rows: dict[str, list[EncodedRow]],
+    *,
+    pad_id: int,
 ) -> XLoraModel:
-    model = XLoraModel.from_adapters(base, experts, HEAD)
+    model = XLoraModel.from_adapters(base, experts, head)
     warm_start(model.head, routed_rows(model, rows, pad_id=pad_id), ROUTING)
     return model.eval()
 

@@ -31,7 +31,7 @@ def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
         name: pico_adapter(root / name, seed=seed, rank=2, target_modules=ALL_PROJECTIONS)
         for seed, name in enumerate(("bio", "protein", "materials"))
     }
-    config = XLoraConfig(layerwise_scalings=True, xlora_depth=2, xlora_size=8)
+    config = XLoraConfig(layerwise_scalings=True, xlora_depth=2, xlora_size=8, scaling_pass_value=1 / 3)
     XLoraModel.from_adapters(pico_llama(), experts, config).save_pretrained(root / "composition")
     made = Subject(base=pico_base_folder(root / "base"), experts=experts, composition=root / "composition")
     made.write(root / "subject.json")
