@@ -37,7 +37,13 @@ def tasks() -> tuple[Task, ...]:
     """Return the tasks of the domain."""
     found = metals()
     compounds = sorted(
-        {(metal.symbol, charge, anion) for metal in found for charge in metal.cations for anion in ANIONS}
+        {
+            (metal.symbol, charge, anion)
+            for metal in found
+            for charge in metal.cations
+            for anion in ANIONS
+            if len(metal.symbol + anion) > len("KI")  # two single letters are a peptide as well: Lys-Ile
+        }
     )
     names = {metal.symbol: metal.name for metal in found}
     formulas = sorted({(formula(*compound), compound[0]) for compound in compounds})
