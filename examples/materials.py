@@ -86,7 +86,7 @@ def tasks() -> tuple[Task, ...]:
         Skill(
             name="atoms",
             instances=tuple(Fact(subject=text, answer=atoms(text), about=metal) for text, metal in formulas),
-            wordings=("Atoms in {}?", "Read {}"),
+            wordings=("Atoms in {}?", "Count atoms: {}"),
             train_rows=90,
             eval_rows=20,
         ),

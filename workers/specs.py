@@ -167,7 +167,7 @@ class ComposeSpec(_Stored):
     head: Mapping[str, Any] = settings()
     warm_start_steps: int = integer(0, 10_000_000, default=1000)
     mixture_steps: int = integer(0, 10_000_000, default=6)
-    samples_per_domain: int = integer(LEAST_ROWS, 10_000_000, default=512)
+    samples_per_domain: int = integer(LEAST_ROWS, 10_000_000, default=768)
     eval_rows: int = integer(1, 10_000_000, default=128)
     warm_start_learning_rate: float = number(0.0, 1.0, default=2e-3, above=True)
     mixture_learning_rate: float = number(0.0, 1.0, default=2e-4, above=True)
