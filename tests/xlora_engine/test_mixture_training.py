@@ -81,7 +81,7 @@ def loss_with(model: XLoraModel, rows: list[EncodedRow], scalings: torch.Tensor)
     return float(out.loss.detach())
 
 
-def settings(**changes: int | None) -> MixtureTraining:
+def settings(**changes: Any) -> MixtureTraining:
     return replace(MixtureTraining(learning_rate=1e-2, steps=40, rows_per_step=6), **changes)
 
 
@@ -165,7 +165,8 @@ def test_rows_passed_few_at_once_take_the_same_step(
     rows = [replace(row, prompt_length=row.prompt_length + 2 * (place % 2)) for place, row in enumerate(rows)]
     found = []
     for micro_batch_rows in (None, 4, 1):
-        model, seen = mixture(spread=1.0, xlora_dropout_p=0.0), []
+        model = mixture(spread=1.0, xlora_dropout_p=0.0)
+        seen: list[int] = []
         counting = model.base.get_decoder().register_forward_hook(
             lambda _module, _inputs, made, seen=seen: seen.append(len(made.last_hidden_state))
         )
