@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,12 +56,12 @@ class _Spread:
     def over(cls, stacks: "Iterable[SharedDown]") -> "_Spread":
         stacks = tuple(stacks)
         ranks = [rank for stack in stacks for rank in stack.update_ranks]
-        update = torch.arange(len(ranks)).repeat_interleave(torch.tensor(ranks))
+        before = accumulate((len(stack.update_ranks) for stack in stacks), initial=0)
         return cls(
             stacks=stacks,
-            ranks=len(update),
+            ranks=sum(ranks),
             ranks_each=ranks[0] if len(set(ranks)) == 1 else None,
-            update=update.to(stacks[0].scale.device),
+            update=torch.cat([stack.update + count for stack, count in zip(stacks, before, strict=False)]),
             layerwise=torch.cat([stack.layerwise_source for stack in stacks]),
             shared=torch.cat([stack.shared_source for stack in stacks]),
             scale=torch.cat([stack.scale for stack in stacks]),

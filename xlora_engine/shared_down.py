@@ -49,6 +49,10 @@ class SharedDown(nn.Module):
         self.layerwise_source: Tensor
         self.shared_source: Tensor
         self.scale: Tensor
+        #: Which update each rank is of.
+        self.update: Tensor
+        update = torch.arange(len(update_ranks)).repeat_interleave(torch.tensor(update_ranks))
+        self.register_buffer("update", update.to(weight.device), persistent=False)
         self.register_buffer("layerwise_source", layerwise_source.to(weight.device), persistent=False)
         self.register_buffer("shared_source", shared_source.to(weight.device), persistent=False)
         self.register_buffer("scale", scale.to(weight.device), persistent=False)
