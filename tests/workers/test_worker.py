@@ -296,10 +296,11 @@ def test_row_4_every_process_of_a_worker_may_be_killed_alone(
     valkey: ValkeyServer, settings: Settings
 ) -> None:
     served = replace(settings, broker_url=valkey.url)
-    # No hint may stay away so long that the main process takes the job: the pool's child is to hold it.
+    # The pool's child is to hold the job, for no hint stays away so long that the main process takes it; but
+    # where a kill leaves Celery's pool stuck, it does: seen once in some forty runs.
     with (
         Registry.open(served) as registry,
-        running(CELERY, served, TEST_HANDLER="wait_to_be_stopped", TEST_PATIENCE_S="3600") as worker,
+        running(CELERY, served, TEST_HANDLER="wait_to_be_stopped", TEST_PATIENCE_S="30") as worker,
     ):
         job = queued(registry)
         at_work(registry, job)
