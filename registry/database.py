@@ -1,9 +1,12 @@
 """One database, SQLite or PostgreSQL: how it is opened, and the two kinds of transaction. Knows no tables."""
 
+import random
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -29,10 +32,8 @@ _POSTGRESQL_CONNECT = {
     "application_name": "adapter-zoo",
 }
 
-#: In this order: waiting for a lock must be set before WAL, which needs one.
 _SQLITE_PRAGMAS = (
     f"busy_timeout={LOCK_TIMEOUT_MS}",
-    "journal_mode=WAL",
     "synchronous=FULL",
     "foreign_keys=ON",
 )
@@ -104,11 +105,31 @@ def _sqlite_engine(url: str) -> Engine:
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # The driver's own idea of when to begin is switched off; `_begin_sqlite` begins.
     connection.isolation_level = None
     for pragma in _SQLITE_PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
+    _write_ahead(connection)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch a new database to write-ahead logging, whoever else does so at the same moment.
+
+    SQLite answers "locked" at once, without its own wait, where two processes that read want to write
+    (https://www.sqlite.org/c3ref/busy_handler.html); so the wait is ours.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        # Of two that meet, both would meet again after equal pauses.
+        time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - no secret
 
 
 def _begin_sqlite(connection: Connection) -> None:

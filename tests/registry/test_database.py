@@ -1,8 +1,9 @@
 """The database: what each kind of transaction promises, and what a user is told when it does not answer."""
 
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Thread
+from threading import Barrier, Event, Thread
 
 import pytest
 from sqlalchemy import insert, select, text
@@ -38,6 +39,22 @@ def test_a_write_is_kept_and_one_that_fails_leaves_nothing(database: Database) -
     with pytest.raises(IntegrityError), database.write() as session:
         session.execute(insert(AdapterRow), [{"name": "lost"}, {"name": "lost"}])
     assert _names(database) == ["kept"]
+
+
+def test_connections_that_meet_in_a_new_database_all_open_it(tmp_path: Path) -> None:
+    # They meet inside SQLite's switch of the journal with some luck only: in a hundred databases, in dozens.
+    for attempt in range(100):
+        settings = settings_for(f"sqlite:///{tmp_path}/{attempt}.db", home=tmp_path)
+        meeting = Barrier(3)
+
+        def opened(settings: Settings = settings, meeting: Barrier = meeting) -> int:
+            with Database(settings) as database:
+                meeting.wait()
+                with database.read() as session:
+                    return len(session.execute(text("SELECT name FROM sqlite_master")).all())
+
+        with ThreadPoolExecutor(3) as openers:
+            assert [future.result() for future in [openers.submit(opened) for _ in range(3)]] == [0, 0, 0]
 
 
 def test_what_a_read_changes_is_not_kept(database: Database) -> None:
