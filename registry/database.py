@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from registry.errors import DatabaseUnreachable, DiskFull, RegistryError
+from registry.fork_gate import FORK_GATE
 from registry.json_text import canonical
 from registry.settings import Settings
 from registry.sqlite_place import explained
@@ -71,7 +72,8 @@ class Database:
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
-            yield
+            with FORK_GATE.transaction():
+                yield
         except DBAPIError as error:
             told = explained(str(error.orig), self.url.removeprefix("sqlite:///"))
             # The others, such as IntegrityError, are answers of a database that works.
@@ -81,7 +83,8 @@ class Database:
 
     def close(self) -> None:
         """Give back all connections."""
-        self.engine.dispose()
+        with FORK_GATE.transaction():
+            self.engine.dispose()
 
     def __enter__(self) -> Self:
         return self

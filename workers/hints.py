@@ -16,6 +16,7 @@ from typing import Any
 from celery import Celery, signals
 
 from registry.errors import SchemaMismatch
+from registry.fork_gate import FORK_GATE
 from registry.service import Registry
 from registry.settings import Settings
 from workers.celery_settings import celery_settings
@@ -119,6 +120,8 @@ class _Main:
 
     def on_ready(self, sender: Any = None, **_: Any) -> None:
         """Celery has connected and its pool is up."""
+        # Before there are threads: a child that Celery forks beside them would hang, and its slot with it.
+        FORK_GATE.guard_forks()
         queues = tuple(sorted(sender.app.amqp.queues.consume_from, reverse=True))
         service = service_here(queues)
         registry = self._stack.enter_context(Registry.open(self._settings))

@@ -1,0 +1,66 @@
+"""Forks and transactions keep out of each other's way, where threads use the database beside a fork.
+
+A child has the locks of its parent's threads, without the threads: one that was forked while another
+thread was inside SQLite waits for ever at its own first call of SQLite
+(https://www.sqlite.org/howtocorrupt.html, section 2.6).
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: A database that does not answer must not keep a process from forking; its calls end sooner than this.
+_LIMIT_S = 20.0
+
+
+class ForkGate:
+    """Open to any number of transactions, or closed for one fork."""
+
+    def __init__(self, *, limit_s: float = _LIMIT_S) -> None:
+        self._limit_s = limit_s
+        self._renew()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """No fork begins while the block runs; waits for one that is under way."""
+        if self._is_inside():
+            # Waiting here, inside of what a fork waits for, would never end.
+            yield
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forks)
+            self._inside.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside.discard(threading.get_ident())
+                self._changed.notify_all()
+
+    def guard_forks(self) -> None:
+        """From now on `os.fork` in this process waits for the transactions of its other threads."""
+        os.register_at_fork(before=self._close, after_in_parent=self._open, after_in_child=self._renew)
+
+    def _close(self) -> None:
+        with self._changed:
+            self._forks += 1
+            self._changed.wait_for(lambda: not self._inside - {threading.get_ident()}, self._limit_s)
+
+    def _open(self) -> None:
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+    def _renew(self) -> None:
+        # In a child as well: another thread of the parent may have held the condition's own lock.
+        self._changed = threading.Condition()
+        self._inside: set[int] = set()
+        self._forks = 0
+
+    def _is_inside(self) -> bool:
+        return threading.get_ident() in self._inside
+
+
+#: A process forks as a whole, so it has one.
+FORK_GATE = ForkGate()

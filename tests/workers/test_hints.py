@@ -1,0 +1,33 @@
+"""What the main process of a Celery worker sets up before it works."""
+
+from pathlib import Path
+
+from tests.forks import order_of
+
+
+def test_the_main_process_of_a_celery_worker_guards_its_forks(migrated_sqlite: Path, tmp_path: Path) -> None:
+    script = """
+from dataclasses import replace
+from celery import signals
+from workers.hints import make_app
+
+settings = settings_for(sys.argv[1], home=Path(sys.argv[2]))
+# Nobody listens there; the worker's threads begin all the same.
+app = make_app(replace(settings, broker_url="redis://127.0.0.1:1/0"))
+class Worker:
+    pass
+worker = Worker()
+worker.app = app
+signals.worker_ready.send(sender=worker)
+with Database(settings) as database:
+    def work():
+        with database.read():
+            inside.set()
+            time.sleep(0.3)
+            order.append("read")
+    beside(work)
+    inside.wait()
+    fork()
+signals.worker_shutdown.send(sender=None)
+"""
+    assert order_of(script, f"sqlite:///{migrated_sqlite}", str(tmp_path)) == "read, forked"
