@@ -15,7 +15,7 @@ from tests.workers.processes import command_line, listening, running, send, trai
 from workers.spool import read_lines
 
 #: Of the job in two processes, which must still be at work when one of them is killed.
-STEPS = 30
+STEPS = 20
 WORKER = (sys.executable, "-m", "zoo", "worker")
 
 
@@ -26,7 +26,7 @@ def settings_in(home: Path) -> Settings:
 def _queue(zoo: Zoo, name: str, home: Path, *options: str) -> int:
     done = zoo(
         *("train", "--name", name, "--base", "smollm2", "--data", "bio.train.jsonl", "--detach", "--json"),
-        *("--dropout", "0.1", "--checkpoint-every-s", "0.05", *(options or ("--steps", "40"))),
+        *("--dropout", "0.1", "--checkpoint-every-s", "0.05", *(options or ("--steps", "20"))),
         ZOO_HOME=str(home),
     )
     assert done.returncode == 0, done.stderr
