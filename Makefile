@@ -26,13 +26,16 @@ types: $(VENV)/.installed
 tests faults: export OMP_NUM_THREADS = 1
 tests faults: export OMP_WAIT_POLICY = PASSIVE
 
+# The files that hold a marked test: to collect them all takes every process a dozen seconds.
+marked = $$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.$(1)\b' tests)
+
 # Two files at a time, in order, for the slow ones come first; what measures time goes alone.
 tests: $(VENV)/.installed $(VENV)/.quantisation
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone and not chaos"
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone $(call marked,alone)
 
 faults: $(VENV)/.installed
-	$(BIN)/python -m pytest --numprocesses 2 -m chaos
+	$(BIN)/python -m pytest --numprocesses 2 -m chaos $(call marked,chaos)
 
 # Side by side with the base model and PEFT; `make bench BENCH="--device cuda"` passes options on.
 bench: $(VENV)/.demo
