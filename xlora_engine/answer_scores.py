@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache
 from xlora_engine.chat import ChatTokenizer, EncodedRow, collate, length_grouped, pad_token
 from xlora_engine.errors import ConfigInvalid
 from xlora_engine.shared_prefix import repeated, shared_prefix
+from xlora_engine.upload import upload
 
 #: How many tokens more than the expected answer a model may take to write it differently.
 EXTRA_TOKENS = 8
@@ -152,7 +153,7 @@ def score_answers(
 def _run_prefix(
     logits_call: LogitsCall, token_ids: Sequence[int], cache: Cache, *, device: torch.device
 ) -> None:
-    input_ids = torch.tensor([list(token_ids)], device=device)
+    input_ids = upload([list(token_ids)], device)
     positions = torch.arange(len(token_ids), device=device)[None]
     logits_call(input_ids, torch.ones_like(input_ids), positions, 1, cache)
 
@@ -183,7 +184,7 @@ def normalise(text: str) -> str:
 def _forced(logits: Float[Tensor, "kept vocabulary"], row: EncodedRow) -> tuple[float, list[int]]:
     """Mean loss of the answer's tokens, and the likeliest token at each of their positions."""
     ahead = logits[-len(row.answer_ids) - 1 : -1].float()
-    targets = torch.tensor(row.answer_ids, device=logits.device)
+    targets = upload(row.answer_ids, logits.device)
     return float(F.cross_entropy(ahead, targets)), ahead.argmax(-1).tolist()
 
 

@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from xlora_engine.errors import AnswerTooLong, ChatInvalid, ConfigInvalid
+from xlora_engine.upload import upload
 
 #: What the loss ignores, as torch's cross-entropy and transformers have it.
 IGNORED = -100
@@ -81,10 +82,10 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch elsewhere."""
         return Batch(
-            input_ids=self.input_ids.to(device),
-            attention_mask=self.attention_mask.to(device),
-            position_ids=self.position_ids.to(device),
-            labels=self.labels.to(device),
+            input_ids=upload(self.input_ids, device),
+            attention_mask=upload(self.attention_mask, device),
+            position_ids=upload(self.position_ids, device),
+            labels=upload(self.labels, device),
             keep=self.keep,
         )
 

@@ -24,6 +24,7 @@ from xlora_engine.kept_scores import KeptScores
 from xlora_engine.lookup_drafts import MakeDrafts
 from xlora_engine.prefetched_decoding import processed, stateless
 from xlora_engine.uneven_cache import MIXTURE, SCALING, UnevenCache, can_be_uneven
+from xlora_engine.upload import upload
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
@@ -100,7 +101,7 @@ class DraftedForwards:
         *,
         scalings: Float[Tensor, "row seq layer expert"] | None,
     ) -> tuple[Float[Tensor, "row seq vocab"], Float[Tensor, "row seq hidden"]]:
-        ids = torch.tensor(rows, device=positions.device)
+        ids = upload(rows, positions.device)
         return joint_forward(
             self._decoder, ids, mask=mask, positions=positions, cache=self._cache, scalings=scalings
         )
@@ -142,7 +143,7 @@ class _Choosing:
 
     def guesses(self, seen: Sequence[int], logits: Float[Tensor, "1 seq vocab"]) -> Int[Tensor, " seq"]:
         """What would be chosen from the logits, the last of which stand after all of `seen`."""
-        more = torch.tensor([seen], device=logits.device, dtype=self.input_ids.dtype)
+        more = upload([seen], logits.device, dtype=self.input_ids.dtype)
         ids = torch.cat([self.input_ids, more], 1)
         known, first = self.input_ids.shape[1], len(seen) + 1 - logits.shape[1]
         found = []

@@ -18,6 +18,7 @@ from transformers.cache_utils import Cache
 from xlora_engine.chat import EncodedRow, length_grouped
 from xlora_engine.errors import CheckpointUnreadable
 from xlora_engine.shared_prefix import ScalingPass, SharedPrefix, run_shared_prefix
+from xlora_engine.upload import upload
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,8 +124,8 @@ def _run(
         input_ids[place, : len(ids)] = torch.tensor(ids)
         mask[place, : shared + len(ids)] = 1
     return scaling_pass(
-        input_ids.to(device),
-        attention_mask=mask.to(device),
+        upload(input_ids, device),
+        attention_mask=upload(mask, device),
         position_ids=torch.arange(shared, shared + width, device=device).expand(len(token_ids), -1),
         cache=None if prefix is None else prefix.repeated(len(token_ids)),
     )

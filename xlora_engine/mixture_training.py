@@ -15,6 +15,7 @@ from xlora_engine.chat import EncodedRow, collate
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
 from xlora_engine.head import seeded_dropout
 from xlora_engine.model import XLoraModel
+from xlora_engine.upload import upload
 from xlora_engine.warm_start import BestState, RoutedRows, StageResult, StageStep, require_finite
 
 #: So many tokens saved pay for a pass over the shared prefix alone, which reads all weights for a few tokens.
@@ -151,7 +152,7 @@ def mixture_loss(
     cache = _prefix_cache(model, encoded, rows, indices)
     shared = 0 if cache is None else rows.shared
     batch = collate([encoded[index].after(shared) for index in indices], pad_id=pad_id).to(model.device)
-    hidden = rows.hidden.left_padded(indices, after=shared).to(model.device)
+    hidden = upload(rows.hidden.left_padded(indices, after=shared), model.device)
     out = model.mixture_pass(
         model.head(hidden),
         input_ids=batch.input_ids,
@@ -176,9 +177,10 @@ def _prefix_cache(
     if not (pays and grows) or model.is_gradient_checkpointing:
         return None
     first = indices[0]
-    with model.context.using(model.head(rows.hidden.left_padded([first])[:, : rows.shared].to(model.device))):
+    hidden = upload(rows.hidden.left_padded([first])[:, : rows.shared], model.device)
+    with model.context.using(model.head(hidden)):
         model.base.get_decoder()(
-            input_ids=torch.tensor([encoded[first].token_ids[: rows.shared]], device=model.device),
+            input_ids=upload([encoded[first].token_ids[: rows.shared]], model.device),
             cache=cache,
             use_cache=True,
         )

@@ -27,6 +27,7 @@ from xlora_engine.quantised import keep_unpacked, require_differentiable
 from xlora_engine.recomputation import Recomputation
 from xlora_engine.resolved_config import resolved
 from xlora_engine.scaling_context import ScalingContext, fitted
+from xlora_engine.upload import upload
 from xlora_engine.wrapping import presence, replace_module, wrap
 
 
@@ -259,7 +260,7 @@ class XLoraModel(nn.Module):
         """
         if len(values) != len(self.experts):
             raise ConfigInvalid("scalings", f"{len(self.experts)} values, one for each expert", list(values))
-        return torch.tensor(values, dtype=torch.float32, device=self.base.device).view(1, 1, 1, -1)
+        return upload(values, self.base.device, dtype=torch.float32).view(1, 1, 1, -1)
 
     @property
     def has_fixed_scalings(self) -> bool:

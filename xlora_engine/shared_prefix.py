@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from xlora_engine.chat import EncodedRow
+from xlora_engine.upload import upload
 
 
 class ScalingPass(Protocol):
@@ -72,7 +73,7 @@ def run_shared_prefix(
     token_ids = shared_prefix(rows)
     if not token_ids:
         return None
-    input_ids = torch.tensor([token_ids], device=device)
+    input_ids = upload([token_ids], device)
     cache = new_cache()
     hidden = scaling_pass(
         input_ids,

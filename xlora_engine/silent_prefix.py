@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
 from xlora_engine.errors import ConfigInvalid
+from xlora_engine.upload import upload
 
 #: A prefix takes one direction a token from each module's input, and at most this share of them.
 _DIRECTIONS_TO_KEEP = 8
@@ -97,7 +98,7 @@ def _run(model: PeftModel, token_ids: Sequence[int]) -> Cache:
     training = [module for module in model.modules() if module.training]
     model.eval()
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    input_ids = torch.tensor([list(token_ids)], device=model.device)
+    input_ids = upload([list(token_ids)], model.device)
     model(input_ids=input_ids, cache=cache, use_cache=True, logits_to_keep=1)
     for module in training:
         module.training = True

@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from xlora_engine.cache import XLoraCache
 from xlora_engine.joint_cache import LEAST_GROWTH, JointLayer, can_be_joined
+from xlora_engine.upload import upload
 
 MIXTURE, SCALING = 0, 1
 
@@ -84,7 +85,7 @@ class UnevenCache(Cache):
 
     def _rearrange(self, columns: int) -> None:
         device = self._mask.device
-        mixture, scaling = (torch.tensor(columns_of_row, device=device) for columns_of_row in self._columns)
+        mixture, scaling = (upload(columns_of_row, device) for columns_of_row in self._columns)
         for layer in self._joint:
             layer.rearrange((mixture, scaling), columns)
         mask = self._mask.new_ones(2, columns)

@@ -18,6 +18,7 @@ from torch.optim.swa_utils import AveragedModel
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.head import ScalingHead, seeded_dropout
 from xlora_engine.hidden_states import HiddenStates
+from xlora_engine.upload import upload
 
 #: What all rows begin with tells no domain, and a few rows are enough to learn just that: one in so many.
 _ROWS_FOR_A_PREFIX = 16
@@ -123,7 +124,7 @@ def warm_start(
 
     def held_out_loss() -> float:
         with torch.no_grad():
-            return float(routing_loss(kept, held_hidden.to(device), held_targets.to(device)))
+            return float(routing_loss(kept, upload(held_hidden, device), upload(held_targets, device)))
 
     best = BestState(dict(kept.named_parameters()), held_out_loss())
     step = 0
@@ -134,7 +135,7 @@ def warm_start(
             step += 1
             picked = torch.randint(len(targets), (settings.tokens_per_step,), generator=draw)
             noisy = torch.randn(len(picked), len(noise), generator=draw).mul_(noise).add_(hidden[picked])
-            loss = routing_loss(single, noisy.to(device), targets[picked].to(device))
+            loss = routing_loss(single, upload(noisy, device), upload(targets[picked], device))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -24,6 +25,7 @@ from xlora_engine.joint_cache import JointCache
 from xlora_engine.model import XLoraModel
 from xlora_engine.prefetched_decoding import PrefetchedDecoding
 from xlora_engine.uneven_cache import UnevenCache
+from xlora_engine.upload import upload
 
 META = torch.device("meta")
 #: What may move a tensor from one device to another.
@@ -46,6 +48,8 @@ class Devices(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        if str(func) == "aten.lift_fresh.default":  # Python's numbers, on the host before they are uploaded
+            return out
         # A GPU takes single values from the processor, as it takes Python's.
         found = {t.device.type for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.dim() > 0}
         if len(found) > 1 and str(func) not in MOVES:
@@ -54,12 +58,36 @@ class Devices(TorchDispatchMode):
         return out
 
 
+class Uploads(TorchFunctionMode):
+    """Notes the calls that carry something from the host to a device and wait for the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[str] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        out = func(*args, **given)
+        if isinstance(out, Tensor) and out.is_meta and out.numel() and not given.get("non_blocking"):
+            is_literal = func in (torch.tensor, torch.as_tensor)
+            if is_literal or any(isinstance(arg, Tensor) and not arg.is_meta for arg in args[:1]):
+                self.waiting.append(str(func))
+        return out
+
+
 @contextmanager
 def all_on_meta() -> Iterator[None]:
-    with Devices() as devices:
+    with Devices() as devices, Uploads() as uploads:
         yield
     assert devices.given == {"meta"}
     assert not devices.mixed
+    assert not uploads.waiting
 
 
 def test_what_leaves_the_device_is_noticed() -> None:
@@ -72,6 +100,16 @@ def test_what_leaves_the_device_is_noticed() -> None:
     assert devices.mixed == ["aten.index_select.default"]
     with pytest.raises(RuntimeError, match="cannot be called on meta tensors"):
         there.sum().item()
+
+
+def test_what_waits_for_the_device_is_noticed() -> None:
+    with Uploads() as uploads:
+        torch.tensor([1], device=META)
+        torch.as_tensor([1], device=META)
+        torch.ones(1).to(META)
+        upload([1], META)
+        upload(torch.ones(1), META)
+    assert len(uploads.waiting) == 3
 
 
 @pytest.fixture(scope="module")
