@@ -16,11 +16,12 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from registry.entities import AdapterVersion, BaseModel, CompositionVersion
 from registry.service import Registry
+from workers.device import device_here
 from workers.subjects import Record, find, subject_of
 from xlora_engine.answer_scores import AnswerScores, score_answers
 from xlora_engine.base_model import context_length, load_base, load_config, load_tokenizer
 from xlora_engine.chat import ChatTokenizer, EncodedRow
-from xlora_engine.compute_dtype import compute_dtype, default_device
+from xlora_engine.compute_dtype import compute_dtype
 from xlora_engine.model import XLoraModel
 
 #: Is told a base model's tokenizer and the most tokens it reads before its weights are loaded; may refuse.
@@ -128,7 +129,7 @@ def _load_on(
     folder = registry.materialise(base)
     tokenizer = load_tokenizer(folder)
     before_weights(tokenizer, context_length(load_config(folder)))
-    device = default_device()
+    device = device_here()
     model = load_base(folder, dtype=compute_dtype(device), device=device)
     if any(isinstance(record, BaseModel) for record in records):
         yield Answerer(subject=subject_of(base), model=model, tokenizer=tokenizer)

@@ -9,6 +9,7 @@ from typing import Any
 from registry.entities import AdapterVersion, BaseModel, ExpertRecord, NewEvaluation
 from workers.composition_scores import record_routing, score_subjects
 from workers.context import JobContext
+from workers.device import device_here
 from workers.figures import draw_layer_map, draw_scores, draw_token_maps
 from workers.report import COMPOSED, Tasks, build_report
 from workers.specs import ComposeSpec
@@ -22,7 +23,7 @@ from workers.training_rows import (
 )
 from xlora_engine.base_model import context_length, load_base, load_tokenizer
 from xlora_engine.chat import ChatTokenizer, EncodedRow
-from xlora_engine.compute_dtype import compute_dtype, default_device
+from xlora_engine.compute_dtype import compute_dtype
 from xlora_engine.config import XLoraConfig
 from xlora_engine.mixture_training import MixtureTraining, train_mixture
 from xlora_engine.model import XLoraModel
@@ -96,7 +97,7 @@ def expert_of_domain(data: Mapping[str, str], adapters: tuple[AdapterVersion, ..
 def _load(context: JobContext, spec: ComposeSpec, parts: Parts) -> tuple[XLoraModel, ChatTokenizer]:
     context.report("loading", 0, 1)
     folder = context.registry.materialise(parts.base)
-    device = default_device()
+    device = device_here()
     base = load_base(folder, dtype=compute_dtype(device), device=device)
     model = XLoraModel.from_adapters(
         base,

@@ -8,6 +8,7 @@ WorkersError                     ZOO-E400  exit 1
 ├── StopRequested                ZOO-E414  exit 130  raised inside a job that was asked to end
 ├── HandlerUnknown               ZOO-E415  exit 1    no code is registered for this kind of job
 ├── GpuBusy                      ZOO-E417  exit 5    another process holds a GPU that is wanted
+├── GpuUnusable                  ZOO-E419  exit 6    torch cannot use a GPU that is there for it
 ├── BrokerUnusable               ZOO-E418  exit 6    the broker cannot be used as it is
 ├── JobUnfinished                ZOO-E416  exit 7    waiting took longer than allowed
 └── TrackingUnavailable          ZOO-E420  exit 6    MLflow did not take what was measured
@@ -107,6 +108,13 @@ class GpuBusy(WorkersError):
 
     code = "ZOO-E417"
     exit_code = 5
+
+
+class GpuUnusable(WorkersError):
+    """A GPU is there for this process, and its torch cannot use it."""
+
+    code = "ZOO-E419"
+    exit_code = 6
 
 
 class BrokerUnusable(WorkersError):

@@ -17,8 +17,9 @@ _BAD_INPUT = (
     *("ZOO-E301", "ZOO-E31", "ZOO-E32", "ZOO-E34", "ZOO-E35", "ZOO-E36", "ZOO-E401"),
 )
 _DISK_FULL = "ZOO-E283"
-#: The same of what failed around the job: another schema, a service that does not answer, a GPU that is held.
-_INFRASTRUCTURE = ("ZOO-E285", "ZOO-E29", "ZOO-E417")
+#: The same of what failed around the job: another schema, a service that does not answer, a GPU
+#: that is held or cannot be used.
+_INFRASTRUCTURE = ("ZOO-E285", "ZOO-E29", "ZOO-E417", "ZOO-E419")
 #: What torch and the libraries below it say where memory runs out and they raise a plain RuntimeError: the
 #: processor's allocator; a driver, cuBLAS or cuDNN that asks for memory of its own; NCCL.
 _OUT_OF_MEMORY = {

@@ -11,12 +11,13 @@ from transformers import PreTrainedModel
 from registry.entities import AdapterVersion, BaseModel
 from workers.answering import answerer_of
 from workers.context import JobContext
+from workers.device import device_here
 from workers.evaluation import record, score_dataset
 from workers.specs import TrainSpec
 from workers.training_rows import dataset_file
 from xlora_engine.base_model import load_base, load_tokenizer
 from xlora_engine.chat import encode, read_rows
-from xlora_engine.compute_dtype import compute_dtype, default_device
+from xlora_engine.compute_dtype import compute_dtype
 from xlora_engine.probe import adapter_effect
 from xlora_engine.process_group import ProcessGroup, joined
 from xlora_engine.train_adapter import AdapterTraining, StepMetrics, TrainedAdapter, train_adapter
@@ -50,7 +51,7 @@ def _train(
 ) -> tuple[PreTrainedModel, TrainedAdapter]:
     context.report("loading", 0, spec.steps)
     base_folder = context.registry.materialise(base)
-    device = default_device()
+    device = device_here()
     model = load_base(base_folder, dtype=_agreed_dtype(group, device), device=device)
     tokenizer = load_tokenizer(base_folder)
     rows = [
