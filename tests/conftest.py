@@ -1,11 +1,22 @@
-"""For every test: an environment without the developer's settings, and torch on one thread."""
+"""For every test: an environment without the developer's settings. What tests import is never collected."""
 
+import gc
 import os
 
 import pytest
 
 #: Settings of the zoo and of the libraries beneath it that would change what a test sees.
 _SCRUBBED_PREFIXES = ("ZOO_", "MLFLOW_", "HF_", "TRANSFORMERS_", "CUDA_")
+
+
+def pytest_configure() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    # As `workers/heavy_imports.py` has it: torch and the modules of the tests stay.
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,7 @@ from registry.settings import Settings
 from workers.context import JobContext
 from workers.errors import HandlerUnknown
 from workers.gpus import gpus_for, limited_to, lock_gpus
+from workers.heavy_imports import heavy_imports
 from workers.leash import die_with_parent, end_like, hold_leash, read_order
 from workers.ranks import Place, Ranks
 from workers.results import Result, failure, write_result
@@ -142,7 +143,8 @@ def find_handler(job: Job, handlers: Mapping[str, str]) -> Callable[[JobContext]
             f"no code is registered for jobs of kind {job.kind!r}: {', '.join(handlers)} are"
         )
     module, _, name = handlers[job.kind].partition(":")
-    found: Callable[[JobContext], Mapping[str, Any]] = getattr(importlib.import_module(module), name)
+    with heavy_imports():
+        found: Callable[[JobContext], Mapping[str, Any]] = getattr(importlib.import_module(module), name)
     return found
 
 

@@ -73,7 +73,10 @@ def _source_of(registry: "Registry", base_digest: str) -> str | None:
 def _convert(source: Path, folder: Path, layout: str, base_id: str | None) -> None:
     from dataclasses import replace
 
-    from xlora_engine.formats import read_model, write_model
+    from workers.heavy_imports import heavy_imports
+
+    with heavy_imports():
+        from xlora_engine.formats import read_model, write_model
 
     write_model(replace(read_model(source), base_id=base_id), folder, layout)
 

@@ -35,14 +35,16 @@ def command(
     Example: zoo generate science "Crystal structure of iron?"
     """
     from workers.commands.opening import open_registry
+    from workers.heavy_imports import heavy_imports
     from workers.subjects import find
 
     with open_registry() as registry:
         find(registry, subject)  # an unknown name is said at once, before torch is imported
-        from transformers.utils import logging as transformers_logging
+        with heavy_imports():
+            from transformers.utils import logging as transformers_logging
 
-        from workers.answering import answerer_of
-        from workers.generate import Sampling, ask, require_room
+            from workers.answering import answerer_of
+            from workers.generate import Sampling, ask, require_room
 
         transformers_logging.disable_progress_bar()  # loading is over before a bar could tell anything
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
