@@ -38,6 +38,10 @@ class Catalogue:
         self.workers = WorkerStore(database)
         self._database = database
 
+    def disconnect(self) -> None:
+        """Close the connections that no transaction uses; the next one opens its own."""
+        self._database.disconnect()
+
     def close(self) -> None:
         """Give back all connections."""
         self._database.close()

@@ -81,10 +81,14 @@ class Database:
                 raise
             raise told or _as_registry_error(error) from error
 
+    def disconnect(self) -> None:
+        """Close the connections that no transaction uses; the next one opens its own."""
+        self.engine.dispose()
+
     def close(self) -> None:
         """Give back all connections."""
         with FORK_GATE.transaction():
-            self.engine.dispose()
+            self.disconnect()
 
     def __enter__(self) -> Self:
         return self

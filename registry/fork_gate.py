@@ -1,13 +1,14 @@
 """Forks and transactions keep out of each other's way, where threads use the database beside a fork.
 
 A child has the locks of its parent's threads, without the threads: one that was forked while another
-thread was inside SQLite waits for ever at its own first call of SQLite
-(https://www.sqlite.org/howtocorrupt.html, section 2.6).
+thread was inside SQLite waits for ever at its own first call of SQLite. And it has the parent's open
+connections: SQLite, which keeps file locks by process, would take the parent's for its own
+(https://www.sqlite.org/howtocorrupt.html, section 2.6). So a process forks while it has neither.
 """
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 #: A database that does not answer must not keep a process from forking; its calls end sooner than this.
@@ -19,6 +20,7 @@ class ForkGate:
 
     def __init__(self, *, limit_s: float = _LIMIT_S) -> None:
         self._limit_s = limit_s
+        self._disconnect: Callable[[], None] | None = None
         self._renew()
 
     @contextmanager
@@ -38,14 +40,20 @@ class ForkGate:
                 self._inside.discard(threading.get_ident())
                 self._changed.notify_all()
 
-    def guard_forks(self) -> None:
-        """From now on `os.fork` in this process waits for the transactions of its other threads."""
+    def guard_forks(self, disconnect: Callable[[], None] | None = None) -> None:
+        """From now on `os.fork` in this process waits for the transactions of its other threads.
+
+        `disconnect` is called then; it must close the connections that are left, and begin no transaction.
+        """
+        self._disconnect = disconnect
         os.register_at_fork(before=self._close, after_in_parent=self._open, after_in_child=self._renew)
 
     def _close(self) -> None:
         with self._changed:
             self._forks += 1
-            self._changed.wait_for(lambda: not self._inside - {threading.get_ident()}, self._limit_s)
+            idle = self._changed.wait_for(lambda: not self._inside - {threading.get_ident()}, self._limit_s)
+            if idle and self._disconnect is not None:
+                self._disconnect()
 
     def _open(self) -> None:
         with self._changed:

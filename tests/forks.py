@@ -20,8 +20,7 @@ def beside(work):
 def fork(in_child=lambda: None):
     pid = os.fork()
     if pid == 0:
-        in_child()
-        os._exit(0)
+        os._exit(in_child() or 0)
     order.append("forked")
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 """

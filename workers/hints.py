@@ -120,11 +120,11 @@ class _Main:
 
     def on_ready(self, sender: Any = None, **_: Any) -> None:
         """Celery has connected and its pool is up."""
-        # Before there are threads: a child that Celery forks beside them would hang, and its slot with it.
-        FORK_GATE.guard_forks()
         queues = tuple(sorted(sender.app.amqp.queues.consume_from, reverse=True))
         service = service_here(queues)
         registry = self._stack.enter_context(Registry.open(self._settings))
+        # Before there are threads: a child that Celery forks beside them would hang, and its slot with it.
+        FORK_GATE.guard_forks(registry.disconnect)
         self._stack.enter_context(Upkeep(registry, service, draining=self._draining.is_set))
         self._stack.enter_context(IdleShipping(registry, service))
         relay = Relay(registry, sender.app, say=_log.warning)

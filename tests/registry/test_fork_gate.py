@@ -115,3 +115,20 @@ with Database(settings) as database:
     assert order_of(script, f"sqlite:///{migrated_sqlite}", str(tmp_path)) == (
         "read, forked, write, forked, writing_connection, forked"
     )
+
+
+def test_what_is_connected_is_disconnected_before_a_fork_but_not_within_a_transaction() -> None:
+    script = """
+gate = ForkGate(limit_s=0.2)
+gate.guard_forks(lambda: order.append("disconnected"))
+fork()
+def work():
+    with gate.transaction():
+        inside.set()
+        time.sleep(1)
+worker = beside(work)
+inside.wait()
+fork()
+worker.join()
+"""
+    assert order_of(script) == "disconnected, forked, forked"

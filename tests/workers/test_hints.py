@@ -19,6 +19,15 @@ class Worker:
 worker = Worker()
 worker.app = app
 signals.worker_ready.send(sender=worker)
+
+def connections():
+    return sum("zoo.db" in os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir())
+
+# The worker's own threads have connected by now.
+while not connections():
+    time.sleep(0.05)
+order.append(f"{fork(connections)} in the child")
+order.remove("forked")
 with Database(settings) as database:
     def work():
         with database.read():
@@ -30,4 +39,4 @@ with Database(settings) as database:
     fork()
 signals.worker_shutdown.send(sender=None)
 """
-    assert order_of(script, f"sqlite:///{migrated_sqlite}", str(tmp_path)) == "read, forked"
+    assert order_of(script, f"sqlite:///{migrated_sqlite}", str(tmp_path)) == "0 in the child, read, forked"
