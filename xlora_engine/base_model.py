@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from xlora_engine.attention import differentiate_in_float32
+from xlora_engine.attention import attend_in_float32_where_faster
 from xlora_engine.errors import BaseUnreadable
 
 #: What `transformers` raises for files it cannot make a model of.
@@ -52,7 +52,7 @@ def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreT
     model.eval()
     model.get_output_embeddings().register_forward_pre_hook(_as_one_block)
     torch.nn.Module.to(model, device)
-    differentiate_in_float32(model)
+    attend_in_float32_where_faster(model)
     return cast("PreTrainedModel", model)
 
 

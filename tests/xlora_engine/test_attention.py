@@ -1,11 +1,11 @@
-"""A bfloat16 base model on a CPU takes gradients through attention in float32, and answers as ever."""
+"""A bfloat16 base model on a CPU attends in float32 where gradients flow, and from a single token."""
 
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from tests.pico import pico_base_folder
 from xlora_engine.attention import NAME
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("mask", [None, PADDED], ids=["no padding", "padding"])
-def test_outputs_without_gradients_are_those_of_torchs_attention_bit_for_bit(
+def test_a_prompt_without_gradients_has_the_outputs_of_torchs_attention_bit_for_bit(
     folder: Path, mask: Tensor | None
 ) -> None:
     model = load_base(folder, dtype=torch.bfloat16, device=CPU)
@@ -50,10 +50,33 @@ def test_gradients_are_those_of_a_float32_model_but_for_rounding(folder: Path, m
     assert errors[NAME] < 1.2 * errors["sdpa"]
 
 
-def test_attention_with_gradients_is_computed_in_float32(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen = []
+@pytest.mark.parametrize("padding", [0, 4])
+def test_the_next_token_is_that_of_a_float32_model_but_for_rounding(folder: Path, padding: int) -> None:
+    half, whole = (load_base(folder, dtype=dtype, device=CPU) for dtype in (torch.bfloat16, torch.float32))
+    # Many, for one token's rounding is a matter of luck.
+    ids = torch.randint(3, 250, (128, 12), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones_like(ids)
+    mask[::2, :padding] = 0
+
+    @torch.no_grad()
+    def next_logits(attention: str, model: PreTrainedModel) -> Tensor:
+        model.set_attn_implementation(attention)
+        cache = DynamicCache(config=model.config)
+        model(ids[:, :-1], attention_mask=mask[:, :-1], cache=cache, use_cache=True)
+        found: Tensor = model(ids[:, -1:], attention_mask=mask, cache=cache, use_cache=True).logits.float()
+        return found
+
+    exact = next_logits("sdpa", whole)
+    errors = {name: (next_logits(name, half) - exact).norm() / exact.norm() for name in (NAME, "sdpa")}
+
+    assert errors[NAME] < 0.02
+    assert errors[NAME] < 1.02 * errors["sdpa"]
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """The dtypes that torch's attention is asked in."""
+    seen: list[torch.dtype] = []
     attend = torch.nn.functional.scaled_dot_product_attention
 
     def noting(query: Tensor, *rest: Tensor, **kwargs: object) -> Tensor:
@@ -61,9 +84,27 @@ def test_attention_with_gradients_is_computed_in_float32(
         return attend(query, *rest, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noting)
+    return seen
+
+
+def test_attention_with_gradients_is_computed_in_float32(folder: Path, seen: list[torch.dtype]) -> None:
     model = load_base(folder, dtype=torch.bfloat16, device=CPU)
     model(inputs_embeds=model.get_input_embeddings()(IDS).requires_grad_())
 
+    assert set(seen) == {torch.float32}
+
+
+@torch.no_grad()
+def test_attention_of_a_single_token_is_computed_in_float32_and_of_a_prompt_is_not(
+    folder: Path, seen: list[torch.dtype]
+) -> None:
+    model = load_base(folder, dtype=torch.bfloat16, device=CPU)
+    cache = DynamicCache(config=model.config)
+    model(IDS, cache=cache, use_cache=True)
+    assert set(seen) == {torch.bfloat16}
+
+    seen.clear()
+    model(IDS[:, :1], cache=cache, use_cache=True)
     assert set(seen) == {torch.float32}
 
 
