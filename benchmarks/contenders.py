@@ -18,8 +18,8 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.hidden_states import HiddenStates
 from xlora_engine.mixture_training import mixture_loss
 from xlora_engine.model import XLoraModel
+from xlora_engine.routed_rows import RoutedRows
 from xlora_engine.shared_prefix import shared_prefix
-from xlora_engine.warm_start import RoutedRows
 
 
 @dataclass(frozen=True, kw_only=True)

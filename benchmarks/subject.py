@@ -18,9 +18,10 @@ from xlora_engine.chat import ChatTokenizer, EncodedRow, encode, pad_token, read
 from xlora_engine.config import XLoraConfig
 from xlora_engine.hidden_states import compute_hidden_states
 from xlora_engine.model import XLoraModel
+from xlora_engine.routed_rows import RoutedRows
 from xlora_engine.shared_prefix import shared_prefix
 from xlora_engine.train_adapter import AdapterTraining, train_adapter
-from xlora_engine.warm_start import RoutedRows, WarmStart, warm_start
+from xlora_engine.warm_start import WarmStart, warm_start
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DOMAINS = ("bio", "protein", "materials")

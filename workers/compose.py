@@ -28,6 +28,8 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.mixture_training import MixtureTraining, train_mixture
 from xlora_engine.model import XLoraModel
 from xlora_engine.probe import effect_of
+from xlora_engine.routed_rows import RoutedRows
+from xlora_engine.stage_checkpoints import StageCheckpoints
 from xlora_engine.warm_start import StageStep, WarmStart, warm_start
 
 #: Tokens in one forward without gradients: enough to keep two cores busy, little enough for a laptop.
@@ -157,31 +159,52 @@ def _train(
             on_rows=on_rows,
         )
     routed = rows.routed(hidden)
-    with watch.phase("routing warm start"):
-        warm_start(
-            model.head,
-            routed,
-            WarmStart(
-                steps=spec.warm_start_steps, learning_rate=spec.warm_start_learning_rate, seed=spec.seed
-            ),
-            on_step=_recorder(context, "routing warm start", "warm_start", spec.warm_start_steps),
-            stop=context.stop_requested,
-        )
+    checkpoints = StageCheckpoints(
+        context.folder / "training" / "mixture", run=context.job.spec_digest, every_s=spec.checkpoint_every_s
+    )
+    # A checkpoint of the second stage holds all that the first one did.
+    if checkpoints.last() is None:
+        with watch.phase("routing warm start"):
+            _warm_start(context, spec, model, routed)
+    with watch.phase("mixture training"):
+        _train_mixture(context, spec, model, rows, routed, checkpoints, pad_id=pad_id)
+
+
+def _warm_start(context: JobContext, spec: ComposeSpec, model: XLoraModel, rows: RoutedRows) -> None:
+    warm_start(
+        model.head,
+        rows,
+        WarmStart(steps=spec.warm_start_steps, learning_rate=spec.warm_start_learning_rate, seed=spec.seed),
+        on_step=_recorder(context, "routing warm start", "warm_start", spec.warm_start_steps),
+        stop=context.stop_requested,
+    )
+
+
+def _train_mixture(
+    context: JobContext,
+    spec: ComposeSpec,
+    model: XLoraModel,
+    rows: DrawnRows,
+    routed: RoutedRows,
+    checkpoints: StageCheckpoints,
+    *,
+    pad_id: int,
+) -> None:
     mixture_training = MixtureTraining(
         steps=spec.mixture_steps, learning_rate=spec.mixture_learning_rate, seed=spec.seed
     )
     micro_batch_rows = context.micro_batch(mixture_training.rows_per_step)
     context.run.tags({"zoo.micro_batch_rows": micro_batch_rows})
-    with watch.phase("mixture training"):
-        train_mixture(
-            model,
-            rows.encoded,
-            routed,
-            replace(mixture_training, micro_batch_rows=micro_batch_rows),
-            pad_id=pad_id,
-            on_step=_recorder(context, "mixture training", "mixture", spec.mixture_steps),
-            stop=context.stop_requested,
-        )
+    train_mixture(
+        model,
+        rows.encoded,
+        routed,
+        replace(mixture_training, micro_batch_rows=micro_batch_rows),
+        pad_id=pad_id,
+        checkpoints=checkpoints,
+        on_step=_recorder(context, "mixture training", "mixture", spec.mixture_steps),
+        stop=context.stop_requested,
+    )
 
 
 def _recorder(context: JobContext, phase: str, metric: str, total: int) -> Any:

@@ -171,6 +171,8 @@ class ComposeSpec(_Stored):
     eval_rows: int = integer(1, 10_000_000, default=128)
     warm_start_learning_rate: float = number(0.0, 1.0, default=2e-3, above=True)
     mixture_learning_rate: float = number(0.0, 1.0, default=2e-4, above=True)
+    #: of mixture training: the warm start is over in seconds
+    checkpoint_every_s: float = number(0.0, 86_400.0, default=60.0, above=True)
     seed: int = integer(0, _SEED, default=0)
 
     def __post_init__(self) -> None:

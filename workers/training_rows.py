@@ -20,8 +20,8 @@ from registry.service import Registry
 from xlora_engine.chat import ChatTokenizer, EncodedRow, encode, read_rows
 from xlora_engine.hidden_states import HiddenStates, compute_hidden_states
 from xlora_engine.model import XLoraModel
+from xlora_engine.routed_rows import RoutedRows
 from xlora_engine.shared_prefix import shared_prefix
-from xlora_engine.warm_start import RoutedRows
 
 #: One row in so many is held out of training, to stop it early, up to so many a domain.
 HELD_OUT_SHARE = 8
@@ -120,14 +120,13 @@ def cached_hidden_states(
     if path.exists():
         on_rows(len(rows.encoded))
         return HiddenStates.load(path)
-    hidden = compute_hidden_states(
+    return compute_hidden_states(
         model.scaling_pass,
         rows.encoded,
         new_cache=lambda: model.new_cache().scaling,
         pad_id=pad_id,
         tokens_per_batch=tokens_per_batch,
         device=model.device,
+        into=path,
         on_rows=on_rows,
     )
-    hidden.save(path)
-    return hidden

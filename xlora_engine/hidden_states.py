@@ -6,17 +6,18 @@ experts nor on the scaling head.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers.cache_utils import Cache
 
 from xlora_engine.chat import EncodedRow, length_grouped
 from xlora_engine.errors import CheckpointUnreadable
+from xlora_engine.hidden_states_file import new_hidden_states_file
 from xlora_engine.shared_prefix import ScalingPass, SharedPrefix, run_shared_prefix
 from xlora_engine.upload import upload
 
@@ -25,8 +26,8 @@ from xlora_engine.upload import upload
 class HiddenStates:
     """Hidden states of many rows, laid end to end without padding, in bfloat16.
 
-    A scaling head is not sensitive to the eighth bit, and half the bytes let a corpus larger than
-    memory be read from a memory-mapped file.
+    A scaling head is not sensitive to the eighth bit. Those of a corpus larger than memory are computed
+    into a file and read from it, mapped both times.
     """
 
     values: Float[Tensor, "token hidden"]
@@ -52,16 +53,9 @@ class HiddenStates:
             place[width - len(row) :] = row
         return batch
 
-    def save(self, path: Path) -> None:
-        """Write one safetensors file, whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_suffix(".partial")
-        save_file({"values": self.values, "starts": self.starts}, staging)
-        staging.replace(path)
-
     @classmethod
     def load(cls, path: Path) -> "HiddenStates":
-        """Map the file `save` wrote.
+        """Map a file that they were computed into.
 
         Raises:
             CheckpointUnreadable: it is damaged.
@@ -83,25 +77,68 @@ def compute_hidden_states(
     pad_id: int,
     tokens_per_batch: int,
     device: torch.device,
+    into: Path | None = None,
     on_rows: Callable[[int], None] = lambda _: None,
 ) -> HiddenStates:
     """Run the scaling pass over all rows; `on_rows` hears how many more are done after each batch.
 
-    What all rows begin with is run once; `new_cache` makes the empty cache that holds it.
+    What all rows begin with is run once; `new_cache` makes the empty cache that holds it. The states go
+    `into` a file, whole or not at all, or stay in memory.
+
+    Raises:
+        OSError: the disk has no room for the file.
     """
+    computed = partial(
+        _computed,
+        scaling_pass,
+        rows,
+        new_cache=new_cache,
+        pad_id=pad_id,
+        tokens_per_batch=tokens_per_batch,
+        device=device,
+        on_rows=on_rows,
+    )
+    if into is None:
+        return computed(room=_in_memory)
+    with new_hidden_states_file(into) as file:
+        computed(room=file.lay_out)
+        file.publish(into)
+    return HiddenStates.load(into)
+
+
+def _in_memory(starts: Int[Tensor, " row_bound"], width: int) -> Float[Tensor, "token hidden"]:
+    return torch.empty(int(starts[-1]), width, dtype=torch.bfloat16)
+
+
+def _computed(
+    scaling_pass: ScalingPass,
+    rows: Sequence[EncodedRow],
+    *,
+    new_cache: Callable[[], Cache],
+    pad_id: int,
+    tokens_per_batch: int,
+    device: torch.device,
+    on_rows: Callable[[int], None],
+    room: Callable[[Tensor, int], Tensor],
+) -> HiddenStates:
+    """Values are written into the `room` that is made when their width is known."""
     prefix = run_shared_prefix(scaling_pass, rows, new_cache=new_cache, device=device)
     shared = 0 if prefix is None else prefix.length
     own = [EncodedRow(token_ids=row.token_ids[shared:], prompt_length=0) for row in rows]
-    found: dict[int, Tensor] = {}
+    starts = torch.tensor([0, *(len(row.token_ids) for row in rows)]).cumsum(0)
+    states = HiddenStates(values=torch.empty(0, 0, dtype=torch.bfloat16), starts=starts)
     for indices in length_grouped(own, tokens_per_batch=tokens_per_batch):
         token_ids = [own[index].token_ids for index in indices]
         hidden = _run(scaling_pass, token_ids, prefix, pad_id=pad_id, device=device)
-        for index, states in zip(indices, hidden.to("cpu", torch.bfloat16), strict=True):
-            first = states[: len(own[index].token_ids)]
-            found[index] = first.clone() if prefix is None else torch.cat([prefix.hidden, first])
+        if not states.values.numel():
+            states = HiddenStates(values=room(starts, hidden.shape[2]), starts=starts)
+        for index, found in zip(indices, hidden.to("cpu", torch.bfloat16), strict=True):
+            row = states.row(index)
+            if prefix is not None:
+                row[:shared] = prefix.hidden
+            row[shared:] = found[: len(row) - shared]
         on_rows(len(indices))
-    lengths = torch.tensor([0, *(len(row.token_ids) for row in rows)])
-    return HiddenStates(values=torch.cat([found[i] for i in range(len(rows))]), starts=lengths.cumsum(0))
+    return states
 
 
 def _run(

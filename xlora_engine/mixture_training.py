@@ -1,8 +1,10 @@
 """Second stage of training a scaling head: the language-model loss, through the mixture pass alone."""
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import cast
 
 import torch
@@ -11,12 +13,15 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from xlora_engine.best_state import BestState, StageResult
 from xlora_engine.chat import EncodedRow, collate
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
 from xlora_engine.head import seeded_dropout
 from xlora_engine.model import XLoraModel
+from xlora_engine.routed_rows import RoutedRows
+from xlora_engine.stage_checkpoints import StageCheckpoints, Standing
 from xlora_engine.upload import upload
-from xlora_engine.warm_start import BestState, RoutedRows, StageResult, StageStep, require_finite
+from xlora_engine.warm_start import StageStep, require_finite
 
 #: So many tokens saved pay for a pass over the shared prefix alone, which reads all weights for a few tokens.
 #: Both costs grow with the base model; measured to be about 53 on one thread of a CPU.
@@ -64,18 +69,19 @@ def train_mixture(
     settings: MixtureTraining,
     *,
     pad_id: int,
+    checkpoints: StageCheckpoints | None = None,
     on_step: Callable[[StageStep], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> StageResult:
     """Train the head (and the experts, where configured) on the loss of the answers' tokens.
 
-    Hidden states come from `rows`, so each step is one forward and backward through the mixture
-    pass. Stops early on held-out loss and restores
-    the best state.
+    Hidden states come from `rows`, so each step is one forward and backward through the mixture pass. Stops
+    early on held-out loss and restores the best state. With checkpoints, a second call with the same
+    arguments goes on from the last one, to the same weights as an undisturbed run.
 
     Raises:
         TrainingDiverged: a loss is not finite.
-        TrainingStopped: `stop` answered true.
+        TrainingStopped: `stop` answered true; a checkpoint was written first, where there are any.
     """
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     optimiser = torch.optim.AdamW(
@@ -95,28 +101,54 @@ def train_mixture(
         only = held_out_loss()
         model.eval()
         return StageResult(steps=0, first_held_out_loss=only, best_held_out_loss=only, best_step=0)
-    best = BestState(trained, held_out_loss())
+    last = None if checkpoints is None else checkpoints.last()
+    best = BestState(trained, held_out_loss() if last is None else 0.0)
+    standing = Standing(trained, optimiser, best, model.device)
     step = 0
     with seeded_dropout(settings.seed, model.device):
+        if last is not None:
+            step = standing.load(last)
+            deque(islice(draws, step), maxlen=0)  # the rows of the steps that are done
+            model.train()
         while step < settings.steps and best.age < settings.patience:
             if stop():
+                if checkpoints is not None:
+                    checkpoints.write(step, standing.state(step))
                 raise TrainingStopped(f"mixture training was stopped after {step} steps")
             step += 1
-            optimiser.zero_grad()
-            at_once = settings.micro_batch_rows or settings.rows_per_step
-            loss = torch.zeros((), device=model.device)
-            for part in _losses(model, encoded, rows, next(draws), at_once, pad_id):
-                part.backward()
-                loss += part.detach()
-            torch.nn.utils.clip_grad_norm_(trained.values(), settings.gradient_norm)
-            optimiser.step()
+            loss = _step(model, encoded, rows, next(draws), optimiser, settings, pad_id)
             looked = None
             if step % settings.evaluate_every == 0 or step == settings.steps:
                 looked = held_out_loss()
                 best.offer(looked, step)
             on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
+            if checkpoints is not None and checkpoints.is_due:
+                checkpoints.write(step, standing.state(step))
+    if checkpoints is not None:
+        checkpoints.write(step, standing.state(step))  # what comes after this stage may be disturbed, too
     model.eval()
     return best.restore(step)
+
+
+def _step(
+    model: XLoraModel,
+    encoded: Sequence[EncodedRow],
+    rows: RoutedRows,
+    indices: Sequence[int],
+    optimiser: torch.optim.Optimizer,
+    settings: MixtureTraining,
+    pad_id: int,
+) -> Float[Tensor, ""]:
+    """One optimiser step on these rows; their mean loss before it."""
+    optimiser.zero_grad()
+    loss = torch.zeros((), device=model.device)
+    for part in _losses(model, encoded, rows, indices, settings.micro_batch_rows or len(indices), pad_id):
+        part.backward()
+        loss += part.detach()
+    trained = [value for group in optimiser.param_groups for value in group["params"]]
+    torch.nn.utils.clip_grad_norm_(trained, settings.gradient_norm)
+    optimiser.step()
+    return loss
 
 
 def _losses(

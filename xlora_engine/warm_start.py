@@ -5,7 +5,7 @@ wants is mostly a matter of its domain, and that can be learnt from cached hidde
 mixture training then has little left to do.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,13 +15,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from xlora_engine.best_state import BestState, StageResult
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.head import ScalingHead, seeded_dropout
-from xlora_engine.hidden_states import HiddenStates
+from xlora_engine.routed_rows import RoutedRows, RoutedTokens
 from xlora_engine.upload import upload
 
 #: What all rows begin with tells no domain, and a few rows are enough to learn just that: one in so many.
 _ROWS_FOR_A_PREFIX = 16
+
+#: Held-out tokens that pass the head at once.
+_HELD_OUT_TOKENS = 2**14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,29 +73,6 @@ class StageStep:
     held_out_loss: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class StageResult:
-    """How a stage ended; what was trained is left at its least held-out loss."""
-
-    steps: int
-    first_held_out_loss: float
-    best_held_out_loss: float
-    best_step: int
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RoutedRows:
-    """Rows with the expert each belongs to, the last of them held out."""
-
-    hidden: HiddenStates
-    #: Position of each row's expert.
-    experts: Int[Tensor, " row"]
-    train: tuple[int, ...]
-    held_out: tuple[int, ...]
-    #: Tokens with which all rows begin.
-    shared: int = 0
-
-
 def warm_start(
     head: ScalingHead,
     rows: RoutedRows,
@@ -112,9 +93,9 @@ def warm_start(
     """
     device = next(head.parameters()).device
     single = head.single(seed=settings.seed)
-    hidden, targets = _tokens(rows, rows.train, with_prefix=_ROWS_FOR_A_PREFIX)
-    held_hidden, held_targets = _tokens(rows, rows.held_out)
-    noise = hidden.float().std(dim=0, correction=0) * settings.hidden_noise
+    tokens = rows.tokens(rows.train, with_prefix=_ROWS_FOR_A_PREFIX)
+    held_out = rows.tokens(rows.held_out)
+    noise = tokens.spread() * settings.hidden_noise
     draw = torch.Generator().manual_seed(settings.seed)
     averaged = AveragedModel(single, avg_fn=_running_average(settings.averaging))
     kept = cast("ScalingHead", averaged.module).eval()
@@ -122,27 +103,24 @@ def warm_start(
         single.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
 
-    def held_out_loss() -> float:
-        with torch.no_grad():
-            return float(routing_loss(kept, upload(held_hidden, device), upload(held_targets, device)))
-
-    best = BestState(dict(kept.named_parameters()), held_out_loss())
+    best = BestState(dict(kept.named_parameters()), _mean_loss(kept, held_out, device))
     step = 0
     with seeded_dropout(settings.seed, device):
         while step < settings.steps and best.age < settings.patience:
             if stop():
                 raise TrainingStopped(f"the routing warm start was stopped after {step} steps")
             step += 1
-            picked = torch.randint(len(targets), (settings.tokens_per_step,), generator=draw)
-            noisy = torch.randn(len(picked), len(noise), generator=draw).mul_(noise).add_(hidden[picked])
-            loss = routing_loss(single, upload(noisy, device), upload(targets[picked], device))
+            picked = torch.randint(len(tokens), (settings.tokens_per_step,), generator=draw)
+            noisy = torch.randn(len(picked), len(noise), generator=draw).mul_(noise)
+            noisy.add_(tokens.hidden(picked))
+            loss = routing_loss(single, upload(noisy, device), upload(tokens.experts[picked], device))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             averaged.update_parameters(single)
             looked = None
             if step % settings.evaluate_every == 0 or step == settings.steps:
-                looked = held_out_loss()
+                looked = _mean_loss(kept, held_out, device)
                 best.offer(looked, step)
             on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
     result = best.restore(step)
@@ -160,46 +138,21 @@ def _running_average(averaging: float) -> Callable[[Tensor, Tensor, int | Tensor
     return average
 
 
+@torch.no_grad()
+def _mean_loss(head: ScalingHead, tokens: RoutedTokens, device: torch.device) -> float:
+    mean = torch.zeros((), device=device)
+    for part in tokens.parts(_HELD_OUT_TOKENS):
+        loss = routing_loss(head, upload(part.hidden(), device), upload(part.experts, device))
+        mean += len(part) / len(tokens) * loss
+    return float(mean)
+
+
 def routing_loss(
     head: ScalingHead, hidden: Float[Tensor, "token hidden"], experts: Int[Tensor, " token"]
 ) -> Float[Tensor, ""]:
     """Cross-entropy (nats) of the head's logits against each token's expert, mean over tokens and layers."""
     logits = head.logits(hidden.float()[None])[0]
     return F.cross_entropy(logits.flatten(0, 1), experts.repeat_interleave(logits.shape[1]))
-
-
-class BestState:
-    """Keeps a copy of what is trained as it was at its least held-out loss."""
-
-    def __init__(self, trained: Mapping[str, Tensor], loss: float) -> None:
-        self.trained = trained
-        self.first = self.loss = loss
-        self.step = 0
-        #: Looks since the last improvement.
-        self.age = 0
-        self._state = self._copy()
-
-    def offer(self, loss: float, step: int) -> None:
-        """Keep the present state if its loss is the least yet."""
-        self.age += 1
-        if loss < self.loss:
-            self.loss, self.step, self.age = loss, step, 0
-            self._state = self._copy()
-
-    def restore(self, steps: int) -> StageResult:
-        """Put the best state back and tell how the stage went."""
-        with torch.no_grad():
-            for name, value in self._state.items():
-                self.trained[name].copy_(value)
-        return StageResult(
-            steps=steps,
-            first_held_out_loss=self.first,
-            best_held_out_loss=self.loss,
-            best_step=self.step,
-        )
-
-    def _copy(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.trained.items()}
 
 
 def require_finite(loss: Tensor, step: int) -> float:
@@ -212,15 +165,3 @@ def require_finite(loss: Tensor, step: int) -> float:
     if value != value or value in (float("inf"), float("-inf")):
         raise TrainingDiverged(f"the loss of step {step} is {value}; lower the learning rate")
     return value
-
-
-def _tokens(
-    rows: RoutedRows, indices: Sequence[int], *, with_prefix: int | None = None
-) -> tuple[Float[Tensor, "token hidden"], Int[Tensor, " token"]]:
-    """Hidden states and experts of the rows' own tokens; of one row in so many, of the shared ones too."""
-    states = [
-        rows.hidden.row(index)[0 if with_prefix and place % with_prefix == 0 else rows.shared :]
-        for place, index in enumerate(indices)
-    ]
-    lengths = torch.tensor([len(state) for state in states])
-    return torch.cat(states), rows.experts[list(indices)].repeat_interleave(lengths)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from registry.settings import Settings
 from tests.acceptance.conftest import Zoo
+from tests.pico import pico_adapter
 from tests.workers.processes import command_line, listening, running, send, trainers, wait_until
 from workers.spool import read_lines
 
@@ -21,6 +22,12 @@ WORKER = (sys.executable, "-m", "zoo", "worker")
 
 def settings_in(home: Path) -> Settings:
     return Settings.from_env({"ZOO_HOME": str(home), "MLFLOW_TRACKING_URI": "none"})
+
+
+def steps_of(job: Path, metric: str) -> list[int]:
+    """The steps whose metric was recorded, in that order; those done twice stand twice."""
+    lines = [line.record for line in read_lines(job, offset=0)]
+    return [line["step"] for line in lines if metric in line.get("values", {})]
 
 
 def _queue(zoo: Zoo, name: str, home: Path, *options: str) -> int:
@@ -80,12 +87,52 @@ def test_a_job_in_two_processes_loses_one_and_goes_on_from_its_checkpoint(zoo: Z
         assert not [pid for pid in ranks if command_line(pid)]
     shown = json.loads(zoo("jobs", "show", str(job), "--json", ZOO_HOME=str(home)).stdout)
     assert (shown["state"], shown["fence"]) == ("succeeded", 2)
-    steps = [
-        line.record["step"]
-        for line in read_lines(folder, offset=0)
-        if "train/loss" in line.record.get("values", {})
-    ]
+    steps = steps_of(folder, "train/loss")
     assert (steps.count(1), steps[-1]) == (1, STEPS)
+
+
+def test_a_composition_that_is_killed_goes_on_to_the_head_of_an_undisturbed_one(
+    zoo: Zoo, workplace: Path, tmp_path: Path
+) -> None:
+    home = {"ZOO_HOME": str(tmp_path / "zoo")}
+    assert zoo("register", "base", "smollm2", "--name", "smollm2", **home).returncode == 0
+    for name, seed in (("bio", 1), ("protein", 2)):
+        folder = pico_adapter(tmp_path / name, seed=seed)
+        for what in (
+            ("adapter", str(folder), "--name", name, "--base", "smollm2"),
+            ("dataset", f"{name}.train.jsonl"),
+            ("dataset", f"{name}.eval.jsonl"),
+        ):
+            added = zoo("register", *what, **home)
+            assert added.returncode == 0, added.stderr
+
+    def compose(name: str) -> int:
+        done = zoo(
+            *("compose", "--adapters", "bio,protein", "--name", name, "--detach", "--json"),
+            *("--data", "bio=bio.train", "--data", "protein=protein.train"),
+            *("--eval-data", "bio=bio.eval", "--eval-data", "protein=protein.eval"),
+            *("--warm-start-steps", "4", "--mixture-steps", "40", "--checkpoint-every-s", "0.05"),
+            **home,
+        )
+        assert done.returncode == 0, done.stderr
+        return int(json.loads(done.stdout)["job"])
+
+    killed, calm = compose("killed"), compose("calm")
+    jobs = tmp_path / "zoo" / "jobs"
+    with running(WORKER, settings_in(tmp_path / "zoo")) as worker:
+        checkpoints = jobs / str(killed) / "training" / "mixture"
+        wait_until(lambda: any(checkpoints.glob("checkpoint-*/seal.json")), what="a checkpoint")
+        for trainer in trainers(worker.pid):
+            send(trainer, signal.SIGKILL)
+        waited = zoo("jobs", "wait", str(killed), str(calm), "--timeout", "200", **home)
+        assert waited.returncode == 0, waited.stdout + waited.stderr
+    shown = json.loads(zoo("jobs", "show", str(killed), "--json", **home).stdout)
+    assert shown["fence"] == 2
+    first, second = (steps_of(jobs / str(job), "mixture/loss") for job in (killed, calm))
+    assert first.count(1) == 1
+    assert sorted(set(first)) == second
+    heads = [load_file(jobs / str(job) / "composition" / "head.safetensors") for job in (killed, calm)]
+    assert all(torch.allclose(heads[0][name], heads[1][name], rtol=0, atol=1e-6) for name in heads[1])
 
 
 def test_more_processes_than_there_are_gpus_are_refused_or_left_for_a_worker_that_has_them(

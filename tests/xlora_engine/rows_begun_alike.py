@@ -9,7 +9,7 @@ from xlora_engine.chat import EncodedRow
 from xlora_engine.hidden_states import HiddenStates
 from xlora_engine.mixture_training import mixture_loss
 from xlora_engine.model import XLoraModel
-from xlora_engine.warm_start import RoutedRows
+from xlora_engine.routed_rows import RoutedRows
 
 SHARED = 24
 #: Tokens of each row's own: of its prompt, of its answer.

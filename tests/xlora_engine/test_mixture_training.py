@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -15,12 +16,15 @@ from tests.xlora_engine.rows_begun_alike import (
     rows_begun_alike,
     step,
 )
+from xlora_engine.best_state import StageResult
 from xlora_engine.chat import EncodedRow, collate
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.hidden_states import compute_hidden_states
 from xlora_engine.mixture_training import MixtureTraining, mixture_loss, train_mixture
 from xlora_engine.model import XLoraModel
-from xlora_engine.warm_start import RoutedRows
+from xlora_engine.routed_rows import RoutedRows
+from xlora_engine.stage_checkpoints import StageCheckpoints
+from xlora_engine.warm_start import StageStep
 
 EXPERTS = 3
 Problem = tuple[XLoraModel, list[EncodedRow], RoutedRows]
@@ -230,3 +234,110 @@ def test_budgets_below_nothing_are_refused(field: str) -> None:
 def test_steps_of_no_length_are_refused(field: str) -> None:
     with pytest.raises(ConfigInvalid, match=field):
         replace(MixtureTraining(), **cast("Any", {field: 0.0}))
+
+
+# ---------------------------------------------------------------------- stopping and going on
+
+STOPPABLE = settings(steps=9, evaluate_every=2, patience=9)
+
+
+class Disturbed:
+    """One run in several calls, each on a model of its own, as each attempt of a job has it."""
+
+    def __init__(self, problem: Callable[[], Problem], folder: Path) -> None:
+        self._problem, self.folder = problem, folder
+        self.steps: list[StageStep] = []
+
+    def __call__(
+        self,
+        *,
+        stop_after: int | None = None,
+        die_after: int | None = None,
+        run: str = "run",
+        every_s: float = 3600,
+    ) -> tuple[StageResult, torch.Tensor]:
+        model, encoded, rows = self._problem()
+
+        def on_step(step: StageStep) -> None:
+            self.steps.append(step)
+            if step.step == die_after:
+                raise KeyboardInterrupt
+
+        result = train_mixture(
+            model,
+            encoded,
+            rows,
+            STOPPABLE,
+            pad_id=0,
+            checkpoints=StageCheckpoints(self.folder, run=run, every_s=every_s),
+            on_step=on_step,
+            stop=lambda: bool(self.steps) and self.steps[-1].step == stop_after,
+        )
+        return result, head_of(model)
+
+
+@pytest.fixture
+def disturbed(problem: Callable[[], Problem], tmp_path: Path) -> Disturbed:
+    return Disturbed(problem, tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def undisturbed(problem: Callable[[], Problem]) -> tuple[StageResult, torch.Tensor]:
+    model, encoded, rows = problem()
+    return train_mixture(model, encoded, rows, STOPPABLE, pad_id=0), head_of(model)
+
+
+def same(one: tuple[StageResult, torch.Tensor], other: tuple[StageResult, torch.Tensor]) -> bool:
+    return one[0] == other[0] and torch.equal(one[1], other[1])
+
+
+def test_a_stopped_run_goes_on_to_the_weights_of_an_undisturbed_one(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor]
+) -> None:
+    for after in (3, 6):
+        with pytest.raises(TrainingStopped, match=f"after {after} steps"):
+            disturbed(stop_after=after)
+        assert [path.name for path in disturbed.folder.iterdir()] == [f"checkpoint-{after}"]
+    ended = disturbed()
+    assert [step.step for step in disturbed.steps] == list(range(1, 10))
+    assert same(ended, undisturbed)
+
+
+def test_a_run_that_died_goes_on_from_its_last_checkpoint(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        disturbed(die_after=5, every_s=0)
+    ended = disturbed()
+    assert [step.step for step in disturbed.steps] == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9]
+    assert same(ended, undisturbed)
+
+
+def test_a_run_that_ended_is_not_trained_again(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor]
+) -> None:
+    disturbed()
+    disturbed.steps.clear()
+    assert same(disturbed(), undisturbed)
+    assert disturbed.steps == []
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "unsealed", "of another run"])
+def test_a_checkpoint_that_is_not_whole_or_not_its_own_is_left_out(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor], damage: str
+) -> None:
+    with pytest.raises(TrainingStopped):
+        disturbed(stop_after=4, run="another" if damage == "of another run" else "run")
+    state = disturbed.folder / "checkpoint-4" / "state.pt"
+    content = bytearray(state.read_bytes())
+    if damage == "torn":
+        state.write_bytes(content[: len(content) // 2])
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+        state.write_bytes(content)
+    if damage == "unsealed":
+        (state.parent / "seal.json").unlink()
+    disturbed.steps.clear()
+    ended = disturbed()
+    assert disturbed.steps[0].step == 1
+    assert same(ended, undisturbed)

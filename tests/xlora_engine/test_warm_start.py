@@ -9,7 +9,8 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid
 from xlora_engine.head import ScalingHead
 from xlora_engine.hidden_states import HiddenStates
-from xlora_engine.warm_start import RoutedRows, WarmStart, routing_loss, warm_start
+from xlora_engine.routed_rows import RoutedRows
+from xlora_engine.warm_start import WarmStart, routing_loss, warm_start
 
 CONFIG = XLoraConfig(
     adapters=("bio", "protein"), hidden_size=8, layerwise_scalings=True, xlora_depth=2, xlora_size=16

@@ -23,6 +23,7 @@ from workers.commands.running import Submission, run_job, submission_options
 @click.option("--head", default="{}", help="Scaling head as JSON fields of XLoraConfig.")
 @click.option("--warm-start-steps", type=int, help="Budget of the routing warm start.")
 @click.option("--mixture-steps", type=int, help="Budget of mixture training.")
+@click.option("--checkpoint-every-s", type=float, help="Seconds between checkpoints of mixture training.")
 @click.option("--samples-per-domain", type=int, help="Training rows drawn from each domain.")
 @click.option("--eval-rows", type=int, help="Rows of each held-out dataset in the report.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides initial values and samples.")

@@ -1,0 +1,68 @@
+"""Early stopping of a stage of head training: what is trained, as it was at its least held-out loss."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResult:
+    """How a stage ended; what was trained is left at its least held-out loss."""
+
+    steps: int
+    first_held_out_loss: float
+    best_held_out_loss: float
+    best_step: int
+
+
+class BestState:
+    """Keeps a copy of what is trained as it was at its least held-out loss."""
+
+    def __init__(self, trained: Mapping[str, Tensor], loss: float) -> None:
+        self.trained = trained
+        self.first = self.loss = loss
+        self.step = 0
+        #: Looks since the last improvement.
+        self.age = 0
+        self._state = self._copy()
+
+    def offer(self, loss: float, step: int) -> None:
+        """Keep the present state if its loss is the least yet."""
+        self.age += 1
+        if loss < self.loss:
+            self.loss, self.step, self.age = loss, step, 0
+            self._state = self._copy()
+
+    def restore(self, steps: int) -> StageResult:
+        """Put the best state back and tell how the stage went."""
+        with torch.no_grad():
+            for name, value in self._state.items():
+                self.trained[name].copy_(value)
+        return StageResult(
+            steps=steps,
+            first_held_out_loss=self.first,
+            best_held_out_loss=self.loss,
+            best_step=self.step,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        return {
+            "first": self.first,
+            "loss": self.loss,
+            "step": self.step,
+            "age": self.age,
+            "best": self._state,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Be what another one was when its state was taken."""
+        self.first, self.loss = state["first"], state["loss"]
+        self.step, self.age = state["step"], state["age"]
+        self._state = {name: value.to(self.trained[name].device) for name, value in state["best"].items()}
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.trained.items()}

@@ -1,0 +1,75 @@
+"""The file that hidden states are computed into: mapped, so that a corpus larger than memory has room.
+
+A safetensors file (https://huggingface.co/docs/safetensors, "Format"), laid out before its values are known.
+"""
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+#: What a process that was killed left behind; one that computes writes more often than this.
+_ABANDONED_AFTER_S = 86_400.0
+_BYTES = 2
+
+
+class HiddenStatesFile:
+    """A file under a name of its own until `publish`."""
+
+    def __init__(self, staging: Path) -> None:
+        self._staging = staging
+
+    def lay_out(self, starts: Int[Tensor, " row_bound"], width: int) -> Float[Tensor, "token hidden"]:
+        """The values, to be written in place.
+
+        Raises:
+            OSError: the disk has not the room.
+        """
+        tokens = int(starts[-1])
+        bounds = starts.numpy().tobytes()
+        sizes = len(bounds), tokens * width * _BYTES
+        header = json.dumps(
+            {
+                "starts": {"dtype": "I64", "shape": [len(starts)], "data_offsets": [0, sizes[0]]},
+                "values": {"dtype": "BF16", "shape": [tokens, width], "data_offsets": [sizes[0], sum(sizes)]},
+            }
+        ).encode()
+        header += b" " * (-len(header) % 8)
+        before = len(header).to_bytes(8, "little") + header + bounds
+        with self._staging.open("wb") as file:
+            file.write(before)
+            # Room that is found missing when a page is written kills the process.
+            os.posix_fallocate(file.fileno(), 0, len(before) + sizes[1])
+        storage = torch.UntypedStorage.from_file(str(self._staging), True, len(before) + sizes[1])
+        values = torch.empty(0, dtype=torch.bfloat16)
+        return values.set_(storage, len(before) // _BYTES, (tokens, width), (width, 1))  # type: ignore[arg-type]
+
+    def publish(self, path: Path) -> None:
+        """Give it its name, over what had it before."""
+        self._staging.replace(path)
+
+
+@contextmanager
+def new_hidden_states_file(path: Path) -> Iterator[HiddenStatesFile]:
+    """A file that is to be published at this path; removed if the block ends without."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(path.parent)
+    staging = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.partial")
+    try:
+        yield HiddenStatesFile(staging)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    for left in folder.glob("*.partial"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED_AFTER_S:
+                left.unlink()
