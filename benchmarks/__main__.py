@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--tasks", default="generate, batch 1;generate, batch 8;score;training step;training step, all labels"
     )
-    parser.add_argument("--contenders", default="base,peft,two caches,ours")
+    parser.add_argument("--contenders", default="base,loaded base,peft,two caches,ours")
     parser.add_argument("--home", type=Path, default=HOME, help="where what is measured is made and kept")
     parser.add_argument(
         "--scaling-pass-value",

@@ -141,9 +141,13 @@ def new_peft_xlora(
     return evaluating
 
 
+#: Of these the base model is as `transformers` loads it; of the others, PEFT among them, as `load_base` does,
+#: which mends what is slow in it.
+PLAIN = {"base"}
 #: Name -> how it is loaded into a base model.
 CONTENDERS: dict[str, Callable[[PreTrainedModel, Subject], Contender]] = {
     "base": base_alone,
+    "loaded base": base_alone,
     "peft": peft_xlora,
     "two caches": two_caches,
     "ours": ours,

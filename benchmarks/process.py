@@ -14,8 +14,9 @@ from benchmarks.subject import Subject
 def serve(contender: str, subject: Subject, *, device_name: str, threads: int, tasks: TextIO) -> None:
     """Load, tell how long that took, then do what is asked until there is no more."""
     import torch
+    from transformers import AutoModelForCausalLM
 
-    from benchmarks.contenders import CONTENDERS
+    from benchmarks.contenders import CONTENDERS, PLAIN
     from benchmarks.measures import TASKS, Task, give_memory_back, measure, resident_bytes, timed
     from benchmarks.subject import DTYPE
     from xlora_engine.base_model import load_base, load_tokenizer
@@ -25,7 +26,11 @@ def serve(contender: str, subject: Subject, *, device_name: str, threads: int, t
     tokenizer = load_tokenizer(subject.base)
     give_memory_back()
     idle = resident_bytes(device)
-    base = load_base(subject.base, dtype=DTYPE, device=device)
+    if contender in PLAIN:
+        base: Any = AutoModelForCausalLM.from_pretrained(subject.base, dtype=DTYPE)
+        base.requires_grad_(False).to(device).eval()
+    else:
+        base = load_base(subject.base, dtype=DTYPE, device=device)
     made: list[Any] = []
     load = timed(lambda: made.append(CONTENDERS[contender](base, subject)), device)
     _say(asdict(replace(load, idle_bytes=idle)))
