@@ -30,6 +30,8 @@ _POSTGRESQL_CONNECT = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
+    # Keepalives say nothing while an answer is awaited.
+    "tcp_user_timeout": 20_000,
     "application_name": "adapter-zoo",
 }
 

@@ -30,14 +30,15 @@ class ForkGate:
             # Waiting here, inside of what a fork waits for, would never end.
             yield
             return
+        thread = threading.get_ident()
         with self._changed:
             self._changed.wait_for(lambda: not self._forks)
-            self._inside.add(threading.get_ident())
+            self._inside.add(thread)
         try:
             yield
         finally:
             with self._changed:
-                self._inside.discard(threading.get_ident())
+                self._inside.discard(thread)
                 self._changed.notify_all()
 
     def guard_forks(self, disconnect: Callable[[], None] | None = None) -> None:

@@ -160,7 +160,9 @@ def _train(
         )
     routed = rows.routed(hidden)
     checkpoints = StageCheckpoints(
-        context.folder / "training" / "mixture", run=context.job.spec_digest, every_s=spec.checkpoint_every_s
+        context.folder / "training" / "mixture",
+        run=f"{context.job.spec_digest} {model.base.dtype}",
+        every_s=spec.checkpoint_every_s,
     )
     # A checkpoint of the second stage holds all that the first one did.
     if checkpoints.last() is None:

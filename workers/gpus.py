@@ -46,7 +46,7 @@ _WORKER = _Kind(
 def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
     """The GPUs that torch would see: all of this machine where nothing limits it.
 
-    A number that no GPU has, such as -1, hides itself and what is named after it, as CUDA has it.
+    What names none, such as -1 or NoDevFiles, hides itself and what is named after it, as CUDA has it.
     """
     there = len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 0
     if _VISIBLE not in environ:
@@ -56,7 +56,9 @@ def visible_gpus(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def _may_exist(name: str, there: int) -> bool:
     """Whether the driver has it, as far as a number tells; without a driver any number may be right."""
-    return not name.startswith("-") and not (name.isdecimal() and there and int(name) >= there)
+    if name.isdecimal():
+        return not there or int(name) < there
+    return name.startswith(("GPU-", "MIG-"))
 
 
 def _named(text: str) -> tuple[str, ...]:

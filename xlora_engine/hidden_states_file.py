@@ -3,6 +3,7 @@
 A safetensors file (https://huggingface.co/docs/safetensors, "Format"), laid out before its values are known.
 """
 
+import fcntl
 import json
 import os
 import secrets
@@ -15,8 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-#: What a process that was killed left behind; one that computes writes more often than this.
-_ABANDONED_AFTER_S = 86_400.0
+#: A file that is this old and not locked was left by a process that was killed.
+_ABANDONED_AFTER_S = 5.0
 _BYTES = 2
 
 
@@ -52,24 +53,33 @@ class HiddenStatesFile:
         return values.set_(storage, len(before) // _BYTES, (tokens, width), (width, 1))  # type: ignore[arg-type]
 
     def publish(self, path: Path) -> None:
-        """Give it its name, over what had it before."""
+        """Give it its name, over what had it before; its values are on the disk by then."""
+        with self._staging.open("rb") as file:
+            os.fsync(file.fileno())
         self._staging.replace(path)
 
 
 @contextmanager
 def new_hidden_states_file(path: Path) -> Iterator[HiddenStatesFile]:
-    """A file that is to be published at this path; removed if the block ends without."""
+    """A file that is to be published at this path; removed if the block ends without.
+
+    It is locked while the block runs. What killed processes left is not, and is removed first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
     staging = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.partial")
-    try:
-        yield HiddenStatesFile(staging)
-    finally:
-        staging.unlink(missing_ok=True)
+    with staging.open("xb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            yield HiddenStatesFile(staging)
+        finally:
+            staging.unlink(missing_ok=True)
 
 
 def _sweep(folder: Path) -> None:
     for left in folder.glob("*.partial"):
-        with suppress(OSError):
+        # A new one is not locked for a moment yet.
+        with suppress(OSError), left.open("r+b") as file:
             if time.time() - left.stat().st_mtime > _ABANDONED_AFTER_S:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 left.unlink()

@@ -80,7 +80,7 @@ def train_mixture(
     arguments goes on from the last one, to the same weights as an undisturbed run.
 
     Raises:
-        TrainingDiverged: a loss is not finite.
+        TrainingDiverged: a loss or gradient is not finite.
         TrainingStopped: `stop` answered true; a checkpoint was written first, where there are any.
     """
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -116,12 +116,14 @@ def train_mixture(
                     checkpoints.write(step, standing.state(step))
                 raise TrainingStopped(f"mixture training was stopped after {step} steps")
             step += 1
-            loss = _step(model, encoded, rows, next(draws), optimiser, settings, pad_id)
+            loss, norm = _step(model, encoded, rows, next(draws), optimiser, settings, pad_id)
             looked = None
             if step % settings.evaluate_every == 0 or step == settings.steps:
                 looked = held_out_loss()
                 best.offer(looked, step)
             on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
+            # Before what it made of the weights is kept: the next step's loss would say so too late.
+            require_finite(norm, step, what="gradient norm")
             if checkpoints is not None and checkpoints.is_due:
                 checkpoints.write(step, standing.state(step))
     if checkpoints is not None:
@@ -138,17 +140,17 @@ def _step(
     optimiser: torch.optim.Optimizer,
     settings: MixtureTraining,
     pad_id: int,
-) -> Float[Tensor, ""]:
-    """One optimiser step on these rows; their mean loss before it."""
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """One optimiser step on these rows; their mean loss before it, and the norm of its gradients."""
     optimiser.zero_grad()
     loss = torch.zeros((), device=model.device)
     for part in _losses(model, encoded, rows, indices, settings.micro_batch_rows or len(indices), pad_id):
         part.backward()
         loss += part.detach()
     trained = [value for group in optimiser.param_groups for value in group["params"]]
-    torch.nn.utils.clip_grad_norm_(trained, settings.gradient_norm)
+    norm = torch.nn.utils.clip_grad_norm_(trained, settings.gradient_norm)
     optimiser.step()
-    return loss
+    return loss, norm
 
 
 def _losses(

@@ -1,10 +1,13 @@
 """Checkpoints of a stage of head training: where it stands, written now and then and when it is stopped."""
 
+import io
+import logging
 import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -12,6 +15,8 @@ from torch import Tensor
 
 from xlora_engine.best_state import BestState
 from xlora_engine.training_checkpoints import last_whole, seal
+
+_log = logging.getLogger(__name__)
 
 _STATE_FILE = "state.pt"
 
@@ -27,11 +32,15 @@ class StageCheckpoints:
         self._written_at = time.monotonic()
 
     def last(self) -> dict[str, Any] | None:
-        """The newest state that was written whole; None where there is none."""
+        """The newest state that was written whole; None where there is none that this torch can read."""
         whole = last_whole(self._folder, run=self._run)
         if whole is None:
             return None
-        state: dict[str, Any] = torch.load(whole / _STATE_FILE, weights_only=True, map_location="cpu")
+        try:
+            state: dict[str, Any] = torch.load(whole / _STATE_FILE, weights_only=True, map_location="cpu")
+        except (RuntimeError, UnpicklingError) as error:
+            _log.warning("%s cannot be read, so the stage starts over: %s", whole, error)
+            return None
         return state
 
     @property
@@ -40,16 +49,31 @@ class StageCheckpoints:
         return time.monotonic() - self._written_at >= self._every_s
 
     def write(self, step: int, state: Mapping[str, Any]) -> None:
-        """Keep the state of a step: tensors, numbers, and lists and mappings of them."""
+        """Keep the state of a step: tensors, numbers, and lists and mappings of them.
+
+        Where there is no room for it, the last one stays, and training goes on.
+        """
         place = self._folder / f"checkpoint-{step}"
-        if not place.exists():
-            place.mkdir(parents=True)
-            torch.save(dict(state), place / _STATE_FILE)
-            seal(place, run=self._run)
+        self._written_at = time.monotonic()
+        try:
+            self._write(place, state)
+        except OSError as error:
+            shutil.rmtree(place, ignore_errors=True)
+            _log.warning("no checkpoint of step %d: %s", step, error)
+            return
         for older in self._folder.glob("checkpoint-*"):
             if older != place:
                 shutil.rmtree(older)
-        self._written_at = time.monotonic()
+
+    def _write(self, place: Path, state: Mapping[str, Any]) -> None:
+        if place.exists():
+            return
+        place.mkdir(parents=True)
+        # Of a file of its own, torch tells a full disk as any other error.
+        content = io.BytesIO()
+        torch.save(dict(state), content)
+        (place / _STATE_FILE).write_bytes(content.getbuffer())
+        seal(place, run=self._run)
 
 
 @dataclass(frozen=True, eq=False)

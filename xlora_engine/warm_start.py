@@ -155,13 +155,13 @@ def routing_loss(
     return F.cross_entropy(logits.flatten(0, 1), experts.repeat_interleave(logits.shape[1]))
 
 
-def require_finite(loss: Tensor, step: int) -> float:
-    """The loss as a number.
+def require_finite(loss: Tensor, step: int, *, what: str = "loss") -> float:
+    """The loss, or what else it is, as a number.
 
     Raises:
         TrainingDiverged: it is NaN or infinite.
     """
     value = float(loss.detach())
     if value != value or value in (float("inf"), float("-inf")):
-        raise TrainingDiverged(f"the loss of step {step} is {value}; lower the learning rate")
+        raise TrainingDiverged(f"the {what} of step {step} is {value}; lower the learning rate")
     return value

@@ -92,6 +92,18 @@ worker.join()
     assert order_of(script) == "forked, transaction ended"
 
 
+def test_a_transaction_that_another_thread_ends_keeps_no_fork_waiting() -> None:
+    script = """
+gate = ForkGate(limit_s=3600)
+gate.guard_forks()
+transaction = gate.transaction()
+beside(transaction.__enter__).join()
+transaction.__exit__(None, None, None)
+fork()
+"""
+    assert order_of(script) == "forked"
+
+
 def test_every_transaction_of_the_registry_keeps_forks_waiting(migrated_sqlite: Path, tmp_path: Path) -> None:
     script = """
 FORK_GATE.guard_forks()

@@ -98,6 +98,8 @@ def test_a_workers_lock_leaves_the_gpu_to_its_trainers(
         ({"CUDA_VISIBLE_DEVICES": ""}, ()),
         ({"CUDA_VISIBLE_DEVICES": "-1"}, ()),
         ({"CUDA_VISIBLE_DEVICES": "1,-1,0"}, ("1",)),
+        ({"CUDA_VISIBLE_DEVICES": "NoDevFiles"}, ()),
+        ({"CUDA_VISIBLE_DEVICES": "MIG-4,GPU-1"}, ("MIG-4", "GPU-1")),
         ({"CUDA_VISIBLE_DEVICES": "1,0,1"}, ("1", "0")),
     ],
 )

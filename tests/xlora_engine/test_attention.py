@@ -107,6 +107,10 @@ def test_attention_of_a_single_token_is_computed_in_float32_and_of_a_prompt_is_n
     model(IDS[:, :1], cache=cache, use_cache=True)
     assert set(seen) == {torch.float32}
 
+    seen.clear()
+    model(IDS[:, :1], attention_mask=torch.cat([PADDED, PADDED[:, -2:]], 1), cache=cache, use_cache=True)
+    assert set(seen) == {torch.bfloat16}
+
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, NAME), (torch.float32, "sdpa")])
 def test_only_a_bfloat16_model_is_given_it(folder: Path, dtype: torch.dtype, name: str) -> None:

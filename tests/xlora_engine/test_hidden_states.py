@@ -1,6 +1,7 @@
 """Hidden states in a file: those of memory, whole or not at all."""
 
 import errno
+import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -94,15 +95,20 @@ def test_two_that_compute_the_same_do_not_write_into_each_others_file(
     assert same(outer, compute(None))
 
 
-def test_what_a_killed_process_left_is_removed_a_day_later(compute: Compute, tmp_path: Path) -> None:
-    old, young = tmp_path / "a.1.partial", tmp_path / "a.2.partial"
-    for left in (old, young):
-        left.touch()
-    yesterday = time.time() - 25 * 3600
-    os.utime(old, (yesterday, yesterday))
-    compute(tmp_path / "states.safetensors")
-    assert not old.exists()
-    assert young.exists()
+def test_what_a_killed_process_left_is_removed_and_what_another_writes_is_not(
+    compute: Compute, tmp_path: Path
+) -> None:
+    left, new, held = (tmp_path / f"a.{number}.partial" for number in range(3))
+    for path in (left, new, held):
+        path.touch()
+    for path in (left, held):
+        os.utime(path, (time.time() - 60, time.time() - 60))
+    with held.open("r+b") as writing:
+        fcntl.flock(writing, fcntl.LOCK_EX)
+        compute(tmp_path / "states.safetensors")
+    assert not left.exists()
+    assert new.exists()
+    assert held.exists()
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-10], lambda content: b"\xff" * len(content)])

@@ -1,5 +1,6 @@
 """Mixture training: the head learns from the language-model loss what no label tells it."""
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from xlora_engine.mixture_training import MixtureTraining, mixture_loss, train_m
 from xlora_engine.model import XLoraModel
 from xlora_engine.routed_rows import RoutedRows
 from xlora_engine.stage_checkpoints import StageCheckpoints
+from xlora_engine.training_checkpoints import seal
 from xlora_engine.warm_start import StageStep
 
 EXPERTS = 3
@@ -341,3 +343,51 @@ def test_a_checkpoint_that_is_not_whole_or_not_its_own_is_left_out(
     ended = disturbed()
     assert disturbed.steps[0].step == 1
     assert same(ended, undisturbed)
+
+
+def test_where_there_is_no_room_training_goes_on_and_stops_without_a_checkpoint(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TrainingStopped):
+        disturbed(stop_after=2)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(TrainingStopped):
+            disturbed(stop_after=5, every_s=0)
+    # The one of before has stayed, and nothing of those that found no room.
+    assert [path.name for path in disturbed.folder.iterdir()] == ["checkpoint-2"]
+    assert same(disturbed(), undisturbed)
+
+
+def test_a_state_that_this_torch_cannot_read_is_left_out(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor]
+) -> None:
+    with pytest.raises(TrainingStopped):
+        disturbed(stop_after=2)
+    checkpoint = disturbed.folder / "checkpoint-2"
+    (checkpoint / "state.pt").write_bytes(b"of another torch")
+    seal(checkpoint, run="run")
+    assert same(disturbed(), undisturbed)
+
+
+def test_a_gradient_that_is_not_finite_is_told_before_a_checkpoint_is_made_of_it(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def exploding(trained: list[torch.Tensor], most: float) -> torch.Tensor:
+        if disturbed.steps and disturbed.steps[-1].step == 3:
+            for value in trained:
+                assert value.grad is not None
+                value.grad.mul_(float("inf"))
+        return clip(trained, most)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.utils, "clip_grad_norm_", exploding)
+        with pytest.raises(TrainingDiverged, match="gradient norm of step 4"):
+            disturbed(every_s=0)
+    assert same(disturbed(), undisturbed)
