@@ -11,7 +11,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: A database that does not answer must not keep a process from forking; its calls end sooner than this.
+#: A database that does not answer must not keep a process from forking: its calls end within 10 s of waiting
+#: for a lock, or 20 s of silence.
 _LIMIT_S = 20.0
 
 
