@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmarks.subject import Subject
-from xlora_engine.chat import EncodedRow, collate
-from xlora_engine.checkpoint import load_checkpoint
 from xlora_engine.config import XLoraConfig
-from xlora_engine.hidden_states import HiddenStates
-from xlora_engine.mixture_training import mixture_loss
+from xlora_engine.data.chat import EncodedRow, collate
+from xlora_engine.data.shared_prefix import shared_prefix
+from xlora_engine.head_training.hidden_states import HiddenStates
+from xlora_engine.head_training.mixture_training import mixture_loss
+from xlora_engine.head_training.routed_examples import RoutedRows
 from xlora_engine.model import XLoraModel
-from xlora_engine.routed_rows import RoutedRows
-from xlora_engine.shared_prefix import shared_prefix
+from xlora_engine.saved.checkpoint import load_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from registry import listing
+from registry.lists import queries
 from registry.service import Registry
 from registry.settings import Settings
 from tests.brokers import ValkeyServer
 from tests.services import CRASH_SAFE, new_postgres, settings_for
-from tests.workers.processes import CELERY, POLLING, RELAY, running, wait_for_state, wait_until
-from workers.runner import job_folder, run_here
+from tests.workers.started_processes import CELERY, POLLING, RELAY, running, wait_for_state, wait_until
+from workers.attempts.runner import job_folder, run_here
 
 REPETITIONS = 20
 
@@ -50,7 +50,7 @@ def claims(settings: Settings, *, count: int = 300) -> str:
 def listed(settings: Settings, *, count: int = 10_000) -> str:
     with Registry.open(settings) as registry:
         with registry._database.write() as session:
-            from registry.job_rows import insert
+            from registry.jobs.rows import insert
 
             for number in range(count):
                 insert(
@@ -66,7 +66,7 @@ def listed(settings: Settings, *, count: int = 10_000) -> str:
                     },
                 )
         page, everything = (
-            min(_timed(partial(listing.jobs, settings, states=["queued"], limit=limit)) for _ in "12345")
+            min(_timed(partial(queries.jobs, settings, states=["queued"], limit=limit)) for _ in "12345")
             for limit in (20, None)
         )
         claim = _timed(lambda: registry.jobs.claim_next(owner="bench", lease_s=60))

@@ -14,7 +14,7 @@ import torch
 from benchmarks.contenders import Contender
 from benchmarks.memory import cache_bytes, model_bytes
 from benchmarks.prompts import all_labelled, answers_labelled, chats
-from xlora_engine.chat import ChatTokenizer
+from xlora_engine.data.chat import ChatTokenizer
 
 _STATUS = Path("/proc/self/status")
 

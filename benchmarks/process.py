@@ -19,7 +19,7 @@ def serve(contender: str, subject: Subject, *, device_name: str, threads: int, t
     from benchmarks.contenders import CONTENDERS, PLAIN
     from benchmarks.measures import TASKS, Task, give_memory_back, measure, resident_bytes, timed
     from benchmarks.subject import DTYPE
-    from xlora_engine.base_model import load_base, load_tokenizer
+    from xlora_engine.sources.base_model import load_base, load_tokenizer
 
     torch.set_num_threads(threads)
     device = torch.device(device_name)

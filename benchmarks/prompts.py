@@ -10,8 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from benchmarks.subject import DOMAINS, EXAMPLES
-from xlora_engine.chat import ChatRow, ChatTokenizer, EncodedRow, encode
-from xlora_engine.shared_prefix import shared_prefix
+from xlora_engine.data.chat import ChatRow, ChatTokenizer, EncodedRow, encode
+from xlora_engine.data.shared_prefix import shared_prefix
 
 
 def chats(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start: int) -> Int[Tensor, "rows tokens"]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from celery import Celery
 
 from tests.brokers import ValkeyServer
-from tests.workers.processes import ROOT, descendants, end_tree, send
+from tests.workers.started_processes import ROOT, descendants, end_tree, send
 
 STEPS, STEP_S = 30, 0.03
 VISIBILITY_TIMEOUT_S = 8

@@ -13,15 +13,15 @@ import torch
 from transformers import PreTrainedModel
 
 from examples.demo import find_gguf
-from xlora_engine.base_model import convert_gguf, load_base, load_tokenizer
-from xlora_engine.chat import ChatTokenizer, EncodedRow, encode, pad_token, read_rows
+from xlora_engine.adapter_training.train_adapter import AdapterTraining, train_adapter
 from xlora_engine.config import XLoraConfig
-from xlora_engine.hidden_states import compute_hidden_states
+from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode, pad_token, read_rows
+from xlora_engine.data.shared_prefix import shared_prefix
+from xlora_engine.head_training.hidden_states import compute_hidden_states
+from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.warm_start import WarmStart, warm_start
 from xlora_engine.model import XLoraModel
-from xlora_engine.routed_rows import RoutedRows
-from xlora_engine.shared_prefix import shared_prefix
-from xlora_engine.train_adapter import AdapterTraining, train_adapter
-from xlora_engine.warm_start import WarmStart, warm_start
+from xlora_engine.sources.base_model import convert_gguf, load_base, load_tokenizer
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DOMAINS = ("bio", "protein", "materials")

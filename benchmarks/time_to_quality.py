@@ -30,10 +30,10 @@ from benchmarks.subject import (
     find_or_make,
     routed_rows,
 )
-from xlora_engine.base_model import load_base, load_tokenizer
-from xlora_engine.chat import IGNORED, EncodedRow, collate, length_grouped, pad_token, training_order
+from xlora_engine.data.chat import IGNORED, EncodedRow, collate, length_grouped, pad_token, training_order
+from xlora_engine.head_training.warm_start import warm_start
 from xlora_engine.model import XLoraModel
-from xlora_engine.warm_start import warm_start
+from xlora_engine.sources.base_model import load_base, load_tokenizer
 
 #: Of the way from the uniform mixture's loss to the own expert's.
 GOAL = 0.9

@@ -5,8 +5,8 @@ import os
 from alembic import context
 from sqlalchemy import Connection
 
-from registry import models
-from registry.database import Database
+from registry.database.database import Database
+from registry.records import models
 from registry.settings import Settings
 
 

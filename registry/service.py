@@ -4,20 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from registry import (
-    adapter_registration,
-    aliases,
-    base_registration,
-    composition_registration,
-    dataset_registration,
-    evaluations,
-    removal,
-    versions,
-)
-from registry.adapter_registration import AdapterLabels
-from registry.artifacts import ArtifactStore
-from registry.catalogue import Catalogue
-from registry.database import Database
+from registry.database.database import Database
+from registry.database.schema import ensure_current
+from registry.database.sqlite_location import require_place
 from registry.entities import (
     AdapterVersion,
     Alias,
@@ -28,12 +17,18 @@ from registry.entities import (
     NewEvaluation,
 )
 from registry.errors import InvalidSetting
-from registry.kinds import Record, VersionedKind, versioned_kind
-from registry.record_rows import as_base
-from registry.schema import ensure_current
+from registry.files.artifacts import ArtifactStore
+from registry.records import aliases, evaluations, removal, versions
+from registry.records.catalogue import Catalogue
+from registry.records.kinds import Record, VersionedKind, versioned_kind
+from registry.records.record_rows import as_base
+from registry.records.versions import Holder
+from registry.registration import adapters as adapter_registration
+from registry.registration import bases as base_registration
+from registry.registration import compositions as composition_registration
+from registry.registration import datasets as dataset_registration
+from registry.registration.adapters import AdapterLabels
 from registry.settings import Settings
-from registry.sqlite_place import require_place
-from registry.versions import Holder
 
 
 class Registry(Catalogue):

@@ -14,7 +14,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
-    # As `workers/heavy_imports.py` has it: torch and the modules of the tests stay.
+    # As `workers/processes/heavy_imports.py` has it: torch and the modules of the tests stay.
     gc.freeze()
     gc.enable()
 

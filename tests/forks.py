@@ -6,8 +6,8 @@ import sys
 _BEGIN = """
 import os, sys, threading, time
 from pathlib import Path
-from registry.database import Database
-from registry.fork_gate import FORK_GATE, ForkGate
+from registry.database.database import Database
+from registry.database.fork_gate import FORK_GATE, ForkGate
 from tests.services import settings_for
 
 order, inside = [], threading.Event()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from workers.commands.ui import server_environment
-from workers.leash import die_with_parent
+from workers.processes.parent_watchdog import die_with_parent
 
 _STARTS_WITHIN_S = 60.0
 _CHUNK_BYTES = 65536

@@ -25,10 +25,10 @@ import psycopg
 import pytest
 
 from migrations import HEAD
-from registry.database import Database
-from registry.schema import ensure_current
+from registry.database.database import Database
+from registry.database.schema import ensure_current
+from registry.database.table import Table
 from registry.settings import Settings
-from registry.table import Table
 
 #: PostgreSQL refuses to run as root, so root hands it to the account with no rights at all ("nobody").
 _UNPRIVILEGED_ID = 65534

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import zoo
-from registry import listing
 from registry.service import Registry
 from registry.settings import Settings
 from tests.command_line import Ask, ask, catalogue, home
@@ -445,7 +444,7 @@ def test_a_broker_whose_library_is_missing_is_told_with_the_way_to_it(
     home: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("ZOO_BROKER_URL", "redis://127.0.0.1:9/0")
-    for module in ("workers.app", "workers.hints"):
+    for module in ("workers.app", "workers.broker.hints"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "celery", None)
     refused = ask(command)

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from xlora_engine.adapter_weights import Expert, read_expert
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid, EngineError
-from xlora_engine.hub import local_folder
 from xlora_engine.model import XLoraModel
-from xlora_engine.saved_model import SavedModel
+from xlora_engine.saved.saved_model import SavedModel
+from xlora_engine.sources.adapter_weights import Expert, read_expert
+from xlora_engine.sources.hub import local_folder
 
 #: How far below the mean of the others a new expert's gate logit starts: its share is at most e^-5, one
 #: part in 150, divided by the number of the others.

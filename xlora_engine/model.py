@@ -13,22 +13,22 @@ from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from xlora_engine.adapter_weights import Expert, LowRank, check_fits, read_expert
-from xlora_engine.architectures import require_heard
-from xlora_engine.cache import XLoraCache, require_xlora_cache
 from xlora_engine.config import XLoraConfig
-from xlora_engine.decoding import Decoder
+from xlora_engine.decoding.decoder import Decoder
+from xlora_engine.decoding.frozen import FrozenDecoder
+from xlora_engine.devices.host_copy import upload
+from xlora_engine.devices.quantised import keep_unpacked, require_differentiable
 from xlora_engine.errors import ConfigInvalid, EngineError
-from xlora_engine.frozen_decoding import FrozenDecoder
-from xlora_engine.head import ScalingHead
-from xlora_engine.layer import MixtureLayer
-from xlora_engine.model_output import XLoraOutput
-from xlora_engine.quantised import keep_unpacked, require_differentiable
-from xlora_engine.recomputation import Recomputation
-from xlora_engine.resolved_config import resolved
-from xlora_engine.scaling_context import ScalingContext, fitted
-from xlora_engine.upload import upload
-from xlora_engine.wrapping import presence, replace_module, wrap
+from xlora_engine.mixture.activation_checkpointing import Recomputation
+from xlora_engine.mixture.cache import XLoraCache, require_xlora_cache
+from xlora_engine.mixture.head import ScalingHead
+from xlora_engine.mixture.layer import MixtureLayer
+from xlora_engine.mixture.model_output import XLoraOutput
+from xlora_engine.mixture.resolved_config import resolved
+from xlora_engine.mixture.scaling_context import ScalingContext, fitted
+from xlora_engine.mixture.wrapping import presence, replace_module, wrap
+from xlora_engine.sources.adapter_weights import Expert, LowRank, check_fits, read_expert
+from xlora_engine.sources.architectures import require_heard
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class XLoraModel(nn.Module):
         seed: int = 0,
     ) -> Self:
         """A new head over adapters, folders or repositories of the hub, in the order of its outputs."""
-        from xlora_engine.hub import local_folder
+        from xlora_engine.sources.hub import local_folder
 
         experts = [read_expert(local_folder(place), name) for name, place in adapters.items()]
         return cls(base_model, experts, config or XLoraConfig(), seed=seed)
@@ -111,8 +111,8 @@ class XLoraModel(nn.Module):
 
         `adapters` says where experts are that are not with it; `verify` asks it the probe, if it has one.
         """
-        from xlora_engine.formats import read_model
-        from xlora_engine.hub import local_folder
+        from xlora_engine.saved.formats import read_model
+        from xlora_engine.sources.hub import local_folder
 
         saved = read_model(local_folder(path, subfolder=subfolder, revision=revision), adapters)
         model = cls(base_model, saved.experts, saved.config)
@@ -125,7 +125,7 @@ class XLoraModel(nn.Module):
 
     def save_pretrained(self, path: str | Path) -> None:
         """Write a self-contained folder: configuration, scaling head, experts, probe."""
-        from xlora_engine.checkpoint import save_checkpoint
+        from xlora_engine.saved.checkpoint import save_checkpoint
 
         save_checkpoint(self, Path(path))
 
@@ -134,8 +134,8 @@ class XLoraModel(nn.Module):
 
         `base_id` is the base model's name on the hub, if it is not the one it was loaded by.
         """
-        from xlora_engine.formats import write_model
-        from xlora_engine.saved_model import SavedModel
+        from xlora_engine.saved.formats import write_model
+        from xlora_engine.saved.saved_model import SavedModel
 
         saved = SavedModel.of(self)
         write_model(replace(saved, base_id=base_id or saved.base_id), Path(path), format)

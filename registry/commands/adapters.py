@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry import listing
 from registry.commands.managing import (
     add_aliases,
     add_removal,
@@ -15,7 +14,8 @@ from registry.commands.managing import (
     limit_option,
     opened,
 )
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
+from registry.lists import queries
 
 if TYPE_CHECKING:
     from registry.entities import AdapterVersion, Evaluation
@@ -45,7 +45,7 @@ def ls(
 
     Example: zoo adapters ls --base smollm2 --sort eval:bio
     """
-    rows = listing.adapters(
+    rows = queries.adapters(
         here(), base=base, domain=domain, include_deleted=include_removed, sort=sort, limit=limit
     )
     scored = ("metric", "score") if sort.startswith("eval:") else ()

@@ -4,9 +4,9 @@ from dataclasses import asdict
 
 import click
 
-from registry import listing
 from registry.commands.managing import add_removal, here, include_removed_option, limit_option, opened
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
+from registry.lists import queries
 
 _COLUMNS = ("reference", "architecture", "parameter_count", "layer_count", "dtype", "licence", "size_bytes")
 
@@ -26,7 +26,7 @@ def ls(include_removed: bool, limit: int | None, output: Output) -> None:
     Example: zoo bases ls --json
     """
     output.emit(
-        listing.bases(here(), include_deleted=include_removed, limit=limit),
+        queries.bases(here(), include_deleted=include_removed, limit=limit),
         key="reference",
         columns=(*_COLUMNS, *(("state",) if include_removed else ()), "created_at"),
         empty="no base models; register one with: zoo register base --help",

@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from registry import listing
 from registry.commands.managing import (
     add_aliases,
     add_removal,
@@ -15,7 +14,8 @@ from registry.commands.managing import (
     limit_option,
     opened,
 )
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
+from registry.lists import queries
 
 _COLUMNS = ("reference", "base", "method", "experts", "aliases", "job_id", "created_at")
 _PARTS = ("experts", "report", "files", "head_config")
@@ -37,7 +37,7 @@ def ls(base: str | None, include_removed: bool, limit: int | None, output: Outpu
     Example: zoo compositions ls --base smollm2
     """
     output.emit(
-        listing.compositions(here(), base=base, include_deleted=include_removed, limit=limit),
+        queries.compositions(here(), base=base, include_deleted=include_removed, limit=limit),
         key="reference",
         columns=(*_COLUMNS, *(("state",) if include_removed else ())),
         empty="no compositions; make one with: zoo compose --help",

@@ -4,7 +4,6 @@ from dataclasses import asdict
 
 import click
 
-from registry import listing
 from registry.commands.managing import (
     add_aliases,
     add_removal,
@@ -13,7 +12,8 @@ from registry.commands.managing import (
     limit_option,
     opened,
 )
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
+from registry.lists import queries
 
 _COLUMNS = ("reference", "domain", "split", "rows", "licence", "aliases", "size_bytes", "created_at")
 
@@ -34,7 +34,7 @@ def ls(domain: str | None, include_removed: bool, limit: int | None, output: Out
     Example: zoo datasets ls --domain bio
     """
     output.emit(
-        listing.datasets(here(), domain=domain, include_deleted=include_removed, limit=limit),
+        queries.datasets(here(), domain=domain, include_deleted=include_removed, limit=limit),
         key="reference",
         columns=(*_COLUMNS, *(("state",) if include_removed else ())),
         empty="no datasets; register one with: zoo register dataset FILE.jsonl",

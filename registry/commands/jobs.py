@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry import listing
-from registry.commands.job_logs import content, followed, json_line, last_lines, ran_on, require_log_here
 from registry.commands.managing import here, opened
-from registry.job_progress import describe
-from registry.job_states import KINDS, STATES, TERMINAL_STATES
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
+from registry.jobs.logs import content, followed, json_line, last_lines, ran_on, require_log_here
+from registry.jobs.progress import describe
+from registry.jobs.states import KINDS, STATES, TERMINAL_STATES
+from registry.lists import queries
 
 if TYPE_CHECKING:
     from registry.entities import Job
@@ -60,7 +60,7 @@ def ls(
 
     Example: zoo jobs ls --state running
     """
-    rows = listing.jobs(here(), states=states, kind=kind, before=before, limit=None if no_limit else limit)
+    rows = queries.jobs(here(), states=states, kind=kind, before=before, limit=None if no_limit else limit)
     if output.is_human:
         rows = [_summary(row) for row in rows]
     output.emit(rows, key="id", columns=_COLUMNS, empty="no jobs")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
 from registry.settings import Settings
 
 if TYPE_CHECKING:  # importing it takes longer than `ls` may take

@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
-from registry import listing
 from registry.commands.managing import here
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
+from registry.lists import queries
 
 _COLUMNS = ("host", "process_id", "queues", "gpu", "state", "job", "seen")
 #: A worker says every few seconds that it lives.
@@ -25,7 +25,7 @@ def ls(output: Output) -> None:
 
     Example: zoo workers ls
     """
-    rows = [_summary(row) for row in listing.workers(here())]
+    rows = [_summary(row) for row in queries.workers(here())]
     output.emit(rows, key="name", columns=_COLUMNS, empty="no workers; start one with: zoo worker")
 
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from registry.settings import Settings
 from tests.acceptance.conftest import Zoo
 from tests.pico import pico_adapter
-from tests.workers.processes import command_line, listening, running, send, trainers, wait_until
-from workers.spool import read_lines
+from tests.workers.started_processes import command_line, listening, running, send, trainers, wait_until
+from workers.tracking.spool import read_lines
 
 #: Of the job in two processes, which must still be at work when one of them is killed.
 STEPS = 20

@@ -16,11 +16,11 @@ from benchmarks.prompts import all_labelled, answers_labelled
 from benchmarks.ratios import Sample, summarise, table
 from benchmarks.subject import EXAMPLES, Subject, domain_rows
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama, pico_tokenizer
-from xlora_engine.cache import XLoraCache
-from xlora_engine.chat import EncodedRow, collate
 from xlora_engine.config import XLoraConfig
+from xlora_engine.data.chat import EncodedRow, collate
+from xlora_engine.data.shared_prefix import shared_prefix
+from xlora_engine.mixture.cache import XLoraCache
 from xlora_engine.model import XLoraModel
-from xlora_engine.shared_prefix import shared_prefix
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from benchmarks.time_to_quality import (
     until_reached,
 )
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_llama, pico_tokenizer
-from xlora_engine.chat import ChatRow, EncodedRow, encode
 from xlora_engine.config import XLoraConfig
+from xlora_engine.data.chat import ChatRow, EncodedRow, encode
 from xlora_engine.model import XLoraModel
 
 HEAD = XLoraConfig(layerwise_scalings=True, xlora_depth=2, xlora_size=8)

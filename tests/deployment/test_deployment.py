@@ -7,7 +7,7 @@ from base64 import b64encode
 from pathlib import Path
 
 from tests.deployment.composition import Machine, services
-from workers.spool import Run
+from workers.tracking.spool import Run
 
 
 def test_the_doctor_finds_no_fault_in_it(machine: Machine) -> None:

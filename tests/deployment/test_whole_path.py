@@ -14,7 +14,7 @@ from registry.settings import Settings
 from tests.acceptance.conftest import DOMAINS, write_dataset
 from tests.deployment.composition import Machine
 from tests.pico import pico_adapter, pico_base_folder
-from tests.workers.processes import end_tree, wait_until
+from tests.workers.started_processes import end_tree, wait_until
 
 _PARTS = (("data", "train"), ("eval-data", "eval"))
 

@@ -12,7 +12,7 @@ from examples.build import DOMAINS, build, domain_rows
 from examples.materials import metals
 from examples.mixed import halves
 from examples.rows import normalise
-from registry.dataset_files import read_chat_jsonl
+from registry.intake.dataset_files import read_chat_jsonl
 
 FOLDER = Path(__file__).parents[2] / "examples"
 FILES = sorted(FOLDER.glob("*.jsonl"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.registry.folders import write_adapter
-from workers.context import JobContext
+from workers.attempts.context import JobContext
 
 STEPS = 30
 _STEP_S = 0.03

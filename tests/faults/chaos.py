@@ -22,15 +22,25 @@ from pathlib import Path
 from typing import Any
 
 from registry.errors import RegistryError
-from registry.job_states import TERMINAL_STATES
+from registry.jobs.states import TERMINAL_STATES
 from registry.service import Registry
 from registry.settings import Settings
 from tests.brokers import ValkeyServer
 from tests.faults.chained import BASE, STEPS, seed_of, steps_run, undisturbed
 from tests.registry.folders import write_adapter, write_base
 from tests.services import CRASH_SAFE, PostgresServer, new_postgres, settings_for
-from tests.workers.processes import CELERY, POLLING, RELAY, command_line, descendants, end_tree, send, start
+from tests.workers.started_processes import (
+    CELERY,
+    POLLING,
+    RELAY,
+    command_line,
+    descendants,
+    end_tree,
+    send,
+    start,
+)
 
+JOB_PROCESS = "workers.attempts.job_process"
 #: Short, so that a frozen worker loses its lease within a test.
 LEASE_S = 3.0
 #: Faults have their own budgets; this one must not end a job whose trainer the test kills.
@@ -84,7 +94,7 @@ class Chaos:
             "worker main": self._kill_main,
             "worker tree": self._kill_tree,
             "pool child": lambda: self._kill_below("celery"),
-            "trainer": lambda: self._kill_below("workers.trainer"),
+            "trainer": lambda: self._kill_below(JOB_PROCESS),
             "freeze": self._freeze,
             "relay": lambda: self._service["relay"].kill(),
             "broker": self._kill_valkey,
@@ -179,7 +189,7 @@ class Chaos:
     def _freeze(self) -> None:
         """A supervisor, with or without its worker's main process, but not its trainer."""
         worker = self._worker()
-        frozen = [pid for pid in descendants(worker.pid) if "workers.trainer" not in command_line(pid)]
+        frozen = [pid for pid in descendants(worker.pid) if JOB_PROCESS not in command_line(pid)]
         if self._random.random() < 0.5 or not frozen:
             frozen.append(worker.pid)
         for pid in frozen:
@@ -263,7 +273,7 @@ def _trainers_of(home: Path) -> list[str]:
     for environ in Path("/proc").glob("[0-9]*/environ"):
         line = command_line(int(environ.parent.name))
         try:
-            if "workers.trainer" in line and str(home).encode() in environ.read_bytes():
+            if JOB_PROCESS in line and str(home).encode() in environ.read_bytes():
                 found.append(line)
         except OSError:
             continue

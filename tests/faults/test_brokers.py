@@ -14,8 +14,16 @@ import pytest
 from registry.service import Registry
 from registry.settings import Settings
 from tests.brokers import ValkeyServer
-from tests.workers.processes import CELERY, RELAY, end_tree, running, start, wait_for_state, wait_until
-from workers.runner import job_folder
+from tests.workers.started_processes import (
+    CELERY,
+    RELAY,
+    end_tree,
+    running,
+    start,
+    wait_for_state,
+    wait_until,
+)
+from workers.attempts.runner import job_folder
 
 _QUEUE = "zoo:cpu"
 

@@ -11,7 +11,7 @@ from registry.settings import Settings
 from tests.brokers import ValkeyServer
 from tests.faults.chained import BASE, undisturbed
 from tests.registry.folders import write_base
-from tests.workers.processes import POLLING, RELAY, running, wait_for_state, wait_until
+from tests.workers.started_processes import POLLING, RELAY, running, wait_for_state, wait_until
 
 #: Of the relay, which has a test of its own.
 _OF_JOBS = [name for name in CRASH_POINTS if name != "after_publish"]

@@ -12,14 +12,14 @@ import pytest
 from sqlalchemy import text
 
 from migrations import HEAD
-from registry.database import Database
+from registry.database.database import Database
+from registry.database.schema import ensure_current
 from registry.errors import ServiceUnreachable
-from registry.schema import ensure_current
 from registry.service import Registry
 from registry.settings import Settings
 from tests.brokers import ValkeyServer
 from tests.services import CRASH_SAFE, new_postgres, settings_for
-from tests.workers.processes import (
+from tests.workers.started_processes import (
     CELERY,
     POLLING,
     command_line,
@@ -28,7 +28,7 @@ from tests.workers.processes import (
     wait_for_state,
     wait_until,
 )
-from workers.runner import job_folder
+from workers.attempts.runner import job_folder
 
 # Short leases measure time.
 pytestmark = pytest.mark.alone

@@ -12,7 +12,7 @@ from tests.brokers import ValkeyServer
 from tests.faults.chained import BASE, undisturbed
 from tests.registry.folders import write_base
 from tests.services import settings_for
-from tests.workers.processes import (
+from tests.workers.started_processes import (
     CELERY,
     POLLING,
     command_line,
@@ -23,7 +23,7 @@ from tests.workers.processes import (
     wait_for_state,
     wait_until,
 )
-from workers.runner import job_folder
+from workers.attempts.runner import job_folder
 
 # Short leases measure time.
 pytestmark = pytest.mark.alone

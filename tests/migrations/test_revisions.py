@@ -11,9 +11,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 
 from migrations import HEAD, REVISIONS, SCRIPT_LOCATION
-from registry.database import Database
-from registry.schema import ensure_current, migrate, stored_revision
-from registry.table import Table
+from registry.database.database import Database
+from registry.database.schema import ensure_current, migrate, stored_revision
+from registry.database.table import Table
 from tests.services import settings_for
 
 

@@ -4,8 +4,8 @@ import os
 
 from registry.settings import Settings
 from tests.workers.handler_table import HANDLERS
-from workers.fallback import PATIENCE_S
-from workers.hints import make_app
+from workers.broker.fallback import PATIENCE_S
+from workers.broker.hints import make_app
 
 app = make_app(
     Settings.from_env(os.environ),

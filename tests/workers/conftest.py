@@ -11,8 +11,8 @@ from registry.entities import Job
 from registry.service import Registry
 from registry.settings import Settings
 from tests.services import migrated_sqlite, settings_for
-from workers.shipping import NO_TRACKING
-from workers.specs import TrainSpec
+from workers.requests.specs import TrainSpec
+from workers.tracking.shipping import NO_TRACKING
 
 __all__ = ["migrated_sqlite"]
 

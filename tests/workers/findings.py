@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 
-from workers.findings import Finding
+from workers.checks.findings import Finding
 
 
 @pytest.fixture

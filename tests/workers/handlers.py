@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.context import JobContext
+from workers.attempts.context import JobContext
 from workers.errors import SpecInvalid
 
 #: where a real disk is always full
@@ -52,7 +52,7 @@ def wait_to_be_stopped(context: JobContext) -> Mapping[str, Any]:
 
 def look_for_the_first(context: JobContext) -> Mapping[str, Any]:
     """Tell whether the trainer of the attempt before still runs."""
-    from tests.workers.processes import command_line
+    from tests.workers.started_processes import command_line
 
     return {"first_runs": bool(command_line(int((context.folder / "pid").read_text())))}
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workers.context import JobContext
+from workers.attempts.context import JobContext
 
 
 def share(context: JobContext) -> Mapping[str, Any]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from registry.service import Registry
 from registry.settings import Settings
-from workers.runner import run_here
-from workers.shipping import NO_TRACKING
+from workers.attempts.runner import run_here
+from workers.tracking.shipping import NO_TRACKING
 
 home, database, job_id, handler = sys.argv[1:]
 settings = Settings(

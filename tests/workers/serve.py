@@ -5,7 +5,7 @@ import sys
 
 from registry.settings import Settings
 from tests.workers.handler_table import HANDLERS
-from workers.serving import serve_from_database
+from workers.worker.loop import serve_from_database
 
 if __name__ == "__main__":
     serve_from_database(

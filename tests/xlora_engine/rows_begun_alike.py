@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xlora_engine.chat import EncodedRow
-from xlora_engine.hidden_states import HiddenStates
-from xlora_engine.mixture_training import mixture_loss
+from xlora_engine.data.chat import EncodedRow
+from xlora_engine.head_training.hidden_states import HiddenStates
+from xlora_engine.head_training.mixture_training import mixture_loss
+from xlora_engine.head_training.routed_examples import RoutedRows
 from xlora_engine.model import XLoraModel
-from xlora_engine.routed_rows import RoutedRows
 
 SHARED = 24
 #: Tokens of each row's own: of its prompt, of its answer.

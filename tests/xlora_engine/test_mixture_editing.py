@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from tests.pico import pico_adapter, pico_llama
 from tests.xlora_engine.conftest import Mixture
-from tests.xlora_engine.test_checkpoint import train_a_step
+from tests.xlora_engine.saved.test_checkpoint import train_a_step
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid, ExpertMismatch
+from xlora_engine.head_training.partial_training import training_only
 from xlora_engine.mixture_editing import (
     LOWERED_BY,
     Outputs,
@@ -27,7 +28,6 @@ from xlora_engine.mixture_editing import (
     reorder_experts,
 )
 from xlora_engine.model import XLoraModel
-from xlora_engine.partial_training import training_only
 
 #: Of logits of size 10, in float32, where experts are added up in another order.
 TOLERANCE = 2e-5

@@ -21,7 +21,7 @@ from tests.xlora_engine.conftest import Mixture
 from tests.xlora_engine.peft_reference import peft_xlora, quiet_peft
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import BaseUnsupported, ConfigInvalid, ExpertMismatch
-from xlora_engine.layer import MixtureLayer
+from xlora_engine.mixture.layer import MixtureLayer
 from xlora_engine.model import XLoraModel
 
 

@@ -17,10 +17,15 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.pico import pico_llama, pico_tokenizer
-from xlora_engine.chat import ChatRow, EncodedRow, encode
+from xlora_engine.adapter_training.train_adapter import (
+    AdapterTraining,
+    StepMetrics,
+    TrainedAdapter,
+    train_adapter,
+)
+from xlora_engine.data.chat import ChatRow, EncodedRow, encode
+from xlora_engine.devices.process_group import ALONE, ProcessGroup, joined
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
-from xlora_engine.process_group import ALONE, ProcessGroup, joined
-from xlora_engine.train_adapter import AdapterTraining, StepMetrics, TrainedAdapter, train_adapter
 
 #: Batches of 6 out of 14 rows: the last one of an epoch has 2, fewer than the micro-batches of `CUT`.
 WHOLE = AdapterTraining(

@@ -1,1 +1,1 @@
-"""One module for each thing that `zoo doctor` looks at; `workers.diagnosis` has the table."""
+"""What `zoo doctor` looks at: one module each; `workers.checks.diagnosis` has the table."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
-from registry.artifacts import ArtifactStore
+from registry.files.artifacts import ArtifactStore
 from registry.settings import Settings
 from workers.checks.disk import room
-from workers.findings import Finding, fault
+from workers.checks.findings import Finding, fault
 
 
 def check(settings: Settings) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from registry.settings import Settings
-from workers.findings import Finding, fault, ok, warning
+from workers.checks.findings import Finding, fault, ok, warning
 
 TIMEOUT_S = 3.0
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket")

@@ -8,14 +8,14 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 
 from migrations import HEAD, REVISIONS
-from registry.database import Database
+from registry.database.database import Database
+from registry.database.schema import stored_revision
+from registry.database.sqlite_location import require_place
+from registry.database.times import database_now
 from registry.errors import DatabaseUnreachable, InvalidSetting
-from registry.schema import stored_revision
 from registry.settings import Settings
-from registry.sqlite_place import require_place
-from registry.times import database_now
 from workers.checks import sqlite_file
-from workers.findings import Finding, fault, ok, warning
+from workers.checks.findings import Finding, fault, ok, warning
 
 #: Leases are timed by the database alone; what is shown to people is not.
 _SKEW_LIMIT_S = 2.0

@@ -4,9 +4,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from registry.blobs import free_bytes_at
+from registry.files.blobs import free_bytes_at
 from registry.settings import Settings
-from workers.findings import Finding, fault, ok, warning
+from workers.checks.findings import Finding, fault, ok, warning
 
 _GIB = 1024**3
 #: Below: a job that trains a small model fails for want of room. Below: it is time to look.

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 
 from registry.settings import Settings
-from workers.findings import Finding, fault, ok, warning
+from workers.checks.findings import Finding, fault, ok, warning
 
 _ASK = ("--query-gpu=index,name,memory.free,memory.total,driver_version", "--format=csv,noheader")
 _TIMEOUT_S = 10.0

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from workers.findings import Finding, fault
+from workers.checks.findings import Finding, fault
 
 _WAIT_S = 2.0
 #: In WAL mode writers lock this byte of the -shm file; https://www.sqlite.org/walformat.html#wal_locks

@@ -9,9 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 from registry.settings import Settings
-from workers.findings import Finding, fault, ok, warning
-from workers.shipping import NO_TRACKING, pending_folders
-from workers.tracking import store_name
+from workers.checks.findings import Finding, fault, ok, warning
+from workers.tracking.mlflow_store import store_name
+from workers.tracking.shipping import NO_TRACKING, pending_folders
 
 TIMEOUT_S = 3.0
 #: CVE-2026-2614, -2652, -0545, -2651, -4137 are mended since

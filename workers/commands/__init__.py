@@ -1,1 +1,1 @@
-"""The `zoo` commands that make something: register, train, eval, compose, generate."""
+"""The `zoo` commands that make something or serve: register, train, eval, compose, generate, worker."""

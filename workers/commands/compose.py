@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
 from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
 
@@ -46,10 +46,10 @@ def command(
 
     Example: zoo compose --adapters bio,protein,materials --name science
     """
-    from workers.commands.opening import open_registry
-    from workers.composition_plan import Request, make_plan, require_compatible
+    from registry.commands.managing import opened
+    from workers.requests.composition_plan import Request, make_plan, require_compatible
 
-    with open_registry() as registry:
+    with opened() as registry:
         request = Request(
             name=name,
             adapters=split_list(adapters, option="--adapters"),
@@ -75,7 +75,7 @@ def command(
 
 
 def _show(registry: Any, job: Any, output: Output) -> None:
-    from workers.score_table import score_rows, verdict_lines
+    from registry.commands.report_table import score_rows, verdict_lines
 
     composition = registry.composition(job.outcome["composition"])
     pictures = str(registry.settings.home / job.outcome["pictures"])

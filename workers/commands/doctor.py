@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import click
 
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
 from registry.settings import Settings
 
 
@@ -19,8 +19,8 @@ def command(output: Output) -> None:
 
     Example: zoo doctor --json
     """
-    from workers.diagnosis import diagnose, exit_code
-    from workers.findings import FAULT
+    from workers.checks.diagnosis import diagnose, exit_code
+    from workers.checks.findings import FAULT
 
     findings = diagnose(Settings.from_env(os.environ))
     if output.is_quiet:

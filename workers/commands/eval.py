@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
 from workers.commands.running import Submission, run_job, submission_options
 
 if TYPE_CHECKING:
     from registry.service import Registry
-    from workers.commands.datasets import GivenDataset
+    from workers.requests.datasets import GivenDataset
 
 
 @click.command()
@@ -34,11 +34,11 @@ def command(
 
     Example: zoo eval bio protein --data bio.eval
     """
-    from workers.commands.opening import open_registry
-    from workers.specs import EvalSpec
-    from workers.subjects import find, subject_of
+    from registry.commands.managing import opened
+    from workers.requests.specs import EvalSpec
+    from workers.requests.subjects import find, subject_of
 
-    with open_registry() as registry:
+    with opened() as registry:
         tasks = _tasks(registry, data)
         asked = EvalSpec(
             subjects=tuple(subject_of(find(registry, subject)) for subject in subjects),
@@ -62,7 +62,7 @@ def command(
 
 
 def _tasks(registry: "Registry", data: tuple[str, ...]) -> "dict[str, GivenDataset]":
-    from workers.commands.datasets import given_dataset
+    from workers.requests.datasets import given_dataset
 
     tasks = {}
     for given in data:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
 
 if TYPE_CHECKING:
     from registry.service import Registry
 
 #: The zoo's own format is what the registry holds, so it is copied; the others are written.
 OWN_FORMAT = "zoo"
-#: Those of `xlora_engine.formats`, which would import torch to tell.
+#: Those of `xlora_engine.saved.formats`, which would import torch to tell.
 OTHER_FORMATS = ("xlora", "peft", "mistralrs")
 
 
@@ -34,9 +34,9 @@ def command(composition: str, folder: Path, format: str, base_id: str | None, ou
 
     Example: zoo export science ./science --format peft
     """
-    from workers.commands.opening import open_registry
+    from registry.commands.managing import opened
 
-    with open_registry() as registry:
+    with opened() as registry:
         record = registry.composition(composition)
         source = registry.materialise(record)
         if format == OWN_FORMAT:
@@ -64,7 +64,7 @@ def _names_its_place(folder: Path) -> bool:
 
 
 def _source_of(registry: "Registry", base_digest: str) -> str | None:
-    from xlora_engine.hub import looks_like_repository
+    from xlora_engine.sources.hub import looks_like_repository
 
     source = registry.base(base_digest).source
     return source if looks_like_repository(source) else None
@@ -73,10 +73,10 @@ def _source_of(registry: "Registry", base_digest: str) -> str | None:
 def _convert(source: Path, folder: Path, layout: str, base_id: str | None) -> None:
     from dataclasses import replace
 
-    from workers.heavy_imports import heavy_imports
+    from workers.processes.heavy_imports import heavy_imports
 
     with heavy_imports():
-        from xlora_engine.formats import read_model, write_model
+        from xlora_engine.saved.formats import read_model, write_model
 
     write_model(replace(read_model(source), base_id=base_id), folder, layout)
 
@@ -84,7 +84,7 @@ def _convert(source: Path, folder: Path, layout: str, base_id: str | None) -> No
 def _copy(source: Path, folder: Path) -> None:
     import shutil
 
-    from xlora_engine.new_folder import filling
+    from xlora_engine.sources.new_folder import filling
 
     with filling(folder) as staging:
         for path in sorted(source.rglob("*")):

@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
 
 
 @click.command()
@@ -34,17 +34,17 @@ def command(
 
     Example: zoo generate science "Crystal structure of iron?"
     """
-    from workers.commands.opening import open_registry
-    from workers.heavy_imports import heavy_imports
-    from workers.subjects import find
+    from registry.commands.managing import opened
+    from workers.processes.heavy_imports import heavy_imports
+    from workers.requests.subjects import find
 
-    with open_registry() as registry:
+    with opened() as registry:
         find(registry, subject)  # an unknown name is said at once, before torch is imported
         with heavy_imports():
             from transformers.utils import logging as transformers_logging
 
-            from workers.answering import answerer_of
-            from workers.generate import Sampling, ask, require_room
+            from workers.jobs.answering import answerer_of
+            from workers.jobs.generation import Sampling, ask, require_room
 
         transformers_logging.disable_progress_bar()  # loading is over before a bar could tell anything
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)

@@ -4,7 +4,7 @@ import os
 
 import click
 
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
 from registry.settings import Settings
 
 
@@ -19,10 +19,10 @@ def command(output: Output) -> None:
     Example: zoo migrate
     """
     from migrations import HEAD
-    from registry.database import Database
-    from registry.schema import ensure_current, stored_revision
+    from registry.database.database import Database
+    from registry.database.schema import ensure_current, stored_revision
+    from registry.database.sqlite_location import require_place
     from registry.service import create_home
-    from registry.sqlite_place import require_place
 
     settings = Settings.from_env(os.environ)
     require_place(settings)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
 
 _FILE = click.Path(exists=True, path_type=Path)
 
@@ -30,7 +30,7 @@ def base(
 
     Example: zoo register base ./SmolLM2-135M-Instruct.gguf --name smollm2
     """
-    from workers.commands.opening import open_registry
+    from registry.commands.managing import opened
 
     facts: dict[str, Any] = {
         "name": name,
@@ -38,7 +38,7 @@ def base(
         "revision": revision,
         "licence": licence,
     }
-    with open_registry() as registry:
+    with opened() as registry:
         if path.suffix == ".gguf":
             output.hint("converting to safetensors, once; this takes half a minute")
             record = _register_gguf(registry, path, facts)
@@ -61,9 +61,9 @@ def adapter(folder: Path, output: Output, **facts: Any) -> None:
 
     Example: zoo register adapter ./my-bio-lora --name bio --domain biology
     """
-    from workers.commands.opening import open_registry
+    from registry.commands.managing import opened
 
-    with open_registry() as registry:
+    with opened() as registry:
         record = registry.register_adapter(folder, **facts)
         for warning in record.warnings:
             output.hint(f"note: {warning}")
@@ -96,9 +96,9 @@ def dataset(
 
     Example: zoo register dataset bio.train.jsonl
     """
-    from workers.commands.opening import open_registry
+    from registry.commands.managing import opened
 
-    with open_registry() as registry:
+    with opened() as registry:
         record = registry.register_dataset(file, name=name, domain=domain, split=split, licence=licence)
         output.emit_made(
             record.reference, {"dataset": record.reference, "rows": record.rows, "digest": record.digest}
@@ -108,7 +108,7 @@ def dataset(
 def _register_gguf(registry: Any, gguf: Path, facts: dict[str, Any]) -> Any:
     from transformers.utils import logging as transformers_logging
 
-    from xlora_engine.base_model import convert_gguf
+    from xlora_engine.sources.base_model import convert_gguf
 
     transformers_logging.disable_progress_bar()  # they count tensors; the vocabulary takes the time
 

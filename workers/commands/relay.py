@@ -18,9 +18,9 @@ def command() -> None:
     Example: zoo relay
     """
     from registry.service import Registry
-    from workers.relay import Relay
-    from workers.service import Reconciling
-    from workers.serving import needing_celery
+    from workers.broker.relay import Relay
+    from workers.broker.serving import needing_celery
+    from workers.worker.identity import Reconciling
 
     with needing_celery():
         from workers.app import app

@@ -10,16 +10,17 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from registry.commands.option_names import naming_options
+from registry.commands.output import Output
 from registry.entities import Job
-from registry.json_text import digest_of
-from registry.option_names import naming_options
-from registry.presentation import Output
+from registry.files.json_text import digest_of
 from registry.service import Registry
+from workers.attempts.runner import run_here
 from workers.errors import JobCancelled, JobFailed
-from workers.gpus import gpus_for, visible_gpus
-from workers.placement import QUEUES, Placement, default_queue, is_served, seconds
-from workers.runner import run_here, submit
-from workers.specs import Spec, processes_of
+from workers.processes.gpus import gpus_for, visible_gpus
+from workers.requests.placement import QUEUES, Placement, default_queue, is_served, seconds
+from workers.requests.specs import Spec, processes_of
+from workers.requests.submission import submit
 
 Progress = Callable[[Mapping[str, Any]], None]
 Command = TypeVar("Command", bound=Callable[..., Any])

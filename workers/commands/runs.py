@@ -4,7 +4,7 @@ import os
 
 import click
 
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
 from registry.settings import Settings
 from workers.errors import TrackingUnavailable
 
@@ -24,7 +24,7 @@ def ls(only_pending: bool, output: Output) -> None:
 
     Example: zoo runs ls --pending
     """
-    from workers.shipping import spooled_runs
+    from workers.tracking.shipping import spooled_runs
 
     runs = spooled_runs(Settings.from_env(os.environ))
     rows = [vars(run) for run in runs if run.pending_bytes or not only_pending]
@@ -39,7 +39,7 @@ def ship(timeout_s: float, output: Output) -> None:
 
     Example: zoo runs ship --timeout 60
     """
-    from workers.shipping import pending_folders, ship_pending, spooled_runs
+    from workers.tracking.shipping import pending_folders, ship_pending, spooled_runs
 
     settings = Settings.from_env(os.environ)
     waited = {folder.name for folder in pending_folders(settings)}

@@ -6,7 +6,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from registry.presentation import Output, output_options
+from registry.commands.output import Output, output_options
 from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
 
@@ -28,7 +28,7 @@ TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
 
 
 def _training_options(command: Any) -> Any:
-    from workers.specs import TrainSpec
+    from workers.requests.specs import TrainSpec
 
     defaults = {field.name: field.default for field in fields(TrainSpec)}
     for name, (kind, text) in reversed(TRAINING_OPTIONS.items()):
@@ -71,11 +71,11 @@ def command(
 
     Example: zoo train --name bio --base smollm2 --data bio.train.jsonl --eval-data bio.eval.jsonl
     """
-    from workers.commands.datasets import given_dataset
-    from workers.commands.opening import open_registry
-    from workers.specs import TrainSpec
+    from registry.commands.managing import opened
+    from workers.requests.datasets import given_dataset
+    from workers.requests.specs import TrainSpec
 
-    with open_registry() as registry:
+    with opened() as registry:
         given = given_dataset(registry, data)
         held_out = given_dataset(registry, eval_data) if eval_data else None
         if click.get_current_context().get_parameter_source("warmup_steps") is ParameterSource.DEFAULT:

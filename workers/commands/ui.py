@@ -25,7 +25,7 @@ def command(port: int) -> None:
 
     Example: zoo ui --port 5001
     """
-    from workers.shipping import NO_TRACKING
+    from workers.tracking.shipping import NO_TRACKING
 
     settings = Settings.from_env(os.environ)
     if settings.mlflow_tracking_uri == NO_TRACKING:
@@ -68,7 +68,7 @@ def server_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _ship_pending(settings: Settings) -> None:
     """Let MLflow have what it missed while it was away."""
-    from workers.shipping import pending_folders, ship_pending
+    from workers.tracking.shipping import pending_folders, ship_pending
 
     count = len(pending_folders(settings))
     if count == 0:

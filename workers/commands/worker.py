@@ -5,7 +5,7 @@ import os
 import click
 
 from registry.settings import Settings
-from workers.placement import QUEUES
+from workers.requests.placement import QUEUES
 
 
 @click.command()
@@ -29,8 +29,9 @@ def command(queues: tuple[str, ...], gpu: str | None, events: bool, log_level: s
 
     Example: zoo worker --queue gpu --gpu 0
     """
-    from workers.gpus import offered, visible_gpus
-    from workers.serving import serve_from_database, serve_on_hints
+    from workers.broker.serving import serve_on_hints
+    from workers.processes.gpus import offered, visible_gpus
+    from workers.worker.loop import serve_from_database
 
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = offered(gpu)

@@ -1,0 +1,160 @@
+"""One database, SQLite or PostgreSQL: how it is opened, and the two kinds of transaction. Knows no tables."""
+
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.orm import Session
+
+from registry.database.fork_gate import FORK_GATE
+from registry.database.sqlite_location import explained
+from registry.errors import DatabaseUnreachable, DiskFull, RegistryError
+from registry.files.json_text import canonical
+from registry.settings import Settings
+
+#: How long a write waits for another's lock, on both databases.
+LOCK_TIMEOUT_MS = 10_000
+
+#: A client that was frozen inside a transaction must not hold its locks for ever.
+_POSTGRESQL_OPTIONS = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c idle_in_transaction_session_timeout=10000"
+_POSTGRESQL_CONNECT = {
+    "options": _POSTGRESQL_OPTIONS,
+    "connect_timeout": 5,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    # Keepalives say nothing while an answer is awaited.
+    "tcp_user_timeout": 20_000,
+    "application_name": "adapter-zoo",
+}
+
+_SQLITE_PRAGMAS = (
+    f"busy_timeout={LOCK_TIMEOUT_MS}",
+    "synchronous=FULL",
+    "foreign_keys=ON",
+)
+
+_BEGIN = "sqlite_begin"
+
+
+class Database:
+    """The engine and its two kinds of transaction; the caller owns what happens inside them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.url = settings.database_url
+        self.engine = _engine(self.url)
+        # SQLite would fail a read transaction that turns to writing, so writers ask for the lock at once.
+        self._writer = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A transaction that sees one state of the database and is rolled back at the end."""
+        with self._translated(), Session(self.engine) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that is committed at the end, or rolled back if the block raises."""
+        with self._translated(), Session(self._writer) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def writing_connection(self) -> Iterator[Connection]:
+        """The same as `write` for work below the object mapper, such as migrations."""
+        with self._translated(), self._writer.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with FORK_GATE.transaction():
+                yield
+        except DBAPIError as error:
+            told = explained(str(error.orig), self.url.removeprefix("sqlite:///"))
+            # The others, such as IntegrityError, are answers of a database that works.
+            if told is None and not isinstance(error, (OperationalError, InterfaceError)):
+                raise
+            raise told or _as_registry_error(error) from error
+
+    def disconnect(self) -> None:
+        """Close the connections that no transaction uses; the next one opens its own."""
+        self.engine.dispose()
+
+    def close(self) -> None:
+        """Give back all connections."""
+        with FORK_GATE.transaction():
+            self.disconnect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _engine(url: str) -> Engine:
+    if make_url(url).get_backend_name() == "sqlite":
+        return _sqlite_engine(url)
+    return create_engine(url, connect_args=_POSTGRESQL_CONNECT, pool_pre_ping=True, json_serializer=canonical)
+
+
+def _sqlite_engine(url: str) -> Engine:
+    engine = create_engine(url, json_serializer=canonical)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver's own idea of when to begin is switched off; `_begin_sqlite` begins.
+    connection.isolation_level = None
+    for pragma in _SQLITE_PRAGMAS:
+        connection.execute(f"PRAGMA {pragma}")
+    _write_ahead(connection)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch a new database to write-ahead logging, whoever else does so at the same moment.
+
+    SQLite answers "locked" at once, without its own wait, where two processes that read want to write
+    (https://www.sqlite.org/c3ref/busy_handler.html); so the wait is ours.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        else:
+            return
+        # Of two that meet, both would meet again after equal pauses.
+        time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - no secret
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get(_BEGIN, "BEGIN"))
+
+
+def _as_registry_error(error: DBAPIError) -> RegistryError:
+    # Only the driver's own words: the statement's parameters may be long or private.
+    said = str(error.orig).strip().partition("\n")[0]
+    if "disk is full" in said or "No space left" in said:
+        return DiskFull(f"the database cannot grow: {said}; make room, then repeat the command")
+    if "locked" in said:
+        return DatabaseUnreachable(
+            f"another process has held the database for {LOCK_TIMEOUT_MS / 1000:g} s ({said});"
+            " end it or let it finish, then repeat the command"
+        )
+    return DatabaseUnreachable(
+        f"the database does not answer: {said}; check ZOO_DATABASE_URL and that the server runs"
+    )

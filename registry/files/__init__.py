@@ -1,0 +1,1 @@
+"""Bytes: read without trust, digested, stored by digest. Knows no record."""

@@ -1,0 +1,214 @@
+"""Where the bytes of artifacts lie: blobs named by digest, in a local folder or beneath an fsspec URL.
+
+Knows nothing of records. Existing is not finished: bytes are written beside their place, hashed, made
+durable, then renamed, so a blob that is there is whole. Reading does not verify; `artifacts` does.
+"""
+
+import hashlib
+import io
+import os
+import shutil
+import time
+import uuid
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from registry.crash_points import crash_point
+from registry.errors import ArtifactMissing
+from registry.files.regular_files import open_regular
+
+CHUNK_BYTES = 1024 * 1024
+_INCOMING = ".incoming"
+_PROBE = b"written to see whether it can be"
+#: No upload takes a day; what is older was left by a process that was killed.
+_ABANDONED_S = 24 * 3600
+
+
+class Blobs(Protocol):
+    """A place for blobs; digests are `sha256:<hex>`."""
+
+    def put(self, source: IO[bytes] | io.FileIO) -> tuple[str, int]:
+        """Store all bytes of `source`; their digest and size."""
+
+    def open(self, digest: str) -> IO[bytes] | io.FileIO:
+        """The blob's bytes, unverified; raises ArtifactMissing."""
+
+    def exists(self, digest: str) -> bool:
+        """Whether there is a blob of this digest."""
+
+    def where(self, digest: str) -> str:
+        """The blob's place, for messages."""
+
+    def free_bytes(self) -> int | None:
+        """Room that is left, None where nobody can tell."""
+
+    def probe(self) -> None:
+        """Write a few bytes and delete them again; raises what the file system does."""
+
+
+class LocalBlobs:
+    """Blobs in a folder, which is made when the first is stored."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def put(self, source: IO[bytes] | io.FileIO) -> tuple[str, int]:
+        """Store all bytes of `source`, replacing a blob that may have been damaged; durable on return."""
+        incoming = self._root / _INCOMING
+        incoming.mkdir(parents=True, exist_ok=True)
+        discard_abandoned(incoming)
+        staged = incoming / uuid.uuid4().hex
+        try:
+            with staged.open("xb") as target:
+                digest, size_bytes = copy_hashed(source, target)
+                target.flush()
+                os.fsync(target.fileno())
+            # Read-only, so that whoever finds it by hand does not edit it by accident.
+            staged.chmod(0o444)
+            place = self._place(digest)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            staged.replace(place)
+            crash_point("after_artifact_rename")
+        finally:
+            staged.unlink(missing_ok=True)
+        sync_folder(place.parent)
+        return digest, size_bytes
+
+    def open(self, digest: str) -> io.FileIO:
+        """The blob's bytes, unverified; raises ArtifactMissing."""
+        return open_regular(self._place(digest), refusal=ArtifactMissing)
+
+    def exists(self, digest: str) -> bool:
+        """Whether there is a blob of this digest."""
+        return self._place(digest).is_file()
+
+    def where(self, digest: str) -> str:
+        """The blob's path."""
+        return str(self._place(digest))
+
+    def free_bytes(self) -> int | None:
+        """Room on the file system."""
+        return free_bytes_at(self._root)
+
+    def probe(self) -> None:
+        """Write a few bytes, where there is no store yet into what would hold it, and delete them again."""
+        staged = _existing(self._root / _INCOMING) / uuid.uuid4().hex
+        staged.write_bytes(_PROBE)
+        staged.unlink()
+
+    def _place(self, digest: str) -> Path:
+        return self._root.joinpath(*key_of(digest))
+
+
+class RemoteBlobs:
+    """Blobs beneath a URL of any file system that fsspec has a driver for."""
+
+    def __init__(self, root_url: str) -> None:
+        import fsspec
+
+        self._system: Any
+        self._root: str
+        self._system, self._root = fsspec.core.url_to_fs(root_url)
+
+    def put(self, source: IO[bytes] | io.FileIO) -> tuple[str, int]:
+        """Upload to a key of its own, then move to the digest's key."""
+        staged = self._path(_INCOMING, uuid.uuid4().hex)
+        try:
+            self._system.makedirs(self._path(_INCOMING), exist_ok=True)
+            with self._system.open(staged, "wb") as target:
+                digest, size_bytes = copy_hashed(source, target)
+            place = self._path(*key_of(digest))
+            self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
+            self._system.mv(staged, place)
+        finally:
+            if self._system.exists(staged):
+                self._system.rm_file(staged)
+        return digest, size_bytes
+
+    def open(self, digest: str) -> IO[bytes]:
+        """The blob's bytes, unverified; raises ArtifactMissing."""
+        try:
+            opened: IO[bytes] = self._system.open(self._path(*key_of(digest)), "rb")
+        except FileNotFoundError as exc:
+            raise ArtifactMissing(f"there is nothing at {self.where(digest)}") from exc
+        return opened
+
+    def exists(self, digest: str) -> bool:
+        """Whether there is a blob of this digest."""
+        return bool(self._system.isfile(self._path(*key_of(digest))))
+
+    def where(self, digest: str) -> str:
+        """The blob's URL."""
+        return str(self._system.unstrip_protocol(self._path(*key_of(digest))))
+
+    def free_bytes(self) -> int | None:
+        """Object stores do not tell."""
+        return None
+
+    def probe(self) -> None:
+        """Upload a few bytes and delete them again; raises what the driver does."""
+        staged = self._path(_INCOMING, uuid.uuid4().hex)
+        self._system.makedirs(self._path(_INCOMING), exist_ok=True)
+        self._system.pipe_file(staged, _PROBE)
+        self._system.rm_file(staged)
+
+    def _path(self, *parts: str) -> str:
+        return "/".join((self._root.rstrip("/"), *parts))
+
+
+def copy_hashed(source: IO[bytes] | io.FileIO, target: IO[bytes]) -> tuple[str, int]:
+    """Copy all bytes; `sha256:<hex>` and number of what was copied."""
+    sha256, size_bytes = hashlib.sha256(), 0
+    while chunk := source.read(CHUNK_BYTES):
+        sha256.update(chunk)
+        target.write(chunk)
+        size_bytes += len(chunk)
+    return f"sha256:{sha256.hexdigest()}", size_bytes
+
+
+def key_of(digest: str) -> tuple[str, str, str]:
+    """Path parts of a blob: `sha256`, two digits so that no folder grows without end, and the digits.
+
+    Raises:
+        ArtifactMissing: the text is no digest, so nothing can be stored under it.
+    """
+    algorithm, _, digits = digest.partition(":")
+    if algorithm != "sha256" or len(digits) != 64 or not set(digits) <= set("0123456789abcdef"):
+        raise ArtifactMissing(f"{digest!r} is no digest; expected sha256: and 64 hexadecimal digits")
+    return algorithm, digits[:2], digits
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut, where the system has a way to."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def free_bytes_at(path: Path) -> int | None:
+    """Room on the file system that would hold `path`, None if the system does not tell."""
+    return shutil.disk_usage(_existing(path)).free
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def discard_abandoned(folder: Path, *, prefix: str = "") -> None:
+    """Delete what a process that was killed left unfinished in a folder; `prefix` tells it from the rest."""
+    oldest = time.time() - _ABANDONED_S
+    for staged in folder.glob(f"{prefix}*"):
+        try:
+            if staged.lstat().st_mtime >= oldest:
+                continue
+            if staged.is_dir():
+                shutil.rmtree(staged, ignore_errors=True)
+            else:
+                staged.unlink()
+        except FileNotFoundError:  # its owner has just renamed it
+            continue

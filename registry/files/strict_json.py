@@ -1,0 +1,86 @@
+"""JSON from strangers: bounded, UTF-8 without BOM, no NaN, no duplicate keys, no depth bombs."""
+
+import json
+import math
+from collections import Counter
+from typing import Any, NoReturn
+
+from registry.files.regular_files import Refusal
+
+_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+
+
+class _NotStrict(ValueError):
+    """Valid for Python's parser, but refused here."""
+
+
+def parse(data: bytes, *, what: str, refusal: Refusal) -> Any:
+    """The value that `data` holds; `what` begins the message of a refusal.
+
+    Raises:
+        refusal: the bytes are not UTF-8 without a byte order mark, or not one JSON value, or hold a
+            duplicate key, a number that is not finite, an unpaired surrogate or too deep a nesting.
+    """
+    if data.startswith(_MARKS):
+        raise refusal(f"{what} starts with a byte order mark; save it as UTF-8 without one")
+    try:
+        value = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=_object,
+            parse_constant=_constant,
+            parse_float=_number,
+        )
+        # An unpaired \ud800 parses, but no database or file system takes it.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise refusal(f"{what} is not UTF-8: byte {exc.start} is {data[exc.start]:#04x}") from exc
+    except UnicodeEncodeError as exc:
+        raise refusal(f"{what} holds an unpaired surrogate, which is no text") from exc
+    except RecursionError as exc:
+        raise refusal(f"{what} is nested too deeply to be read") from exc
+    except json.JSONDecodeError as exc:
+        place = f"column {exc.colno}" if exc.lineno == 1 else f"line {exc.lineno}, column {exc.colno}"
+        raise refusal(f"{what} is not JSON: {exc.msg} at {place}") from exc
+    except ValueError as exc:  # ours above, and Python's own limit on the digits of a whole number
+        raise refusal(f"{what} is not accepted: {exc}") from exc
+    return value
+
+
+def parse_object(data: bytes, *, what: str, refusal: Refusal) -> dict[str, Any]:
+    """The same, for a file or line that must hold one JSON object."""
+    value = parse(data, what=what, refusal=refusal)
+    if not isinstance(value, dict):
+        raise refusal(f"{what} must hold a JSON object, got {shown(value)}")
+    return value
+
+
+def has_key(value: Any, key: str) -> bool:
+    """Whether an object anywhere inside `value` has this key."""
+    if isinstance(value, dict):
+        return key in value or any(has_key(item, key) for item in value.values())
+    return isinstance(value, list) and any(has_key(item, key) for item in value)
+
+
+def shown(value: Any, *, limit: int = 80) -> str:
+    """A value as it goes into a message: on one line, printable, and short."""
+    text = repr(value) if isinstance(value, int | float) else ascii(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        key, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise _NotStrict(f"the key {shown(key)} is there twice")
+    return found
+
+
+def _constant(name: str) -> NoReturn:
+    raise _NotStrict(f"{name} is no JSON number")
+
+
+def _number(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _NotStrict(f"the number {shown(text)} is too large")
+    return number

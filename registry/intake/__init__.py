@@ -1,0 +1,1 @@
+"""What a given file or folder is, and whether it fits. Knows no database."""

@@ -1,0 +1,139 @@
+"""An adapter folder, looked at without trusting it: which files it holds, and what is in them.
+
+Nothing is loaded: configuration and tensors are read by parsers of our own, a pickle by none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.errors import AdapterConfigInvalid, InvalidAdapter, PickleRefused, WeightsInvalid
+from registry.files.digests import weights_digest
+from registry.files.file_kinds import FileKind, kind_of_name
+from registry.files.model_card import read_licence
+from registry.files.regular_files import names_in, open_regular, read_bounded
+from registry.files.safetensors_header import read_header
+from registry.intake.adapter_config import CONFIG_LIMIT_BYTES, AdapterConfig, parse_config, rebuild_config
+from registry.intake.adapter_tensors import ModuleShape, check_values, dtype_name, pair_modules
+from registry.intake.config_fields import CONFIG_FILE
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+_TEXT_LIMIT_BYTES = 1024 * 1024
+
+#: Beginnings of what `torch.save` writes: a zip, or a bare pickle of protocol 2 to 5.
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterManifest:
+    """What an adapter folder holds, derived from its files."""
+
+    config: AdapterConfig
+    #: Module path -> its update, resolved from the tensors.
+    modules: Mapping[str, ModuleShape]
+    #: "float32", "bfloat16", …; several joined by a comma.
+    dtype: str
+    parameter_count: int
+    #: Of the weights file.
+    size_bytes: int
+    weights_digest: str
+    #: Names of the files to keep; for those in `rebuilt`, what is there is kept in place of the file.
+    files: tuple[str, ...]
+    rebuilt: Mapping[str, bytes]
+    licence: str | None
+    warnings: tuple[str, ...]
+
+
+def read_adapter(folder: Path) -> AdapterManifest:
+    """Look at a PEFT LoRA folder.
+
+    Raises:
+        InvalidAdapter: it is none, or holds what must not be loaded; the message names file, field or tensor.
+            Subclasses tell a bad configuration, bad weights, a pickle, another kind of adapter, and one that
+            changes nothing from each other.
+    """
+    files, ignored = _choose_files(folder)
+    data = read_bounded(folder / CONFIG_FILE, limit_bytes=CONFIG_LIMIT_BYTES, refusal=AdapterConfigInvalid)
+    config = parse_config(data)
+    weights = folder / WEIGHTS_FILE
+    _refuse_disguised_pickle(weights)
+    entries = read_header(weights)
+    modules = pair_modules(entries, config)
+    silent = check_values(weights, entries)
+    licence = read_licence(folder, refusal=InvalidAdapter)
+    return AdapterManifest(
+        config=config,
+        modules=modules,
+        dtype=dtype_name(entries),
+        parameter_count=sum(entry.size for entry in entries),
+        size_bytes=weights.stat().st_size,
+        weights_digest=weights_digest(weights),
+        files=files,
+        rebuilt={CONFIG_FILE: rebuild_config(config, modules=modules)},
+        licence=licence,
+        warnings=tuple(_warnings(ignored, silent=silent, modules=len(modules))),
+    )
+
+
+def _choose_files(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names to keep and names that are ignored; refuses the folder for any other."""
+    kept, ignored = [], []
+    names = names_in(folder, refusal=InvalidAdapter)
+    kinds = {name: kind_of_name(name, is_folder=is_folder) for name, is_folder in names.items()}
+    for name, kind in kinds.items():
+        if name in (CONFIG_FILE, WEIGHTS_FILE) or kind is FileKind.TEXT:
+            kept.append(name)
+        elif kind is FileKind.PICKLE:
+            raise PickleRefused(_pickle_advice(folder / name, has_weights=WEIGHTS_FILE in names))
+        elif kind is FileKind.BYSTANDER:
+            ignored.append(name)
+        else:
+            raise InvalidAdapter(
+                f"{folder / name} is no file of a LoRA adapter, which is {CONFIG_FILE}, {WEIGHTS_FILE} and"
+                " texts such as README.md or LICENSE; move it away, or give a copy of the folder without it"
+            )
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if names.get(name) is not False:
+            raise InvalidAdapter(f"{folder} has no {name}; give the folder that PEFT's save_pretrained wrote")
+    _check_text_sizes(folder, [name for name in kept if kinds[name] is FileKind.TEXT])
+    return tuple(kept), tuple(ignored)
+
+
+def _check_text_sizes(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        read_bounded(folder / name, limit_bytes=_TEXT_LIMIT_BYTES, refusal=InvalidAdapter)
+
+
+def _pickle_advice(path: Path, *, has_weights: bool) -> str:
+    refused = f"{path} is a pickle or may hold one, and loading a pickle can run code"
+    if has_weights or not path.name.startswith("adapter_model"):
+        return f"{refused}; it is no part of an adapter: delete it, then register the folder again"
+    return f"{refused}. {_conversion(path)}, delete it, then register the folder again"
+
+
+def _conversion(path: Path) -> str:
+    return (
+        "If you trust it, convert it, on a machine you can spare: python -c "
+        f'"import torch, safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in'
+        f' torch.load({str(path)!r}, weights_only=True).items()}}, {str(path.with_name(WEIGHTS_FILE))!r})"'
+    )
+
+
+def _refuse_disguised_pickle(weights: Path) -> None:
+    with open_regular(weights, refusal=WeightsInvalid) as file:
+        start = file.read(9)
+    # A safetensors file has a small number and a brace here.
+    if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
+        raise PickleRefused(
+            f"{weights} is a pickle under another name, and loading a pickle can run code. Rename it to"
+            f" adapter_model.bin. {_conversion(weights.with_name('adapter_model.bin'))}"
+        )
+
+
+def _warnings(ignored: Sequence[str], *, silent: int, modules: int) -> list[str]:
+    warnings = []
+    if ignored:
+        warnings.append(f"left out, because an adapter does not need it: {', '.join(ignored)}")
+    if silent:
+        warnings.append(f"the update is zero in {silent} of {modules} modules")
+    return warnings

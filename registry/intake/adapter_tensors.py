@@ -1,0 +1,149 @@
+"""From the tensors of an adapter to the modules it touches: every A with its B, of the rank that is stated.
+
+The map between PEFT's keys and module paths, for the registry; knows nothing of folders or base models.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.errors import ChangesNothing, WeightsInvalid
+from registry.files.safetensors_header import TensorEntry, read_tensor
+from registry.files.strict_json import shown
+from registry.intake.adapter_config import AdapterConfig
+from registry.intake.config_fields import is_module_path
+
+#: What PEFT puts before a module's path: the PeftModel, then the LoraModel.
+KEY_PREFIX = "base_model.model."
+
+#: Ending of a key -> (factor, whether of an embedding).
+_FACTORS = {
+    ".lora_A.weight": ("A", False),
+    ".lora_B.weight": ("B", False),
+    ".lora_embedding_A": ("A", True),
+    ".lora_embedding_B": ("B", True),
+}
+
+#: dtype in the file -> its name elsewhere; a factor in another dtype is quantised, or no weight at all.
+FLOATS: Mapping[str, str] = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+
+#: Part of a key -> what such a tensor is, and what to do.
+_FOREIGN = (
+    (".lora_magnitude_vector", "DoRA's magnitude; train without use_dora"),
+    (".modules_to_save.", "a whole layer of the base model; train without modules_to_save"),
+    (".base_layer.", "a copy of the base model's weight; save with save_embedding_layers=False"),
+    (".embed_tokens.weight", "a copy of the base model's weight; save with save_embedding_layers=False"),
+    ("lm_head.weight", "a copy of the base model's weight; save with save_embedding_layers=False"),
+    (".bias", "a bias; train with bias='none' and without lora_bias"),
+    ("token_adapter", "added vocabulary; train without trainable_token_indices"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleShape:
+    """An update `B A` of one module, from `d_in` to `d_out` through `rank`.
+
+    Of an embedding, `d_in` is the size of the vocabulary.
+    """
+
+    rank: int
+    d_in: int
+    d_out: int
+    is_embedding: bool = False
+
+
+def pair_modules(entries: Iterable[TensorEntry], config: AdapterConfig) -> dict[str, ModuleShape]:
+    """Module path -> its update, in the order of the paths.
+
+    Raises:
+        WeightsInvalid: a tensor is no LoRA factor of a linear layer or embedding, lacks its other half, or
+            has another rank than the configuration states; the message names it.
+    """
+    factors: dict[str, dict[str, TensorEntry]] = {}
+    embeddings: dict[str, bool] = {}
+    for entry in entries:
+        path, factor, is_embedding = _place(entry)
+        if (
+            factor in factors.setdefault(path, {})
+            or embeddings.setdefault(path, is_embedding) != is_embedding
+        ):
+            raise WeightsInvalid(f"{path} has two factors {factor}, one of them {shown(entry.name)}")
+        factors[path][factor] = entry
+    if not factors:
+        raise WeightsInvalid("the file holds no tensors, so there is no adapter in it")
+    return {
+        path: _module(path, factors[path], config, is_embedding=embeddings[path]) for path in sorted(factors)
+    }
+
+
+def check_values(path: Path, entries: Sequence[TensorEntry]) -> int:
+    """Read every value once; the number of modules whose update is zero.
+
+    Raises:
+        WeightsInvalid: a tensor holds NaN or infinity.
+        ChangesNothing: every module's update is zero.
+    """
+    import numpy as np
+
+    silent: set[str] = set()
+    modules: set[str] = set()
+    for entry in entries:
+        values = read_tensor(path, entry)
+        if not np.isfinite(values).all():
+            raise WeightsInvalid(f"{path}: {shown(entry.name)} holds NaN or infinity; training had diverged")
+        module, _, _ = _place(entry)
+        modules.add(module)
+        if not values.any():
+            silent.add(module)
+    if silent == modules:
+        raise ChangesNothing(
+            f"{path}: B is zero in all {len(modules)} modules, so the adapter changes nothing; it was saved"
+            " before training, or training did not reach it. Train it, then save it again"
+        )
+    return len(silent)
+
+
+def dtype_name(entries: Iterable[TensorEntry]) -> str:
+    """The dtype of all tensors, or several joined by a comma."""
+    return ",".join(sorted({FLOATS.get(entry.dtype, entry.dtype.lower()) for entry in entries}))
+
+
+def _place(entry: TensorEntry) -> tuple[str, str, bool]:
+    ending = next((ending for ending in _FACTORS if entry.name.endswith(ending)), None)
+    if ending is None or not entry.name.startswith(KEY_PREFIX):
+        raise WeightsInvalid(f"tensor {shown(entry.name)} is {_what_instead(entry.name)}")
+    path = entry.name.removeprefix(KEY_PREFIX).removesuffix(ending)
+    if not is_module_path(path):
+        raise WeightsInvalid(f"tensor {shown(entry.name)} names no module")
+    return (path, *_FACTORS[ending])
+
+
+def _what_instead(name: str) -> str:
+    for part, what in _FOREIGN:
+        if part in name:
+            return what
+    return f"no LoRA factor: PEFT writes {KEY_PREFIX}<module>.lora_A.weight and lora_B.weight"
+
+
+def _module(
+    path: str, factors: Mapping[str, TensorEntry], config: AdapterConfig, *, is_embedding: bool
+) -> ModuleShape:
+    if len(factors) != 2:
+        missing = "B" if "A" in factors else "A"
+        raise WeightsInvalid(f"{path} lacks its factor {missing}; the file is incomplete, save it again")
+    a, b = factors["A"], factors["B"]
+    for entry in (a, b):
+        if entry.dtype not in FLOATS:
+            raise WeightsInvalid(f"{shown(entry.name)} is {entry.dtype}, expected one of {', '.join(FLOATS)}")
+        if len(entry.shape) != 2 or 0 in entry.shape:
+            raise WeightsInvalid(
+                f"{shown(entry.name)} has shape {list(entry.shape)}, expected [rank, d_in] or [d_out, rank]:"
+                " only linear layers and embeddings can be mixed, no convolutions"
+            )
+    rank = config.rank_of(path)
+    if a.shape[0] != rank or b.shape[1] != rank:
+        raise WeightsInvalid(
+            f"{path} has A {list(a.shape)} and B {list(b.shape)}, expected rank {rank}: [{rank}, d_in] and"
+            f" [d_out, {rank}], as r and rank_pattern of adapter_config.json say"
+        )
+    return ModuleShape(rank=rank, d_in=a.shape[1], d_out=b.shape[0], is_embedding=is_embedding)

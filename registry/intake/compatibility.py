@@ -1,0 +1,213 @@
+"""Do adapters and a base model fit, and adapters each other? Verdicts, given before any time is spent.
+
+Pure: knows shapes, digests and names, no files or records.
+
+Refusals: E271 a module the base lacks · E272 a shape that does not fit · E273 different bases ·
+E274 an expert twice · E275 the same weights twice.
+Warnings: W201 found while reading · W202 mixed ranks · W203 mixed modules · W204 layers left out ·
+W205 no licence stated · W206 one expert alone · W207 another base model named.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from registry.intake.adapter_files import AdapterManifest
+from registry.intake.adapter_tensors import ModuleShape
+
+OK, WARN, REFUSE = "ok", "warn", "refuse"
+#: How many modules a message names before it only counts.
+NAMED = 3
+
+_LAYER = re.compile(r"\.\d+\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One finding; `level` is "ok", "warn" or "refuse", and `code` never changes its meaning."""
+
+    level: str
+    code: str
+    message: str
+
+
+class Composable(Protocol):
+    """What composing looks at; `AdapterVersion` has it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def base_digest(self) -> str: ...
+    @property
+    def base_name(self) -> str: ...
+    @property
+    def weights_digest(self) -> str: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def modules(self) -> tuple[str, ...]: ...
+    @property
+    def licence(self) -> str | None: ...
+
+
+def judge(
+    manifest: AdapterManifest, base_modules: Mapping[str, tuple[int, int]], base_name: str
+) -> tuple[Verdict, ...]:
+    """Whether an adapter fits the base model called `base_name`, whose modules are path -> (d_out, d_in)."""
+    located = {path: _located(path, base_modules) for path in manifest.modules}
+    refusals = _refusals(manifest.modules, located, base_modules, base_name)
+    if refusals:
+        return tuple(refusals)
+    touched = {path for path in located.values() if path is not None}
+    return (
+        Verdict(
+            level=OK, code="ZOO-OK", message=f"fits {base_name} in all {len(touched)} modules it touches"
+        ),
+        *_coverage(touched, base_modules),
+        *(_warn("ZOO-W201", text) for text in manifest.warnings),
+        *([] if manifest.licence else [_warn("ZOO-W205", "no licence is stated; give one with --licence")]),
+    )
+
+
+def judge_together(adapters: Sequence[Composable]) -> tuple[Verdict, ...]:
+    """Whether adapters can be the experts of one composition."""
+    refusals = [*_different_bases(adapters), *_same_names(adapters), *_same_weights(adapters)]
+    if refusals:
+        return tuple(refusals)
+    return (
+        (
+            Verdict(level=OK, code="ZOO-OK", message=f"{_counted(len(adapters))} of {adapters[0].base_name}"),
+            *_alone(adapters),
+            *_mixed(adapters),
+        )
+        if adapters
+        else ()
+    )
+
+
+def refused(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
+    """The refusals among verdicts."""
+    return tuple(verdict for verdict in verdicts if verdict.level == REFUSE)
+
+
+def _refusals(
+    modules: Mapping[str, ModuleShape],
+    located: Mapping[str, str | None],
+    base_modules: Mapping[str, tuple[int, int]],
+    base_name: str,
+) -> list[Verdict]:
+    missing = [path for path, place in located.items() if place is None]
+    misfits = [
+        f"{path} is {shape.d_out}×{shape.d_in}, expected {expected[0]}×{expected[1]}"
+        for path, shape in modules.items()
+        if (place := located[path]) is not None
+        and (shape.d_out, shape.d_in) != (expected := _expected(base_modules[place], shape))
+    ]
+    remedy = "it was made for another base model: register that one first with zoo register base"
+    found = []
+    if missing:
+        found.append(
+            _refuse("ZOO-E271", f"{base_name} lacks {_listed(missing)}, which the adapter changes; {remedy}")
+        )
+    if misfits:
+        found.append(
+            _refuse("ZOO-E272", f"the adapter does not fit {base_name}: {_listed(misfits)}; {remedy}")
+        )
+    return found
+
+
+def _located(path: str, base_modules: Mapping[str, tuple[int, int]]) -> str | None:
+    """Where a module is in the base model's files, which may leave out the outermost name: `transformer.`"""
+    inner = path.partition(".")[2]
+    return path if path in base_modules else inner if inner in base_modules else None
+
+
+def _expected(base: tuple[int, int], shape: ModuleShape) -> tuple[int, int]:
+    """(d_out, d_in) that B A must have; an embedding's weight lies as (vocabulary, width), from and to."""
+    return (base[1], base[0]) if shape.is_embedding else base
+
+
+def _coverage(touched: Iterable[str], base_modules: Iterable[str]) -> list[Verdict]:
+    """Kinds of module that are adapted in some layers and not in others."""
+    totals = Counter(_LAYER.sub(".*.", path) for path in base_modules)
+    counts = Counter(_LAYER.sub(".*.", path) for path in touched)
+    partial: dict[tuple[int, int], list[str]] = {}
+    for kind, count in sorted(counts.items()):
+        if count < totals[kind]:
+            partial.setdefault((count, totals[kind]), []).append(kind.rpartition("*.")[2])
+    return [
+        _warn("ZOO-W204", f"{count} of {total} layers are adapted: {_listed(kinds)}")
+        for (count, total), kinds in partial.items()
+    ]
+
+
+def _different_bases(adapters: Sequence[Composable]) -> list[Verdict]:
+    bases: dict[str, list[str]] = {}
+    for adapter in adapters:
+        bases.setdefault(f"{adapter.base_name} ({adapter.base_digest[:19]}…)", []).append(adapter.name)
+    if len(bases) < 2:
+        return []
+    listed = "; ".join(f"{', '.join(names)} on {base}" for base, names in bases.items())
+    return [_refuse("ZOO-E273", f"experts must share one base model, these do not: {listed}")]
+
+
+def _same_names(adapters: Sequence[Composable]) -> list[Verdict]:
+    counts = Counter(adapter.name for adapter in adapters)
+    return [
+        _refuse("ZOO-E274", f"{name} is named {count} times; name each expert once, in one version")
+        for name, count in counts.items()
+        if count > 1
+    ]
+
+
+def _same_weights(adapters: Sequence[Composable]) -> list[Verdict]:
+    holders: dict[str, set[str]] = {}
+    for adapter in adapters:
+        holders.setdefault(adapter.weights_digest, set()).add(adapter.name)
+    return [
+        _refuse("ZOO-E275", f"{' and '.join(sorted(names))} hold the same weights; leave out all but one")
+        for names in holders.values()
+        if len(names) > 1
+    ]
+
+
+def _counted(experts: int) -> str:
+    return "1 expert" if experts == 1 else f"{experts} experts"
+
+
+def _alone(adapters: Sequence[Composable]) -> list[Verdict]:
+    if len(adapters) != 1:
+        return []
+    message = "one expert has nobody to share with: through a softmax it counts in full, as it does by itself"
+    return [_warn("ZOO-W206", f"{message}; name another in --adapters")]
+
+
+def _mixed(adapters: Sequence[Composable]) -> list[Verdict]:
+    found = []
+    if len({adapter.rank for adapter in adapters}) > 1:
+        ranks = ", ".join(f"{adapter.name} {adapter.rank}" for adapter in adapters)
+        found.append(_warn("ZOO-W202", f"the ranks differ: {ranks}"))
+    if len({frozenset(adapter.modules) for adapter in adapters}) > 1:
+        counts = ", ".join(f"{adapter.name} {len(adapter.modules)}" for adapter in adapters)
+        found.append(
+            _warn("ZOO-W203", f"the modules differ ({counts}); where one has none, its share has no effect")
+        )
+    unlicensed = [adapter.name for adapter in adapters if not adapter.licence]
+    if unlicensed:
+        found.append(_warn("ZOO-W205", f"no licence is stated for {', '.join(unlicensed)}"))
+    return found
+
+
+def _refuse(code: str, message: str) -> Verdict:
+    return Verdict(level=REFUSE, code=code, message=message)
+
+
+def _warn(code: str, message: str) -> Verdict:
+    return Verdict(level=WARN, code=code, message=message)
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
+    return ", ".join(items[:NAMED]) + more

@@ -1,0 +1,1 @@
+"""The life of a job: states, budgets, leases, fences, progress, log."""

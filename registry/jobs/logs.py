@@ -1,0 +1,91 @@
+"""A job's log, as far as this machine can see it: whole, its last lines, or as it grows."""
+
+import codecs
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from registry.errors import ArtifactMissing
+from registry.jobs.progress import describe
+from registry.jobs.states import TERMINAL_STATES
+
+if TYPE_CHECKING:
+    from registry.entities import Job, JobEvent
+    from registry.service import Registry
+
+_POLL_EVERY_S = 0.5
+#: A job says how far it is several times a second; a person wants to know now and then.
+_SAY_EVERY_S = 5.0
+
+
+def require_log_here(job: "Job", events: "Sequence[JobEvent]") -> None:
+    """Do nothing if the log can be read, or if there is none yet.
+
+    Raises:
+        ArtifactMissing: it is on another machine, or was removed.
+    """
+    if job.log_path is None or Path(job.log_path).exists():
+        return
+    host = ran_on(events)
+    if host in (None, platform.node()):
+        raise ArtifactMissing(f"the log of job {job.id} is no longer at {job.log_path}")
+    raise ArtifactMissing(
+        f"job {job.id} ran on {host}; its log {job.log_path} cannot be seen from here, {platform.node()};"
+        " look there, or share the folder ZOO_HOME/jobs between machines"
+    )
+
+
+def ran_on(events: "Sequence[JobEvent]") -> str | None:
+    """The machine of the last attempt; None before the first."""
+    owners = [str(event.payload.get("owner", "")) for event in events if event.kind == "claimed"]
+    return owners[-1].partition("/")[0] if owners else None
+
+
+def followed(registry: "Registry", job: "Job", *, say: Callable[[str], None]) -> Iterator[str]:
+    """What is written, as it comes, until the job ends; `say` is told how far the job is now and then."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    offset, said, said_at = 0, "", 0.0
+    while True:
+        # Asked before reading, so that what was written last before the end is read too.
+        job = registry.jobs.get(job.id)
+        if job.log_path is not None:
+            require_log_here(job, registry.jobs.events(job.id))
+        written, offset = _read(job, offset=offset)
+        if chunk := decoder.decode(written):
+            yield chunk
+        if job.state in TERMINAL_STATES:
+            return
+        progress = describe(job.progress) if job.state == "running" else ""
+        if progress not in ("", said) and time.monotonic() - said_at > _SAY_EVERY_S:
+            say(progress)
+            said, said_at = progress, time.monotonic()
+        time.sleep(_POLL_EVERY_S)
+
+
+def content(job: "Job") -> str:
+    """All that is in the log."""
+    return _read(job, offset=0)[0].decode(errors="replace")
+
+
+def last_lines(text: str, count: int | None) -> str:
+    """The last so many lines, or all."""
+    return text if count is None else "".join(text.splitlines(keepends=True)[-count:])
+
+
+def json_line(job_id: int, text: str) -> str:
+    """A piece of a log that is followed, as a line of JSON."""
+    return json.dumps({"job": job_id, "text": text}, ensure_ascii=False) + "\n"
+
+
+def _read(job: "Job", *, offset: int) -> tuple[bytes, int]:
+    """What was written since `offset`, and the offset after it."""
+    if job.log_path is None or not Path(job.log_path).exists():
+        return b"", 0
+    with Path(job.log_path).open("rb") as stream:
+        # A log that was cut to size starts over.
+        stream.seek(offset if offset <= Path(job.log_path).stat().st_size else 0)
+        written = stream.read()
+        return written, stream.tell()

@@ -1,0 +1,98 @@
+"""Job rows inside a transaction the caller owns: a state changes only together with a line in the journal."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
+
+from registry.database.insertion import insert_or_ignore
+from registry.entities import Job, JobEvent
+from registry.errors import JobNotFound, LeaseLost
+from registry.jobs import rules as job_rules
+from registry.jobs.models import JobEventRow, JobRow
+from registry.jobs.states import TRANSITIONS
+
+
+def insert(session: Session, columns: Mapping[str, Any]) -> JobRow | None:
+    """Add a queued job; None, and nothing changed, if another has its idempotency key."""
+    row_id = session.scalar(
+        insert_or_ignore(session, JobRow, columns, unique=("idempotency_key",)).returning(JobRow.id)
+    )
+    if row_id is None:
+        return None
+    row = find(session, row_id)
+    append_event(session, row, kind="submitted", payload={"queue": row.queue})
+    return row
+
+
+def find(session: Session, job_id: int, *, lock: bool = False) -> JobRow:
+    """The row as it is now; JobNotFound if there is none."""
+    row = session.get(JobRow, job_id, populate_existing=True, with_for_update=lock or None)
+    if row is None:
+        raise JobNotFound(job_id)
+    return row
+
+
+def hold(session: Session, job_id: int, *, fence: int) -> None:
+    """Keep the job from being claimed until the transaction ends; LeaseLost if the fence is not its own."""
+    wanted = select(JobRow.id).where(job_rules.held(job_id, fence)).with_for_update()
+    if session.scalar(wanted) is None:
+        raise LeaseLost(job_id, fence=fence)
+
+
+def change(session: Session, where: ColumnElement[bool], values: Mapping[str, Any]) -> JobRow | None:
+    """Update the one row the condition names, and give it as it is afterwards; None if there is none."""
+    changed = update(JobRow).where(where).values(**values).returning(JobRow)
+    return session.scalars(
+        changed, execution_options={"synchronize_session": False, "populate_existing": True}
+    ).one_or_none()
+
+
+def transition(
+    session: Session,
+    where: ColumnElement[bool],
+    values: Mapping[str, Any],
+    *,
+    event: str,
+    payload: Mapping[str, Any] | None = None,
+) -> JobRow | None:
+    """Let the event happen to the one row the condition names, and write it down; None if there is none.
+
+    The table of transitions decides which states the row may be in, and which it is in afterwards.
+    """
+    step = TRANSITIONS[event]
+    allowed = where & JobRow.state.in_(step.sources)
+    row = change(session, allowed, {**values, "state": step.target})
+    if row is not None:
+        append_event(session, row, kind=event, payload=payload or {})
+    return row
+
+
+def claim(session: Session, job_id: int, *, owner: str, worker: str | None, lease_s: float) -> JobRow | None:
+    """Take the job if it is claimable: the one compare-and-set that everything else rests on."""
+    free = (JobRow.id == job_id) & job_rules.claimable()
+    values = job_rules.claimed(owner=owner, worker=worker, lease_s=lease_s)
+    return transition(session, free, values, event="claimed", payload={"owner": owner})
+
+
+def append_event(session: Session, row: JobRow, *, kind: str, payload: Mapping[str, Any]) -> None:
+    """Add a line to the journal; the counter on the job's row keeps lines apart that are written at once."""
+    counted = update(JobRow).where(JobRow.id == row.id).values(event_count=JobRow.event_count + 1)
+    sequence = session.scalar(
+        counted.returning(JobRow.event_count), execution_options={"synchronize_session": False}
+    )
+    session.add(
+        JobEventRow(job_id=row.id, sequence=sequence, fence=row.fence, kind=kind, payload=dict(payload))
+    )
+    session.flush()
+
+
+def as_job(row: JobRow) -> Job:
+    """The row as a record."""
+    return Job(**{name: getattr(row, name) for name in Job.__dataclass_fields__})
+
+
+def as_event(row: JobEventRow) -> JobEvent:
+    """The row as a record."""
+    return JobEvent(**{name: getattr(row, name) for name in JobEvent.__dataclass_fields__})

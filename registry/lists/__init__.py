@@ -1,0 +1,1 @@
+"""Read models in plain SQL, without SQLAlchemy: what `ls` and `show` print at once."""

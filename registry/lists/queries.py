@@ -1,0 +1,272 @@
+"""What `ls` shows: base models, adapters, datasets, compositions and jobs, as plain dictionaries.
+
+Every text that enters SQL here is a constant; what a user gives is always a bound value.
+"""
+
+from collections.abc import Sequence
+
+from registry.errors import BaseNotFound, InvalidField
+from registry.jobs.states import STATES
+from registry.lists.driver import Reader, Row, open_reader
+from registry.references import nearest, parse
+from registry.settings import Settings
+
+#: Metric that `eval:<task>` sorts by.
+DEFAULT_METRIC = "loss"
+
+#: Metrics of which less is better; of all others more is.
+LOWER_IS_BETTER = ("loss", "perplexity")
+
+_ORDERS = {"name": "n.name, v.version", "created": "v.created_at DESC, v.id DESC"}
+
+_ADAPTERS = """
+SELECT v.id, n.name, v.version, n.name || '@' || v.version AS reference, b.name AS base, v.rank, v.alpha,
+       v.use_rslora, v.domains, v.tags, v.licence, v.description, v.origin, v.job_id, v.parameter_count,
+       v.size_bytes, v.dtype, v.weights_digest, v.effect_score, v.warnings, v.state, v.created_at,
+       e.metric, e.value AS score
+FROM adapter_version v
+JOIN adapter n ON n.id = v.adapter_id
+JOIN base_model b ON b.id = v.base_id
+LEFT JOIN evaluation e ON e.id = (
+    SELECT newest.id FROM evaluation newest
+    WHERE newest.subject = 'adapter:' || n.name || '@' || v.version
+      AND newest.task = ? AND newest.metric = ?
+    ORDER BY newest.created_at DESC, newest.id DESC LIMIT 1
+)
+"""
+
+_BASES = """
+SELECT v.id, v.name, v.name AS reference, v.digest, v.architecture, v.hidden_size, v.layer_count,
+       v.vocabulary_size, v.dtype, v.parameter_count, v.size_bytes, v.licence, v.source, v.revision, v.state,
+       v.created_at
+FROM base_model v
+"""
+
+_DATASETS = """
+SELECT v.id, n.name, v.version, n.name || '@' || v.version AS reference, v.rows, v.domain, v.split, v.format,
+       v.licence, v.origin, v.size_bytes, v.digest, v.warnings, v.state, v.created_at
+FROM dataset_version v JOIN dataset n ON n.id = v.dataset_id
+"""
+
+_COMPOSITIONS = """
+SELECT v.id, n.name, v.version, n.name || '@' || v.version AS reference, v.method, b.name AS base,
+       v.head_digest, v.job_id, v.state, v.created_at
+FROM composition_version v
+JOIN composition n ON n.id = v.composition_id
+JOIN base_model b ON b.id = v.base_id
+"""
+
+_EXPERTS = """
+SELECT x.composition_version_id AS composition_id, n.name || '@' || a.version AS reference
+FROM expert x
+JOIN adapter_version a ON a.id = x.adapter_version_id
+JOIN adapter n ON n.id = a.adapter_id
+ORDER BY x.composition_version_id, x.position
+"""
+
+_WORKERS = """
+SELECT v.name, v.host, v.process_id, v.queues, v.gpu, v.state, j.id AS job, v.started_at, v.seen_at,
+       {now} AS read_at
+FROM worker v LEFT JOIN job j ON j.worker = v.name AND j.state = 'running'
+"""
+
+_JOBS = """
+SELECT v.id, v.kind, v.state, v.reason, v.message, v.spec, v.queue, v.priority, v.attempt, v.max_attempts,
+       v.owner, v.worker, v.cancel_requested, v.progress, v.outcome, v.run_id, v.created_at, v.started_at,
+       v.finished_at, v.lease_until, v.deadline_at, v.state = 'running' AND v.lease_until < {now} AS is_lost
+FROM job v
+"""
+
+
+def adapters(
+    settings: Settings,
+    *,
+    base: str | None = None,
+    domain: str | None = None,
+    include_deleted: bool = False,
+    sort: str = "name",
+    limit: int | None = None,
+) -> list[Row]:
+    """Adapter versions, each with its aliases; `sort` is name, created, or eval:<task>[:<metric>].
+
+    Sorted by an evaluation, each has its newest `score`, and those without one come last.
+
+    Raises:
+        BaseNotFound: there is no base model of that name or digest.
+        InvalidField: `sort` or `limit` is none of the allowed, or nothing has the score to sort by.
+    """
+    order, task, metric = _order(sort)
+    with open_reader(settings) as reader:
+        if reader is None:
+            return []
+        if task:
+            _require_measured(reader, task, metric)
+        where = _Conditions(include_deleted=include_deleted)
+        if base is not None:
+            where.add("v.base_id = ?", _base_id(reader, base))
+        if domain is not None:
+            elements = reader.elements("v.domains")
+            where.add(f"EXISTS (SELECT 1 FROM {elements} WHERE element.value = ?)", domain)  # noqa: S608
+        rows = _run(reader, _ADAPTERS, where, order=order, limit=limit, values=(task, metric))
+        return _with_aliases(reader, rows, kind="adapter")
+
+
+def bases(settings: Settings, *, include_deleted: bool = False, limit: int | None = None) -> list[Row]:
+    """Base models by name."""
+    with open_reader(settings) as reader:
+        where = _Conditions(include_deleted=include_deleted)
+        return _run(reader, _BASES, where, order="v.name", limit=limit) if reader else []
+
+
+def datasets(
+    settings: Settings,
+    *,
+    domain: str | None = None,
+    include_deleted: bool = False,
+    limit: int | None = None,
+) -> list[Row]:
+    """Dataset versions by name and number, each with its aliases."""
+    with open_reader(settings) as reader:
+        if reader is None:
+            return []
+        where = _Conditions(include_deleted=include_deleted)
+        if domain is not None:
+            where.add("v.domain = ?", domain)
+        rows = _run(reader, _DATASETS, where, order=_ORDERS["name"], limit=limit)
+        return _with_aliases(reader, rows, kind="dataset")
+
+
+def compositions(
+    settings: Settings, *, base: str | None = None, include_deleted: bool = False, limit: int | None = None
+) -> list[Row]:
+    """Composition versions by name and number, each with its experts in order and its aliases."""
+    with open_reader(settings) as reader:
+        if reader is None:
+            return []
+        where = _Conditions(include_deleted=include_deleted)
+        if base is not None:
+            where.add("v.base_id = ?", _base_id(reader, base))
+        rows = _run(reader, _COMPOSITIONS, where, order=_ORDERS["name"], limit=limit)
+        experts = reader.rows(_EXPERTS)
+        for row in rows:
+            row["experts"] = [
+                expert["reference"] for expert in experts if expert["composition_id"] == row["id"]
+            ]
+        return _with_aliases(reader, rows, kind="composition")
+
+
+def jobs(
+    settings: Settings,
+    *,
+    states: Sequence[str] = (),
+    kind: str | None = None,
+    before: int | None = None,
+    limit: int | None = None,
+) -> list[Row]:
+    """Jobs of the given states, or of all, the newest first; `before` a job, for the page that follows it.
+
+    `is_lost` says whether a job runs by its state alone: nobody has renewed its lease in time.
+
+    Raises:
+        InvalidField: a state is none that a job can be in.
+    """
+    with open_reader(settings) as reader:
+        where = _Conditions(include_deleted=True)
+        for state in states:
+            if state not in STATES:
+                raise InvalidField("state", allowed=f"one of {', '.join(STATES)}", value=state)
+        if states:
+            where.add(f"v.state IN ({', '.join('?' for _ in states)})", *states)
+        if kind is not None:
+            where.add("v.kind = ?", kind)
+        if before is not None:
+            where.add("v.id < ?", before)
+        if reader is None:
+            return []
+        return _run(reader, _JOBS.format(now=reader.now), where, order="v.id DESC", limit=limit)
+
+
+def workers(settings: Settings) -> list[Row]:
+    """Workers by host and age, each with the job it runs, if any; `read_at` is now, as `seen_at` was then."""
+    with open_reader(settings) as reader:
+        if reader is None:
+            return []
+        where, select = _Conditions(include_deleted=True), _WORKERS.format(now=reader.now)
+        return _run(reader, select, where, order="v.host, v.started_at", limit=None)
+
+
+class _Conditions:
+    """Conditions that must all hold, and their values."""
+
+    def __init__(self, *, include_deleted: bool) -> None:
+        self.texts = [] if include_deleted else ["v.state = 'active'"]
+        self.values: list[object] = []
+
+    def add(self, text: str, *values: object) -> None:
+        self.texts.append(text)
+        self.values += values
+
+
+def _run(
+    reader: Reader,
+    select: str,
+    where: _Conditions,
+    *,
+    order: str,
+    limit: int | None,
+    values: Sequence[object] = (),
+) -> list[Row]:
+    if limit is not None and limit < 1:
+        raise InvalidField("limit", allowed="at least 1", value=limit)
+    conditions = f" WHERE {' AND '.join(where.texts)}" if where.texts else ""
+    bounded = "" if limit is None else " LIMIT ?"
+    bound = [] if limit is None else [limit]
+    return reader.rows(f"{select}{conditions} ORDER BY {order}{bounded}", [*values, *where.values, *bound])
+
+
+def _order(sort: str) -> tuple[str, str, str]:
+    """The ORDER BY, and task and metric of the evaluation to join."""
+    if sort in _ORDERS:
+        return _ORDERS[sort], "", ""
+    what, _, rest = sort.partition(":")
+    task, _, metric = rest.partition(":")
+    if what != "eval" or not task:
+        raise InvalidField("sort", allowed="name, created, eval:<task> or eval:<task>:<metric>", value=sort)
+    metric = metric or DEFAULT_METRIC
+    direction = "ASC" if metric in LOWER_IS_BETTER else "DESC"
+    return f"e.value IS NULL, e.value {direction}, {_ORDERS['name']}", task, metric
+
+
+def _require_measured(reader: Reader, task: str, metric: str) -> None:
+    wanted = "SELECT DISTINCT task, metric FROM evaluation WHERE subject LIKE ? ORDER BY task, metric"
+    measured = [f"eval:{row['task']}:{row['metric']}" for row in reader.rows(wanted, ("adapter:%",))]
+    asked = f"eval:{task}:{metric}"
+    if asked in measured:
+        return
+    scores = f"a score that an adapter has: {', '.join(measured)}"
+    raise InvalidField(
+        "sort",
+        allowed=scores if measured else "name or created while no adapter has a score (see: zoo eval --help)",
+        value=asked,
+    )
+
+
+def _base_id(reader: Reader, text: str) -> object:
+    reference = parse(text)
+    known = reader.rows("SELECT id, name, digest FROM base_model WHERE state = 'active'")
+    prefix = f"sha256:{reference.digest_prefix or ''}"
+    for base in known:
+        if reference.name in (None, base["name"]) and str(base["digest"]).startswith(prefix):
+            return base["id"]
+    names = [str(base["name"]) for base in known]
+    raise BaseNotFound(text, nearest=nearest(reference.name or "", names))
+
+
+def _with_aliases(reader: Reader, rows: list[Row], *, kind: str) -> list[Row]:
+    wanted = "SELECT name, version, alias FROM alias WHERE kind = ? ORDER BY alias"
+    pointing: dict[tuple[object, object], list[object]] = {}
+    for alias in reader.rows(wanted, (kind,)):
+        pointing.setdefault((alias["name"], alias["version"]), []).append(alias["alias"])
+    for row in rows:
+        row["aliases"] = pointing.get((row["name"], row["version"]), [])
+    return rows

@@ -1,0 +1,84 @@
+"""Evaluations: what was measured of which record, on which data. Measures nothing."""
+
+import math
+from collections.abc import Iterable
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry.database.insertion import insert_or_update
+from registry.database.times import database_now
+from registry.entities import Evaluation, NewEvaluation
+from registry.errors import InvalidField, InvalidReference
+from registry.files.json_text import digest_of
+from registry.records.kinds import KINDS
+from registry.records.lookup import ACTIVE_FIRST, find_base, find_version
+from registry.records.models import EvaluationRow
+from registry.records.record_rows import as_evaluation
+
+_IDENTITY = ("subject", "task", "metric", "dataset_digest", "settings_digest")
+
+
+def record(session: Session, evaluation: NewEvaluation) -> None:
+    """Keep a measured value; the value measured before, under the same settings on the same data, gives way.
+
+    Raises:
+        InvalidField: the value is not a finite number, or `n` is not positive.
+        NotFound: the subject is not registered.
+    """
+    _check(evaluation)
+    columns = {
+        **{field: getattr(evaluation, field) for field in NewEvaluation.__dataclass_fields__},
+        "subject": canonical_subject(session, evaluation.subject),
+        "settings": dict(evaluation.settings),
+        "settings_digest": digest_of(dict(evaluation.settings)),
+        "created_at": database_now(),
+    }
+    session.execute(insert_or_update(session, EvaluationRow, columns, unique=_IDENTITY))
+
+
+def recorded(
+    session: Session, *, subject: str | None, dataset_digest: str | None, task: str | None
+) -> tuple[Evaluation, ...]:
+    """The values of a subject, a dataset, a task or all, the newest first."""
+    wanted = select(EvaluationRow).order_by(EvaluationRow.created_at.desc(), EvaluationRow.id.desc())
+    if subject is not None:
+        wanted = wanted.where(EvaluationRow.subject == canonical_subject(session, subject))
+    if dataset_digest is not None:
+        wanted = wanted.where(EvaluationRow.dataset_digest == dataset_digest)
+    if task is not None:
+        wanted = wanted.where(EvaluationRow.task == task)
+    return tuple(as_evaluation(row) for row in session.scalars(wanted))
+
+
+def canonical_subject(session: Session, subject: str) -> str:
+    """`adapter:bio@champion` as `adapter:bio@3`: what a subject means now, which is what is recorded.
+
+    Raises:
+        InvalidReference: the subject does not start with a kind.
+        NotFound: there is no such record.
+    """
+    kind, _, reference = subject.partition(":")
+    if kind == "base":
+        return f"base:{find_base(session, reference, states=ACTIVE_FIRST).name}"
+    if kind not in KINDS:
+        raise InvalidReference(
+            f"{subject!r} names no subject; write adapter:bio@3, base:NAME or composition:NAME@1"
+        )
+    record = KINDS[kind].as_record(find_version(session, KINDS[kind], reference, states=ACTIVE_FIRST))
+    return f"{kind}:{record.reference}"
+
+
+def job_ids(evaluations: Iterable[NewEvaluation]) -> set[int]:
+    """The jobs that measured them."""
+    return {evaluation.job_id for evaluation in evaluations if evaluation.job_id is not None}
+
+
+def _check(evaluation: NewEvaluation) -> None:
+    if not math.isfinite(evaluation.value):
+        raise InvalidField("value", allowed="a finite number", value=evaluation.value)
+    error = evaluation.standard_error
+    if error is not None and not 0 <= error < math.inf:
+        raise InvalidField("standard_error", allowed="a finite number of at least 0", value=error)
+    if evaluation.n < 1:
+        raise InvalidField("n", allowed="at least 1", value=evaluation.n)

@@ -1,0 +1,280 @@
+"""The tables of the catalogue, with every invariant a database can hold. Knows no files or use cases."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    Text,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from registry.database.table import Table
+from registry.database.times import database_now
+from registry.jobs.models import JobRow
+
+_RECORD_STATES = "state IN ('active', 'deleted')"
+
+
+class BaseModelRow(Table):
+    """A base model."""
+
+    __tablename__ = "base_model"
+    __table_args__ = (CheckConstraint(_RECORD_STATES, name="state"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    digest: Mapped[str] = mapped_column(unique=True)
+    weights_digest: Mapped[str]
+    config_digest: Mapped[str]
+    tokenizer_digest: Mapped[str]
+    chat_template_digest: Mapped[str | None]
+    architecture: Mapped[str]
+    hidden_size: Mapped[int]
+    layer_count: Mapped[int]
+    vocabulary_size: Mapped[int]
+    dtype: Mapped[str]
+    parameter_count: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    licence: Mapped[str | None]
+    source: Mapped[str]
+    revision: Mapped[str | None]
+    modules: Mapped[dict[str, Any]]
+    files: Mapped[list[Any]]
+    state: Mapped[str] = mapped_column(insert_default="active")
+    created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
+
+
+class AdapterRow(Table):
+    """The name that an adapter's versions share."""
+
+    __tablename__ = "adapter"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
+
+
+class AdapterVersionRow(Table):
+    """One immutable version; only `state` may change."""
+
+    __tablename__ = "adapter_version"
+    __table_args__ = (
+        UniqueConstraint("adapter_id", "version"),
+        UniqueConstraint("adapter_id", "content_digest"),
+        CheckConstraint("version > 0", name="version"),
+        CheckConstraint("rank > 0", name="rank"),
+        CheckConstraint("size_bytes > 0", name="size_bytes"),
+        CheckConstraint(_RECORD_STATES, name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"))
+    version: Mapped[int]
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
+    rank: Mapped[int]
+    alpha: Mapped[float]
+    use_rslora: Mapped[bool]
+    rank_pattern: Mapped[dict[str, Any]]
+    alpha_pattern: Mapped[dict[str, Any]]
+    target_modules: Mapped[list[Any]]
+    modules: Mapped[list[Any]]
+    parameter_count: Mapped[int] = mapped_column(BigInteger)
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    dtype: Mapped[str]
+    domains: Mapped[list[Any]]
+    tags: Mapped[list[Any]]
+    licence: Mapped[str | None]
+    description: Mapped[str] = mapped_column(Text)
+    origin: Mapped[str]
+    # One job has one effect, however often it ran.
+    job_id: Mapped[int | None] = mapped_column(ForeignKey(JobRow.id), unique=True)
+    parameters: Mapped[dict[str, Any]]
+    weights_digest: Mapped[str] = mapped_column(index=True)
+    # Weights, base and configuration together: registering the same again finds this row.
+    content_digest: Mapped[str]
+    files: Mapped[list[Any]]
+    effect_score: Mapped[float | None]
+    warnings: Mapped[list[Any]]
+    state: Mapped[str] = mapped_column(insert_default="active")
+    created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
+
+    adapter: Mapped[AdapterRow] = relationship(lazy="joined", innerjoin=True)
+    base: Mapped[BaseModelRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class DatasetRow(Table):
+    """The name that a dataset's versions share."""
+
+    __tablename__ = "dataset"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
+
+
+class DatasetVersionRow(Table):
+    """One immutable version; only `state` may change."""
+
+    __tablename__ = "dataset_version"
+    __table_args__ = (
+        UniqueConstraint("dataset_id", "version"),
+        UniqueConstraint("dataset_id", "digest"),
+        CheckConstraint("version > 0", name="version"),
+        CheckConstraint("rows > 0", name="rows"),
+        CheckConstraint("split IN ('train', 'eval')", name="split"),
+        CheckConstraint(_RECORD_STATES, name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
+    version: Mapped[int]
+    digest: Mapped[str] = mapped_column(index=True)
+    rows: Mapped[int] = mapped_column(BigInteger)
+    domain: Mapped[str | None]
+    split: Mapped[str | None]
+    format: Mapped[str]
+    licence: Mapped[str | None]
+    origin: Mapped[str]
+    size_bytes: Mapped[int] = mapped_column(BigInteger)
+    files: Mapped[list[Any]]
+    warnings: Mapped[list[Any]]
+    state: Mapped[str] = mapped_column(insert_default="active")
+    created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
+
+    dataset: Mapped[DatasetRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class CompositionRow(Table):
+    """The name that a composition's versions share."""
+
+    __tablename__ = "composition"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
+
+
+class ExpertRow(Table):
+    """One adapter version at its position in a composition version."""
+
+    __tablename__ = "expert"
+    __table_args__ = (
+        UniqueConstraint("composition_version_id", "name"),
+        CheckConstraint("position >= 0", name="position"),
+    )
+
+    composition_version_id: Mapped[int] = mapped_column(
+        ForeignKey("composition_version.id"), primary_key=True
+    )
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    name: Mapped[str]
+    adapter_version_id: Mapped[int] = mapped_column(ForeignKey("adapter_version.id"), index=True)
+    weights_digest: Mapped[str]
+
+    adapter_version: Mapped[AdapterVersionRow] = relationship(lazy="joined", innerjoin=True)
+
+
+class CompositionVersionRow(Table):
+    """One immutable version; only `state` may change."""
+
+    __tablename__ = "composition_version"
+    __table_args__ = (
+        UniqueConstraint("composition_id", "version"),
+        UniqueConstraint("composition_id", "content_digest"),
+        CheckConstraint("version > 0", name="version"),
+        CheckConstraint(_RECORD_STATES, name="state"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    composition_id: Mapped[int] = mapped_column(ForeignKey("composition.id"))
+    version: Mapped[int]
+    method: Mapped[str]
+    base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
+    head_config: Mapped[dict[str, Any]]
+    head_digest: Mapped[str]
+    # Head, experts and configuration together: registering the same again finds this row.
+    content_digest: Mapped[str]
+    report: Mapped[dict[str, Any]]
+    files: Mapped[list[Any]]
+    job_id: Mapped[int | None] = mapped_column(ForeignKey(JobRow.id), unique=True)
+    state: Mapped[str] = mapped_column(insert_default="active")
+    created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
+
+    composition: Mapped[CompositionRow] = relationship(lazy="joined", innerjoin=True)
+    base: Mapped[BaseModelRow] = relationship(lazy="joined", innerjoin=True)
+    experts: Mapped[list[ExpertRow]] = relationship(lazy="selectin", order_by=ExpertRow.position)
+
+
+class AliasRow(Table):
+    """Where an alias points now."""
+
+    __tablename__ = "alias"
+    __table_args__ = (
+        UniqueConstraint("kind", "name", "alias"),
+        CheckConstraint(
+            "(kind = 'adapter') = (adapter_version_id IS NOT NULL)"
+            " AND (kind = 'dataset') = (dataset_version_id IS NOT NULL)"
+            " AND (kind = 'composition') = (composition_version_id IS NOT NULL)",
+            name="target",
+        ),
+        CheckConstraint("kind IN ('adapter', 'dataset', 'composition')", name="kind"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    name: Mapped[str]
+    alias: Mapped[str]
+    version: Mapped[int]
+    adapter_version_id: Mapped[int | None] = mapped_column(ForeignKey("adapter_version.id"))
+    dataset_version_id: Mapped[int | None] = mapped_column(ForeignKey("dataset_version.id"))
+    composition_version_id: Mapped[int | None] = mapped_column(ForeignKey("composition_version.id"))
+
+
+class AliasMoveRow(Table):
+    """One move of an alias; rows are only ever added."""
+
+    __tablename__ = "alias_move"
+    __table_args__ = (Index(None, "kind", "name", "alias"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    name: Mapped[str]
+    alias: Mapped[str]
+    version: Mapped[int | None]
+    previous: Mapped[int | None]
+    moved_by: Mapped[str]
+    moved_at: Mapped[datetime] = mapped_column(insert_default=database_now())
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
+class EvaluationRow(Table):
+    """A measured value; measuring the same again replaces it."""
+
+    __tablename__ = "evaluation"
+    __table_args__ = (
+        # Named by hand: the convention's name would pass PostgreSQL's 63 characters.
+        UniqueConstraint(
+            "subject", "task", "metric", "dataset_digest", "settings_digest", name="uq_evaluation_identity"
+        ),
+        CheckConstraint("n > 0", name="n"),
+        CheckConstraint("standard_error >= 0", name="standard_error"),
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    subject: Mapped[str]
+    task: Mapped[str]
+    metric: Mapped[str]
+    value: Mapped[float]
+    standard_error: Mapped[float | None]
+    n: Mapped[int] = mapped_column(BigInteger)
+    dataset_digest: Mapped[str] = mapped_column(index=True)
+    settings: Mapped[dict[str, Any]]
+    settings_digest: Mapped[str]
+    job_id: Mapped[int | None] = mapped_column(ForeignKey(JobRow.id), index=True)
+    run_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(insert_default=database_now())

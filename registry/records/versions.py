@@ -1,0 +1,81 @@
+"""Adding a version under a name: one number after the other, the same content once, one effect a job."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from registry.database.insertion import insert_or_ignore
+from registry.errors import InvalidField
+from registry.jobs import rows as job_rows
+from registry.records.kinds import VersionedKind
+from registry.records.lookup import ACTIVE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The job on whose behalf something is registered, and the fence it is held under."""
+
+    job_id: int
+    fence: int
+
+    @classmethod
+    def of(cls, job_id: int | None, fence: int | None) -> "Holder | None":
+        """The holder, if there is one.
+
+        Raises:
+            InvalidField: only one of the two is given.
+        """
+        if job_id is None and fence is None:
+            return None
+        if job_id is None or fence is None:
+            raise InvalidField("fence", allowed="given together with job_id", value=fence)
+        return cls(job_id=job_id, fence=fence)
+
+
+def hold(session: Session, holder: Holder | None) -> None:
+    """Keep the job from changing hands until the transaction ends; LeaseLost if it has already."""
+    if holder is not None:
+        job_rows.hold(session, holder.job_id, fence=holder.fence)
+
+
+def add_version(
+    session: Session,
+    kind: VersionedKind[Any],
+    name: str,
+    columns: Mapping[str, Any],
+    *,
+    content: str,
+    holder: Holder | None = None,
+) -> Any:
+    """Add a version with the next number, unless the name already has this content or the job its effect.
+
+    `content` names the column that is equal for equal content. A removed version of equal content comes
+    back. The caller has called `hold`.
+    """
+    if holder is not None:
+        done = session.scalar(select(kind.versions).where(kind.versions.job_id == holder.job_id))
+        if done is not None:
+            return done
+    name_id = _locked_name(session, kind, name)
+    of_name = getattr(kind.versions, kind.name_key) == name_id
+    same = session.scalar(
+        select(kind.versions).where(of_name, getattr(kind.versions, content) == columns[content])
+    )
+    if same is not None:
+        same.state = ACTIVE
+        session.flush()
+        return same
+    last = session.scalar(select(func.max(kind.versions.version)).where(of_name))
+    row = kind.versions(**{kind.name_key: name_id}, version=(last or 0) + 1, **columns)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def _locked_name(session: Session, kind: VersionedKind[Any], name: str) -> int:
+    session.execute(insert_or_ignore(session, kind.names, {"name": name}, unique=("name",)))
+    # Whoever adds a version of the same name waits here, so no number is given twice.
+    return int(session.scalars(select(kind.names.id).where(kind.names.name == name).with_for_update()).one())

@@ -1,0 +1,134 @@
+"""Registering an adapter: its files looked at, a base model found that carries it, stored, then named."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry.crash_points import crash_point
+from registry.database.database import Database
+from registry.entities import AdapterVersion, BaseModel, FileRecord
+from registry.errors import BaseNotFound
+from registry.files.artifacts import ArtifactStore
+from registry.files.json_text import digest_of
+from registry.intake.adapter_files import AdapterManifest, read_adapter
+from registry.intake.base_choice import choose_base
+from registry.intake.compatibility import Verdict
+from registry.records.kinds import ADAPTER
+from registry.records.labels import checked_labels, checked_licence, checked_line, checked_page
+from registry.records.lookup import ACTIVE
+from registry.records.models import BaseModelRow
+from registry.records.record_rows import as_adapter, file_columns
+from registry.records.versions import Holder, add_version, hold
+from registry.references import checked_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterLabels:
+    """What is said of an adapter and cannot be read from its files."""
+
+    name: str
+    domains: Sequence[str] = ()
+    tags: Sequence[str] = ()
+    licence: str | None = None
+    description: str = ""
+    origin: str
+    parameters: Mapping[str, Any]
+    effect_score: float | None = None
+
+    def columns(self) -> dict[str, Any]:
+        """As the table keeps them.
+
+        Raises:
+            InvalidName: the name, a domain or a tag does not follow the rule.
+            InvalidField: a text is too long or not printable.
+        """
+        checked_name(self.name, kind="adapter")
+        return {
+            "domains": checked_labels(self.domains, kind="domain"),
+            "tags": checked_labels(self.tags, kind="tag"),
+            "licence": checked_licence(self.licence),
+            "description": checked_page(self.description, field="description"),
+            "origin": checked_line(self.origin, field="origin"),
+            "parameters": dict(self.parameters),
+            "effect_score": self.effect_score,
+        }
+
+
+def register_adapter(
+    folder: Path,
+    *,
+    labels: AdapterLabels,
+    bases: Sequence[BaseModel],
+    asked: BaseModel | None,
+    holder: Holder | None,
+    database: Database,
+    artifacts: ArtifactStore,
+) -> AdapterVersion:
+    """Register a version; equal weights and configuration under the same name are the version that is there.
+
+    `asked` is the base model the caller named, if any; `bases` are those to choose from otherwise.
+
+    Raises:
+        InvalidAdapter: the folder holds no LoRA adapter that can be loaded safely.
+        Incompatible: no base model, or not the one asked for, can carry it, or several could.
+        LeaseLost: the job no longer holds its lease; nothing was registered.
+    """
+    stated = labels.columns()
+    manifest = read_adapter(folder)
+    stated["licence"] = stated["licence"] or checked_licence(manifest.licence)
+    manifest = replace(manifest, licence=stated["licence"])
+    base, verdicts = choose_base(manifest, bases=bases, asked=asked)
+    files = artifacts.put_folder(folder, manifest.files, replaced=manifest.rebuilt)
+    columns = stated | _derived(manifest, base, files, verdicts)
+    columns["job_id"] = holder.job_id if holder else None
+    with database.write() as session:
+        hold(session, holder)
+        _lock_base(session, base)
+        row = add_version(session, ADAPTER, labels.name, columns, content="content_digest", holder=holder)
+        registered = as_adapter(row)
+        crash_point("before_commit")
+    crash_point("after_commit")
+    return registered
+
+
+def _derived(
+    manifest: AdapterManifest,
+    base: BaseModel,
+    files: tuple[FileRecord, ...],
+    verdicts: Sequence[Verdict],
+) -> dict[str, Any]:
+    config = manifest.config
+    scaling = {
+        "rank": config.rank,
+        "alpha": config.alpha,
+        "use_rslora": config.use_rslora,
+        "rank_pattern": dict(config.rank_pattern),
+        "alpha_pattern": dict(config.alpha_pattern),
+    }
+    # What the adapter computes: other files and the module names as stated do not enter.
+    content = {"weights": manifest.weights_digest, "base": base.digest, **scaling}
+    return {
+        **scaling,
+        "base_id": base.id,
+        "target_modules": list(config.target_modules),
+        "modules": sorted(manifest.modules),
+        "parameter_count": manifest.parameter_count,
+        "size_bytes": manifest.size_bytes,
+        "dtype": manifest.dtype,
+        "weights_digest": manifest.weights_digest,
+        "content_digest": digest_of(content),
+        "files": file_columns(files),
+        "warnings": [verdict.message for verdict in verdicts],
+    }
+
+
+def _lock_base(session: Session, base: BaseModel) -> None:
+    """Keep the base model from being removed until the transaction ends."""
+    row = session.get(BaseModelRow, base.id, with_for_update={"read": True})
+    if row is None or row.state != ACTIVE:
+        raise BaseNotFound(
+            base.name, detail=f"it was removed; bring it back with: zoo bases restore {base.name}"
+        )

@@ -1,0 +1,131 @@
+"""Registering a composition: its folder looked at, its experts found unchanged, stored, then named."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from registry.database.database import Database
+from registry.entities import CompositionVersion, ExpertRecord, FileRecord
+from registry.errors import Incompatible, InvalidComposition
+from registry.files.artifacts import ArtifactStore
+from registry.files.json_text import digest_of
+from registry.intake.compatibility import judge_together, refused
+from registry.intake.composition_files import CompositionManifest, read_composition
+from registry.records.kinds import ADAPTER, COMPOSITION
+from registry.records.lookup import find_base, find_version
+from registry.records.models import AdapterVersionRow, ExpertRow
+from registry.records.record_rows import as_adapter, as_composition, file_columns
+from registry.records.versions import Holder, add_version, hold
+from registry.references import checked_name
+
+_METHOD = "xlora"
+
+
+def register_composition(
+    folder: Path,
+    *,
+    name: str,
+    base_digest: str,
+    experts: Sequence[ExpertRecord],
+    head_config: Mapping[str, Any],
+    report: Mapping[str, Any],
+    holder: Holder | None,
+    database: Database,
+    artifacts: ArtifactStore,
+) -> CompositionVersion:
+    """Register a version; an equal head over equal experts under the same name is the version that is there.
+
+    Raises:
+        InvalidComposition: the folder, or the list of experts, is not that of a saved composition.
+        Incompatible: the experts cannot be in one composition.
+        AdapterNotFound: an expert is not registered, or was removed.
+        LeaseLost: the job no longer holds its lease; nothing was registered.
+    """
+    checked_name(name, kind="composition")
+    ordered = _checked_experts(experts)
+    manifest = read_composition(folder, experts=[expert.name for expert in ordered])
+    files = artifacts.put_folder(folder, manifest.files)
+    with database.write() as session:
+        hold(session, holder)
+        adapters = [_locked_adapter(session, expert) for expert in ordered]
+        _refuse_misfits(adapters, base_digest=base_digest)
+        columns = _columns(manifest, files, base_digest=base_digest, experts=ordered, head_config=head_config)
+        columns |= {
+            "base_id": find_base(session, base_digest).id,
+            "report": dict(report),
+            "job_id": holder.job_id if holder else None,
+            "experts": [
+                ExpertRow(
+                    position=expert.position,
+                    name=expert.name,
+                    adapter_version_id=adapter.id,
+                    weights_digest=expert.weights_digest,
+                )
+                for expert, adapter in zip(ordered, adapters, strict=True)
+            ],
+        }
+        row = add_version(session, COMPOSITION, name, columns, content="content_digest", holder=holder)
+        return as_composition(row)
+
+
+def _checked_experts(experts: Sequence[ExpertRecord]) -> list[ExpertRecord]:
+    ordered = sorted(experts, key=lambda expert: expert.position)
+    if not ordered or [expert.position for expert in ordered] != list(range(len(ordered))):
+        raise InvalidComposition(
+            f"experts must be at positions 0, 1, …, got {[expert.position for expert in ordered]}"
+        )
+    for expert in ordered:
+        checked_name(expert.name, kind="expert")
+    return ordered
+
+
+def _locked_adapter(session: Session, expert: ExpertRecord) -> AdapterVersionRow:
+    """The adapter version, kept from being removed until the transaction ends."""
+    row: AdapterVersionRow = find_version(session, ADAPTER, expert.adapter_reference)
+    session.refresh(row, with_for_update={"of": AdapterVersionRow, "read": True})
+    # Looked up again: it may have been removed while this waited for the lock.
+    find_version(session, ADAPTER, expert.adapter_reference)
+    if row.weights_digest != expert.weights_digest:
+        raise InvalidComposition(
+            f"expert {expert.name} was made from weights {expert.weights_digest[:19]}…, but"
+            f" {expert.adapter_reference} has {row.weights_digest[:19]}…; compose it again"
+        )
+    return row
+
+
+def _refuse_misfits(adapters: Sequence[AdapterVersionRow], *, base_digest: str) -> None:
+    records = [as_adapter(row) for row in adapters]
+    reasons = [f"{verdict.code} {verdict.message}" for verdict in refused(judge_together(records))]
+    reasons += [
+        f"{record.reference} is for {record.base_name}, another base model"
+        for record in records
+        if record.base_digest != base_digest
+    ]
+    if reasons:
+        raise Incompatible("these adapters cannot be experts of one composition:", reasons=reasons)
+
+
+def _columns(
+    manifest: CompositionManifest,
+    files: tuple[FileRecord, ...],
+    *,
+    base_digest: str,
+    experts: Sequence[ExpertRecord],
+    head_config: Mapping[str, Any],
+) -> dict[str, Any]:
+    content = {
+        "method": _METHOD,
+        "base": base_digest,
+        "head": manifest.head_digest,
+        "config": dict(head_config),
+        "experts": [[expert.name, expert.weights_digest] for expert in experts],
+    }
+    return {
+        "method": _METHOD,
+        "head_config": dict(head_config),
+        "head_digest": manifest.head_digest,
+        "content_digest": digest_of(content),
+        "files": file_columns(files),
+    }

@@ -1,0 +1,105 @@
+"""Where no database can be, that is said: a zoo that looks empty would mislead."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from registry.errors import DatabaseUnreachable, InvalidSetting
+from registry.lists import queries
+from registry.service import Registry
+from registry.settings import Settings
+from workers.checks import database
+
+_NOBODY = 65534
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Root may write anywhere; meanwhile, we are not root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(_NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def locked_home() -> Iterator[Path]:
+    """A folder that everybody may read and nobody write."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+USES: dict[str, Callable[[Settings], object]] = {
+    "list": queries.adapters,
+    "open": lambda settings: Registry.open(settings).close(),
+}
+
+
+@pytest.fixture(params=list(USES))
+def use(request: pytest.FixtureRequest) -> Callable[[Settings], object]:
+    return USES[request.param]
+
+
+def test_a_folder_that_is_not_there_is_not_an_empty_zoo(
+    use: Callable[[Settings], object], tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'gone' / 'zoo.db'}"
+    with pytest.raises(InvalidSetting, match=r"mkdir -p .*gone"):
+        use(Settings.from_env({"ZOO_HOME": str(tmp_path / "home"), "ZOO_DATABASE_URL": url}))
+
+
+def test_a_home_that_is_a_file_is_not_an_empty_zoo(use: Callable[[Settings], object], tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("mine")
+    with pytest.raises(InvalidSetting, match="ZOO_HOME needs a folder"):
+        use(Settings.from_env({"ZOO_HOME": str(tmp_path / "home")}))
+
+
+def test_a_home_that_may_not_be_written_to_is_not_an_empty_zoo(
+    use: Callable[[Settings], object], locked_home: Path
+) -> None:
+    locked_home.chmod(0o555)
+    with without_privileges(), pytest.raises(InvalidSetting, match="ZOO_HOME: this account may not write"):
+        use(Settings.from_env({"ZOO_HOME": str(locked_home)}))
+
+
+def test_a_home_that_may_not_be_looked_into_says_so(
+    use: Callable[[Settings], object], locked_home: Path
+) -> None:
+    locked_home.chmod(0o000)
+    with without_privileges(), pytest.raises(InvalidSetting, match=r"ZOO_HOME: .* cannot be looked at"):
+        use(Settings.from_env({"ZOO_HOME": str(locked_home)}))
+
+
+def test_a_zoo_that_may_only_be_read_says_so(use: Callable[[Settings], object], locked_home: Path) -> None:
+    settings = Settings.from_env({"ZOO_HOME": str(locked_home)})
+    Registry.open(settings).close()
+    locked_home.chmod(0o555)
+    (locked_home / "zoo.db").chmod(0o444)
+    told = "let this account write to it and to its folder"
+    with without_privileges(), pytest.raises(DatabaseUnreachable, match=told):
+        use(settings)
+
+
+def test_a_file_that_is_no_database_says_so(use: Callable[[Settings], object], tmp_path: Path) -> None:
+    (tmp_path / "zoo.db").write_text("this is no database, whatever its name says" * 10)
+    with pytest.raises(InvalidSetting, match=r"zoo\.db is no SQLite database"):
+        use(Settings.from_env({"ZOO_HOME": str(tmp_path)}))
+
+
+def test_the_doctor_names_a_place_without_a_folder(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'gone' / 'zoo.db'}"
+    settings = Settings.from_env({"ZOO_HOME": str(tmp_path / "home"), "ZOO_DATABASE_URL": url})
+    (finding,) = database.check(settings)
+    assert (finding.state, "mkdir -p" in finding.finding) == ("fault", True)
+
+
+def test_a_home_that_was_never_made_is_an_empty_zoo(tmp_path: Path) -> None:
+    assert queries.adapters(Settings.from_env({"ZOO_HOME": str(tmp_path / "new" / "home")})) == []

@@ -1,0 +1,274 @@
+"""Listing: the same rows from both drivers, filtered, sorted and bounded, and without SQLAlchemy."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, text
+
+from registry.database.database import Database
+from registry.entities import AdapterVersion, BaseModel, ExpertRecord, NewEvaluation
+from registry.errors import (
+    BaseNotFound,
+    DatabaseUnreachable,
+    InvalidField,
+    InvalidReference,
+    InvalidSetting,
+    SchemaMismatch,
+)
+from registry.jobs.models import JobRow
+from registry.lists import queries
+from registry.lists.driver import AT_ONCE
+from registry.service import Registry
+from registry.settings import Settings
+from tests.registry.folders import write_adapter, write_base, write_composition, write_dataset
+from tests.services import settings_for
+
+
+@pytest.fixture
+def protein(registry: Registry, bio: AdapterVersion, tmp_path: Path) -> AdapterVersion:
+    """Another adapter, of another domain."""
+    return registry.register_adapter(
+        write_adapter(tmp_path / "protein", seed=1), name="protein", domains=["protein", "biology"]
+    )
+
+
+def _references(rows: list[dict[str, object]]) -> list[object]:
+    return [row["reference"] for row in rows]
+
+
+def test_importing_it_imports_no_sqlalchemy() -> None:
+    code = "import registry.lists.queries, sys; assert 'sqlalchemy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_adapter_is_shown_as_it_was_registered(
+    registry: Registry, settings: Settings, bio: AdapterVersion
+) -> None:
+    registry.set_alias("bio", "champion", 1)
+    registry.set_alias("bio", "best", 1)
+    (row,) = queries.adapters(settings)
+    same = (
+        "id",
+        "name",
+        "version",
+        "reference",
+        "rank",
+        "alpha",
+        "licence",
+        "size_bytes",
+        "dtype",
+    )
+    assert {key: row[key] for key in same} == {key: getattr(bio, key) for key in same}
+    assert (row["base"], row["domains"], row["tags"]) == ("pico", ["biology"], [])
+    assert row["use_rslora"] is False
+    assert row["created_at"] == bio.created_at
+    assert row["aliases"] == ["best", "champion"]
+    assert row["warnings"] == list(bio.warnings)
+
+
+def test_adapters_are_filtered_by_base_model_and_domain(
+    registry: Registry, settings: Settings, pico: BaseModel, protein: AdapterVersion, tmp_path: Path
+) -> None:
+    registry.register_base(write_base(tmp_path / "wide", hidden=16), name="wide", source="file:wide")
+    registry.register_adapter(write_adapter(tmp_path / "iron", hidden=16), name="iron", domains=["materials"])
+    assert _references(queries.adapters(settings)) == ["bio@1", "iron@1", "protein@1"]
+    assert _references(queries.adapters(settings, base="pico")) == ["bio@1", "protein@1"]
+    assert _references(queries.adapters(settings, base=pico.digest[:15])) == ["bio@1", "protein@1"]
+    assert _references(queries.adapters(settings, domain="biology")) == ["bio@1", "protein@1"]
+    assert _references(queries.adapters(settings, domain="protein", base="pico")) == ["protein@1"]
+    assert queries.adapters(settings, domain="bio") == []
+    with pytest.raises(BaseNotFound, match="did you mean pico"):
+        queries.adapters(settings, base="picco")
+
+
+def test_removed_ones_are_shown_on_request(
+    registry: Registry, settings: Settings, protein: AdapterVersion
+) -> None:
+    registry.remove("bio", kind="adapter")
+    assert _references(queries.adapters(settings)) == ["protein@1"]
+    shown = queries.adapters(settings, include_deleted=True)
+    assert [(row["reference"], row["state"]) for row in shown] == [
+        ("bio@1", "deleted"),
+        ("protein@1", "active"),
+    ]
+
+
+def test_adapters_are_sorted_by_their_newest_score_the_best_first(
+    registry: Registry, settings: Settings, protein: AdapterVersion, tmp_path: Path
+) -> None:
+    registry.register_adapter(write_adapter(tmp_path / "iron", seed=2), name="iron")
+    loss = NewEvaluation(
+        subject="adapter:bio@1", task="cells", metric="loss", value=2.0, n=9, dataset_digest="sha256:aa"
+    )
+    registry.record_evaluations(
+        [
+            loss,
+            replace(loss, subject="adapter:protein@1", value=1.0),
+            replace(loss, metric="exact_match", value=0.9),
+            replace(loss, metric="exact_match", value=0.5, subject="adapter:protein@1"),
+            replace(loss, task="other", subject="adapter:iron@1", value=0.0),
+        ]
+    )
+    by_loss = queries.adapters(settings, sort="eval:cells")
+    assert [(row["reference"], row["score"]) for row in by_loss] == [
+        ("protein@1", 1.0),
+        ("bio@1", 2.0),
+        ("iron@1", None),
+    ]
+    assert by_loss[0]["metric"] == "loss"
+    by_match = queries.adapters(settings, sort="eval:cells:exact_match", limit=2)
+    assert [(row["reference"], row["score"]) for row in by_match] == [("bio@1", 0.9), ("protein@1", 0.5)]
+
+    registry.record_evaluations([replace(loss, value=0.5, settings={"limit": 5})])
+    assert _references(queries.adapters(settings, sort="eval:cells"))[0] == "bio@1"
+
+    registry.record_evaluations([replace(loss, subject="base:pico", task="of the base alone")])
+    with pytest.raises(InvalidField, match="a score that an adapter has: eval:cells:exact_match"):
+        queries.adapters(settings, sort="eval:of the base alone")
+
+
+def test_the_newest_come_first_on_request(
+    registry: Registry, settings: Settings, protein: AdapterVersion
+) -> None:
+    assert _references(queries.adapters(settings, sort="created")) == ["protein@1", "bio@1"]
+    assert _references(queries.adapters(settings, sort="created", limit=1)) == ["protein@1"]
+
+
+@pytest.mark.parametrize("sort", ["", "rank", "name; DROP TABLE job", "eval", "eval:", "score:cells"])
+def test_only_known_orders_are_taken(settings: Settings, sort: str) -> None:
+    with pytest.raises(InvalidField, match="eval:<task>"):
+        queries.adapters(settings, sort=sort)
+
+
+@pytest.mark.parametrize("value", ["' OR '1'='1", "%", "_", "\\", "?", "%s", "a' UNION SELECT 1 --"])
+def test_what_sql_would_read_as_its_own_is_only_text(
+    settings: Settings, bio: AdapterVersion, value: str
+) -> None:
+    assert queries.adapters(settings, domain=value) == []
+    assert queries.datasets(settings, domain=value) == []
+    with pytest.raises(InvalidField, match="no adapter has a score"):
+        queries.adapters(settings, sort=f"eval:{value}")
+    with pytest.raises(InvalidReference):
+        queries.adapters(settings, base=value)
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+def test_a_limit_is_a_positive_number(settings: Settings, limit: int) -> None:
+    with pytest.raises(InvalidField, match="limit must be at least 1"):
+        queries.bases(settings, limit=limit)
+
+
+def test_bases_datasets_and_compositions_are_shown(
+    registry: Registry, settings: Settings, pico: BaseModel, protein: AdapterVersion, tmp_path: Path
+) -> None:
+    dataset = registry.register_dataset(write_dataset(tmp_path / "bio.train.jsonl"))
+    registry.set_alias("bio.train", "latest", 1, kind="dataset")
+    experts = [
+        ExpertRecord(
+            position=place,
+            name=adapter.name,
+            adapter_reference=adapter.reference,
+            weights_digest=adapter.weights_digest,
+        )
+        for place, adapter in enumerate((protein, registry.adapter("bio")))
+    ]
+    folder = write_composition(tmp_path / "science", ["protein", "bio"])
+    registry.register_composition(
+        folder, name="science", base_digest=pico.digest, experts=experts, head_config={}, report={}
+    )
+
+    (base,) = queries.bases(settings)
+    assert (base["name"], base["digest"], base["created_at"]) == ("pico", pico.digest, pico.created_at)
+    (row,) = queries.datasets(settings, domain="bio")
+    assert (row["reference"], row["rows"], row["aliases"]) == ("bio.train@1", dataset.rows, ["latest"])
+    (composition,) = queries.compositions(settings, base="pico")
+    assert (composition["reference"], composition["base"]) == ("science@1", "pico")
+    assert composition["experts"] == ["protein@1", "bio@1"]
+
+
+def test_jobs_are_shown_newest_first_and_by_state(registry: Registry, settings: Settings) -> None:
+    first = registry.jobs.submit("train", {"name": "bio"})
+    second = registry.jobs.submit("eval", {})
+    registry.jobs.claim(first.id, owner="w", lease_s=3600)
+    registry.jobs.beat(first.id, fence=1, lease_s=3600, progress={"step": 3, "total": 9})
+
+    rows = queries.jobs(settings)
+
+    assert [row["id"] for row in rows] == [second.id, first.id]
+    assert (rows[1]["progress"], rows[1]["spec"]) == ({"step": 3, "total": 9}, {"name": "bio"})
+    assert (rows[1]["cancel_requested"], rows[1]["finished_at"]) == (False, None)
+    assert isinstance(rows[1]["lease_until"], datetime)
+    assert rows[1]["lease_until"] > datetime.now(UTC)
+    assert [row["id"] for row in queries.jobs(settings, states=["queued", "failed"])] == [second.id]
+    assert [row["id"] for row in queries.jobs(settings, kind="train")] == [first.id]
+    assert [row["id"] for row in queries.jobs(settings, limit=1)] == [second.id]
+    assert [row["id"] for row in queries.jobs(settings, before=second.id)] == [first.id]
+    with pytest.raises(InvalidField, match="queued, running"):
+        queries.jobs(settings, states=["done"])
+
+
+def test_who_is_lost_is_told_by_the_databases_clock(registry: Registry, settings: Settings) -> None:
+    jobs = [registry.jobs.submit("train", {}) for _ in range(3)]
+    for job, lease_s in zip(jobs, (-40.0, 3600.0), strict=False):
+        registry.jobs.claim(job.id, owner="w", lease_s=lease_s)
+    assert [row["is_lost"] for row in queries.jobs(settings)] == [False, False, True]
+    registry.workers.announce("w", host="box", process_id=7, queues=["cpu"], gpu=None, state="working")
+    (worker,) = queries.workers(settings)
+    assert isinstance(worker["read_at"], datetime)
+    assert isinstance(worker["seen_at"], datetime)
+    assert 0 <= (worker["read_at"] - worker["seen_at"]).total_seconds() < 60
+
+
+def test_more_rows_than_are_read_at_once_are_all_there_in_order(
+    registry: Registry, settings: Settings
+) -> None:
+    count = 2 * AT_ONCE + 1
+    columns = {"kind": "train", "spec_digest": "", "queue": "cpu", "priority": 0, "max_attempts": 3}
+    specs: list[dict[str, object]] = [
+        {"step": number, "words": ["a"] * (number % 3)} for number in range(count)
+    ]
+    with registry._database.write() as session:
+        session.execute(insert(JobRow), [{**columns, "spec": spec} for spec in specs])
+    rows = queries.jobs(settings)
+    assert [row["spec"] for row in rows] == specs[::-1]
+    newer, older = rows[:AT_ONCE], rows[AT_ONCE:]
+    assert queries.jobs(settings, limit=AT_ONCE) == newer
+    assert queries.jobs(settings, before=newer[-1]["id"]) == older  # type: ignore[arg-type]
+
+
+def test_before_anything_was_registered_there_is_nothing_to_show(
+    empty_database_url: str, tmp_path: Path
+) -> None:
+    settings = settings_for(empty_database_url, home=tmp_path / "home")
+    shows = (queries.adapters, queries.bases, queries.datasets, queries.compositions, queries.jobs)
+    assert [show(settings) for show in shows] == [[]] * 5
+    assert not settings.home.exists()
+
+
+@pytest.mark.parametrize(("revision", "remedy"), [("0001", "zoo migrate"), ("9999", "pip install --upgrade")])
+def test_another_releases_database_is_refused_with_the_way_out(
+    settings: Settings, database: Database, revision: str, remedy: str
+) -> None:
+    with database.write() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = :r"), {"r": revision})
+    with pytest.raises(SchemaMismatch, match=remedy):
+        queries.adapters(settings)
+
+
+def test_a_database_that_cannot_be_read_is_said_to_be_unreachable(tmp_path: Path) -> None:
+    (tmp_path / "zoo.db").mkdir()
+    with pytest.raises(DatabaseUnreachable, match="cannot be read"):
+        queries.adapters(settings_for(f"sqlite:///{tmp_path / 'zoo.db'}", home=tmp_path))
+
+
+def test_a_file_that_is_no_database_is_a_wrong_setting(tmp_path: Path) -> None:
+    (tmp_path / "zoo.db").write_text("no database at all, just some text that is long enough" * 100)
+    with pytest.raises(InvalidSetting, match="is no SQLite database"):
+        queries.adapters(settings_for(f"sqlite:///{tmp_path / 'zoo.db'}", home=tmp_path))
+    with pytest.raises(DatabaseUnreachable, match="does not answer") as refusal:
+        queries.adapters(settings_for(f"postgresql://zoo:secret@/zoo?host={tmp_path}", home=tmp_path))
+    assert "secret" not in str(refusal.value)

@@ -1,0 +1,106 @@
+"""Which end of an attempt means what: errors to reasons, and what the supervisor concludes."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from registry.errors import AdapterNotFound, DiskFull, Incompatible, SchemaMismatch
+from workers.attempts.results import Result, conclude, failure, read_result, result_path, write_result
+from workers.errors import SpecInvalid, StopRequested
+from workers.processes.parent_watchdog import EXIT_ABANDONED
+from xlora_engine.errors import TrainingDiverged, TrainingStopped
+
+SUCCESS = Result(state="succeeded", reason="ok", outcome={"adapter": "bio@1"})
+CANCELLED = Result(state="cancelled", reason="cancelled", message="saved")
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch names its own."""
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "reason"),
+    [
+        (SpecInvalid("rank", allowed="above 0", value=0), "failed", "bad_input"),
+        (AdapterNotFound("bio"), "failed", "bad_input"),
+        (Incompatible("no base model fits"), "failed", "bad_input"),
+        (TrainingDiverged("loss is nan"), "failed", "error"),
+        (StopRequested("asked"), "cancelled", "cancelled"),
+        (TrainingStopped("asked"), "cancelled", "cancelled"),
+        (DiskFull("no room"), "failed", "disk_full"),
+        (OSError(errno.ENOSPC, "No space left on device"), "failed", "disk_full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "failed", "disk_full"),
+        (OSError(errno.EACCES, "Permission denied"), "failed", "error"),
+        (SchemaMismatch("of another release"), "failed", "infra"),
+        (MemoryError(), "failed", "host_oom"),
+        (OutOfMemoryError("CUDA out of memory"), "failed", "cuda_oom"),
+        # What torch 2.13 and what is below it say, without an error class of their own.
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "failed", "cuda_oom"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublas`"), "failed", "cuda_oom"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "failed", "error"),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "failed", "error"),
+        (ValueError("CUDA out of memory"), "failed", "error"),
+        (ZeroDivisionError("division by zero"), "failed", "error"),
+    ],
+)
+def test_an_error_has_a_state_and_a_reason(error: BaseException, state: str, reason: str) -> None:
+    assert (failure(error).state, failure(error).reason) == (state, reason)
+
+
+def test_the_processors_memory_that_runs_out_inside_torch_is_no_mere_error() -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**50)
+    assert failure(raised.value).reason == "host_oom"
+
+
+def test_an_error_of_ours_keeps_its_code_in_the_message() -> None:
+    assert failure(AdapterNotFound("bio")).message == (
+        "[ZOO-E212] no adapter 'bio'; list them with: zoo adapters ls"
+    )
+    assert failure(ZeroDivisionError("by zero")).message == "ZeroDivisionError: by zero"
+
+
+@pytest.mark.parametrize(
+    ("result", "exit_code", "asked_because", "memory_ran_out", "state", "reason"),
+    [
+        (SUCCESS, 0, None, False, "succeeded", "ok"),
+        (SUCCESS, 0, "cancelled", False, "succeeded", "ok"),
+        (SUCCESS, 0, "deadline", False, "succeeded", "ok"),
+        (CANCELLED, 0, "cancelled", False, "cancelled", "cancelled"),
+        (CANCELLED, 0, "deadline", False, "failed", "deadline"),
+        (None, -9, "cancelled", False, "cancelled", "cancelled"),
+        (None, -9, "deadline", False, "failed", "deadline"),
+        (None, -9, None, True, "failed", "host_oom"),
+        (None, -9, None, False, "failed", "poison"),
+        (None, -11, None, True, "failed", "poison"),
+        (None, 1, None, False, "failed", "poison"),
+        (None, EXIT_ABANDONED, None, False, "failed", "infra"),
+        (CANCELLED, 0, "drained", False, "queued", "drained"),
+        (None, -9, "drained", False, "queued", "drained"),
+    ],
+)
+def test_the_supervisor_concludes(
+    result: Result | None,
+    exit_code: int,
+    asked_because: str | None,
+    memory_ran_out: bool,
+    state: str,
+    reason: str,
+) -> None:
+    end = conclude(result, exit_code=exit_code, asked_because=asked_because, memory_ran_out=memory_ran_out)
+    assert (end.state, end.reason) == (state, reason)
+
+
+def test_a_result_comes_back_for_its_own_fence_only(tmp_path: Path) -> None:
+    write_result(tmp_path, 2, SUCCESS)
+    assert read_result(tmp_path, 2) == SUCCESS
+    assert read_result(tmp_path, 3) is None
+
+
+@pytest.mark.parametrize("content", ["", '{"state": "succ', "[]", json.dumps({"state": "succeeded"})])
+def test_a_torn_result_is_no_result(tmp_path: Path, content: str) -> None:
+    result_path(tmp_path, 1).write_text(content)
+    assert read_result(tmp_path, 1) is None

@@ -1,0 +1,36 @@
+"""When a worker whose hints stay away takes jobs itself."""
+
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from registry.service import Registry
+from tests.services import settings_for
+from tests.workers.started_processes import wait_until
+from workers.broker.fallback import Fallback
+from workers.worker.identity import service_here
+
+
+@pytest.fixture
+def registry(migrated_sqlite: Path, tmp_path: Path) -> Registry:
+    database = shutil.copy(migrated_sqlite, tmp_path / "zoo.db")
+    return Registry.open(settings_for(f"sqlite:///{database}", home=tmp_path / "home"))
+
+
+def test_each_job_is_given_the_time_for_a_hint_to_come(registry: Registry) -> None:
+    with registry:
+        registry.jobs.submit("train", {"name": "bio"})
+        taken_at: list[float] = []
+
+        def take() -> bool:
+            taken_at.append(time.monotonic())
+            return True
+
+        fallback = Fallback(registry, service_here(["cpu"]), take, patience_s=1.5)
+        try:
+            wait_until(lambda: len(taken_at) == 2, what="two jobs are taken")
+        finally:
+            fallback.stop()
+        assert taken_at[1] - taken_at[0] > 1.5

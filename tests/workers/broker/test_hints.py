@@ -1,0 +1,42 @@
+"""What the main process of a Celery worker sets up before it works."""
+
+from pathlib import Path
+
+from tests.forks import order_of
+
+
+def test_the_main_process_of_a_celery_worker_guards_its_forks(migrated_sqlite: Path, tmp_path: Path) -> None:
+    script = """
+from dataclasses import replace
+from celery import signals
+from workers.broker.hints import make_app
+
+settings = settings_for(sys.argv[1], home=Path(sys.argv[2]))
+# Nobody listens there; the worker's threads begin all the same.
+app = make_app(replace(settings, broker_url="redis://127.0.0.1:1/0"))
+class Worker:
+    pass
+worker = Worker()
+worker.app = app
+signals.worker_ready.send(sender=worker)
+
+def connections():
+    return sum("zoo.db" in os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir())
+
+# The worker's own threads have connected by now.
+while not connections():
+    time.sleep(0.05)
+order.append(f"{fork(connections)} in the child")
+order.remove("forked")
+with Database(settings) as database:
+    def work():
+        with database.read():
+            inside.set()
+            time.sleep(0.3)
+            order.append("read")
+    beside(work)
+    inside.wait()
+    fork()
+signals.worker_shutdown.send(sender=None)
+"""
+    assert order_of(script, f"sqlite:///{migrated_sqlite}", str(tmp_path)) == "0 in the child, read, forked"

@@ -1,0 +1,79 @@
+"""`zoo doctor` as a whole: checks that hang or break, the exit code, what is printed."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+import zoo
+from registry.settings import Settings
+from workers.checks.diagnosis import CHECKS, diagnose, exit_code
+from workers.checks.findings import FAULT, OK, Finding, fault, ok, warning
+
+
+def test_a_check_that_hangs_is_given_up_and_hides_no_other(settings: Settings) -> None:
+    forever = threading.Event()
+    found = diagnose(
+        settings,
+        checks={
+            "slow": lambda _: [ok("slow", str(forever.wait()))],
+            "broken": lambda _: [ok("broken", str(1 / 0))],
+            "quick": lambda _: [ok("quick", "well")],
+        },
+        deadline_s=0.3,
+    )
+    forever.set()
+    assert [(finding.check, finding.state, finding.unreachable) for finding in found] == [
+        ("slow", FAULT, True),
+        ("broken", FAULT, False),
+        ("quick", OK, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("findings", "code"),
+    [
+        ([ok("a", "")], 0),
+        ([warning("a", "", mend="x")], 0),
+        ([fault("a", "", mend="x")], 1),
+        ([fault("a", "", mend="x"), fault("b", "", mend="x", unreachable=True)], 6),
+    ],
+)
+def test_the_exit_code_tells_what_kind_of_fault_there_is(findings: list[Finding], code: int) -> None:
+    assert exit_code(findings) == code
+
+
+def test_the_command_names_every_check_and_says_what_mends(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ZOO_HOME", str(settings.home))
+    monkeypatch.setenv("ZOO_BROKER_URL", "redis://127.0.0.1:9/0")
+    monkeypatch.setenv("PATH", "/nowhere")
+    said = {}
+    for option in ("--json", "-q", None):
+        with pytest.raises(SystemExit) as ended:
+            zoo.main(["doctor", option] if option else ["doctor"])
+        assert ended.value.code == 6
+        said[option] = capsys.readouterr().out
+    found = json.loads(said["--json"])
+    assert list(dict.fromkeys(row["check"] for row in found)) == list(CHECKS)
+    assert all(row["mend"] for row in found if row["state"] != OK)
+    assert said["-q"] == "broker\n"
+    assert "to mend" in str(said[None])
+    assert "docker compose up -d broker" in str(said[None])
+
+
+def test_nothing_heavy_is_imported(settings: Settings) -> None:
+    code = (
+        "import os, sys, zoo\n"
+        "try: zoo.main(['doctor', '-q'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'mlflow', 'celery'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    environ = {**os.environ, "ZOO_HOME": str(settings.home), "PYTHONPATH": str(Path(zoo.__file__).parent)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environ)

@@ -1,0 +1,98 @@
+"""MLflow as `zoo doctor` sees it: its server's answers, and what still waits for it."""
+
+import http.server
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+
+from registry.settings import Settings
+from tests.workers.findings import only, silent
+from workers.checks import tracking
+from workers.checks.findings import FAULT, OK, WARNING
+from workers.tracking.shipping import NO_TRACKING
+from workers.tracking.spool import Run
+
+__all__ = ["silent"]
+
+
+@contextmanager
+def answering(status: int, body: str, *, wants: str | None = None) -> Iterator[str]:
+    """A web server that answers just that, and 401 to whoever does not send the header it wants."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            allowed = wants is None or self.headers["Authorization"] == wants
+            self.send_response(status if allowed else 401)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+            """Say nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_off_is_no_fault(settings: Settings) -> None:
+    assert only(tracking.check(replace(settings, mlflow_tracking_uri=NO_TRACKING))).state == OK
+
+
+def test_what_waits_to_be_shipped_is_told_with_the_command_that_ships_it(settings: Settings) -> None:
+    Run(settings.home / "jobs" / "1").close()
+    asked = replace(settings, mlflow_tracking_uri=f"sqlite:///{settings.home / 'mlflow.db'}")
+    store, waiting = tracking.check(asked)
+    assert (store.state, waiting.state, waiting.mend) == (OK, WARNING, "zoo runs ship")
+
+
+def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(
+    settings: Settings, silent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "TIMEOUT_S", 0.5)
+    started = time.monotonic()
+    url = f"http://zoo:secret@127.0.0.1:{silent}"
+    found = only(tracking.check(replace(settings, mlflow_tracking_uri=url)))
+    assert time.monotonic() - started < 10
+    assert (found.state, found.unreachable) == (FAULT, True)
+    assert "secret" not in str(found)
+
+
+def test_a_missing_server_is_unreachable(settings: Settings) -> None:
+    found = only(tracking.check(replace(settings, mlflow_tracking_uri="http://127.0.0.1:9")))
+    assert (found.state, found.unreachable) == (FAULT, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "state", "said"),
+    [
+        (200, "3.17.2", OK, "version 3.17.2"),
+        (200, "3.9.0", WARNING, "known holes"),
+        (200, "<html>", FAULT, "no MLflow server"),
+        (401, "", FAULT, "does not know the account"),
+        (403, "", FAULT, "refuses this machine's name"),
+        (502, "", FAULT, "answers with 502"),
+    ],
+)
+def test_a_server_is_judged_by_its_answer(
+    settings: Settings, status: int, body: str, state: str, said: str
+) -> None:
+    with answering(status, body) as url:
+        found = only(tracking.check(replace(settings, mlflow_tracking_uri=url)))
+    assert found.state == state
+    assert said in found.finding
+
+
+def test_the_account_is_sent_along(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "zoo")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
+    with answering(200, "3.17.2", wants="Basic em9vOnNlY3JldA==") as url:
+        assert only(tracking.check(replace(settings, mlflow_tracking_uri=url))).state == OK

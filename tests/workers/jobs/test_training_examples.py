@@ -1,0 +1,63 @@
+"""Which rows a scaling head is trained on, and which are held out to stop it early."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from registry.service import Registry
+from tests.pico import pico_tokenizer
+from tests.registry.folders import write_adapter, write_base
+from workers.jobs.training_examples import DrawnRows, draw_rows, scaling_pass_digest
+
+
+def drawn(folder: Path, *, rows: int, rows_per_domain: int) -> DrawnRows:
+    file = folder / "rows.jsonl"
+    asked = [
+        [{"role": "user", "content": f"{row:04}"}, {"role": "assistant", "content": "ok"}]
+        for row in range(rows)
+    ]
+    file.write_text("\n".join(json.dumps({"messages": messages}) for messages in asked), encoding="utf-8")
+    tokenizer = pico_tokenizer()
+    return draw_rows({0: file, 1: file}, tokenizer, rows_per_domain=rows_per_domain, max_tokens=512, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "rows_per_domain", "held_out"), [(16, 16, 2), (64, 16, 2), (256, 512, 32), (400, 512, 31)]
+)
+def test_one_row_in_eight_is_held_out_up_to_a_bound(
+    tmp_path: Path, rows: int, rows_per_domain: int, held_out: int
+) -> None:
+    found = drawn(tmp_path, rows=rows, rows_per_domain=rows_per_domain)
+    per_domain = min(rows, rows_per_domain)
+    assert [sum(found.experts[place] == expert for place in found.held_out) for expert in (0, 1)] == [
+        held_out
+    ] * 2
+    assert sorted(found.train + found.held_out) == list(range(2 * per_domain))
+    # From all parts of a file, which may be sorted by topic.
+    places = [place for place in found.held_out if found.experts[place] == 0]
+    assert max(places) >= per_domain / 2
+
+
+def test_hidden_states_are_of_the_experts_that_the_scaling_pass_hears(
+    registry: Registry, tmp_path: Path
+) -> None:
+    base = registry.register_base(write_base(tmp_path / "base"), name="pico", source="here")
+    bio, protein = (
+        registry.register_adapter(write_adapter(tmp_path / name, seed=seed), name=name)
+        for seed, name in enumerate(("bio", "protein"))
+    )
+
+    def digests(head: dict[str, object]) -> list[str]:
+        chosen = ([bio], [protein], [bio, protein], [protein, bio])
+        return [scaling_pass_digest(base, adapters, head) for adapters in chosen]
+
+    assert len(set(digests({"scaling_pass_value": 0.5}))) == 4
+    assert set(digests({})) == set(digests({"scaling_pass_value": 0.0, "global_scaling_weight": 2.0}))
+    assert set(digests({})) == {base.digest}
+    settings: list[dict[str, object]] = [
+        {"scaling_pass_value": 0.5},
+        {"scaling_pass_value": 0.25},
+        {"scaling_pass_value": 0.5, "global_scaling_weight": 2.0},
+    ]
+    assert len({digests(head)[0] for head in settings}) == 3

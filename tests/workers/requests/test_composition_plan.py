@@ -1,0 +1,58 @@
+"""What `zoo compose` refuses before anything is loaded."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from registry.errors import InvalidField
+from registry.service import Registry
+from tests.registry.folders import write_adapter, write_base
+from workers.errors import SpecInvalid
+from workers.requests.composition_plan import Plan, Request, make_plan
+
+
+@pytest.fixture
+def _bio(registry: Registry, tmp_path: Path) -> None:
+    """An adapter, and datasets of one row and of two."""
+    registry.register_base(write_base(tmp_path / "base"), name="pico", source="here")
+    registry.register_adapter(write_adapter(tmp_path / "adapter"), name="bio")
+    for name, rows in (("one", 1), ("two", 2)):
+        file = tmp_path / f"{name}.jsonl"
+        chats = [
+            [{"role": "user", "content": f"{row}?"}, {"role": "assistant", "content": "ok"}]
+            for row in range(rows)
+        ]
+        file.write_text("\n".join(json.dumps({"messages": chat}) for chat in chats), encoding="utf-8")
+        registry.register_dataset(file)
+
+
+def planned(registry: Registry, data: str, **budget: int) -> Plan:
+    return make_plan(
+        registry,
+        Request(name="x", adapters=("bio",), data={"bio": data}, eval_data={"bio": "one"}, budget=budget),
+    )
+
+
+@pytest.mark.usefixtures("_bio")
+def test_a_domain_needs_a_row_to_train_on_beside_the_one_held_out(registry: Registry) -> None:
+    assert planned(registry, "two").spec().data == {"bio": "two@1"}
+    with pytest.raises(InvalidField, match=r"--data must be of at least 2 rows.* 'bio=one@1 of 1'"):
+        planned(registry, "one")
+    with pytest.raises(SpecInvalid, match=r"samples_per_domain .* 2"):
+        planned(registry, "two", samples_per_domain=1).spec()
+
+
+@pytest.mark.usefixtures("_bio")
+def test_experts_are_heard_alike_in_the_scaling_pass_unless_asked_otherwise(
+    registry: Registry, tmp_path: Path
+) -> None:
+    registry.register_adapter(write_adapter(tmp_path / "other", seed=1), name="other")
+    data = {"bio": "two", "other": "two"}
+
+    def value(**head: float) -> object:
+        request = Request(name="x", adapters=("bio", "other"), data=data, eval_data=data, head=head)
+        return make_plan(registry, request).spec().head["scaling_pass_value"]
+
+    assert value() == 0.5
+    assert value(scaling_pass_value=0.0) == 0.0

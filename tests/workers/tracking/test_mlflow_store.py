@@ -1,0 +1,161 @@
+"""Shipping a spool to MLflow, read back through MLflow's own client."""
+
+import fcntl
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workers.errors import TrackingUnavailable
+from workers.tracking.mlflow_store import Tracker, store_name
+from workers.tracking.shipping import MANNERS
+from workers.tracking.spool import Run, Shipment, is_pending, keep_shipped, read_lines
+
+#: nothing listens on the discard port
+DEAD_SERVER = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_quick_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in MANNERS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one MLflow store is created once: doing so takes seconds."""
+    logging.getLogger("alembic").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # What MLflow does at import is between it and its dependencies.
+        warnings.simplefilter("ignore")
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - for its import alone
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture
+def tracker(store: Path) -> Tracker:
+    return Tracker(uri=f"sqlite:///{store}/mlflow.db", artifact_folder=store / "artifacts")
+
+
+@pytest.fixture
+def client(store: Path, tracker: Tracker) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    tracker.connect()
+    return MlflowClient(tracking_uri=f"sqlite:///{store}/mlflow.db")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    run = Run(tmp_path)
+    run.begin(experiment="zoo/train", name="bio", parameters={"rank": 8}, tags={"zoo.job": 7})
+    for step in range(3):
+        run.metrics({"train/loss": 1.0 - step / 10}, step=step)
+    return run
+
+
+def test_a_run_is_what_was_reported(tracker: Tracker, client: Any, run: Run, tmp_path: Path) -> None:
+    (tmp_path / "report.md").write_text("fine")
+    run.artifact(tmp_path / "report.md", folder="report")
+    run.link("train", "bio", "abc")
+    run.end("FINISHED")
+    shipment = tracker.ship(tmp_path)
+    found = client.get_run(shipment.run_id)
+    assert client.get_experiment(found.info.experiment_id).name == "zoo/train"
+    assert (found.info.run_name, found.info.status) == ("bio", "FINISHED")
+    assert found.data.params == {"rank": "8"}
+    assert (found.data.tags["zoo.job"], found.data.tags["zoo.run.train.bio"]) == ("7", "abc")
+    history = client.get_metric_history(shipment.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(0, 1.0), (1, 0.9), (2, 0.8)]
+    assert [file.path for file in client.list_artifacts(shipment.run_id, "report")] == ["report/report.md"]
+    assert not is_pending(tmp_path, store=tracker.store)
+
+
+def test_shipping_goes_on_where_it_ended(tracker: Tracker, client: Any, run: Run, tmp_path: Path) -> None:
+    first = tracker.ship(tmp_path)
+    run.metrics({"train/loss": 0.1}, step=3)
+    second = tracker.ship(tmp_path)
+    assert second.run_id == first.run_id
+    assert len(client.get_metric_history(first.run_id, "train/loss")) == 4
+
+
+def test_forgetting_what_was_shipped_doubles_nothing(
+    tracker: Tracker, client: Any, run: Run, tmp_path: Path
+) -> None:
+    first = tracker.ship(tmp_path)
+    (tmp_path / "tracking" / "shipped.json").unlink()
+    second = tracker.ship(tmp_path)
+    assert second.run_id == first.run_id
+    assert len(client.get_metric_history(first.run_id, "train/loss")) == 3
+
+
+def test_a_later_attempt_goes_on_in_the_same_run(
+    tracker: Tracker, client: Any, run: Run, tmp_path: Path
+) -> None:
+    run.end("FAILED")
+    first = tracker.ship(tmp_path)
+    run.begin(experiment="zoo/train", name="bio", parameters={"rank": 8, "micro": 1}, tags={"zoo.attempt": 2})
+    second = tracker.ship(tmp_path)
+    found = client.get_run(first.run_id)
+    assert second.run_id == first.run_id
+    assert found.info.status == "RUNNING"
+    assert found.data.params == {"rank": "8", "micro": "1"}
+
+
+def test_more_metrics_than_fit_one_request_all_arrive(tracker: Tracker, client: Any, tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.begin(experiment="zoo/eval", name="bio", parameters={}, tags={})
+    for step in range(700):
+        run.metrics({"a": step, "b": step, "c": step}, step=step)
+    shipment = tracker.ship(tmp_path)
+    assert len(client.get_metric_history(shipment.run_id, "c")) == 700
+
+
+def test_what_a_dead_server_did_not_take_is_shipped_later(
+    tracker: Tracker, client: Any, run: Run, store: Path, tmp_path: Path
+) -> None:
+    dead = Tracker(uri=DEAD_SERVER, artifact_folder=store / "artifacts")
+    with pytest.raises(TrackingUnavailable, match=r"MLflow at http://127.0.0.1:9 did not take the run"):
+        dead.ship(tmp_path)
+    assert is_pending(tmp_path, store=dead.store)
+    shipment = tracker.ship(tmp_path)
+    assert len(client.get_metric_history(shipment.run_id, "train/loss")) == 3
+
+
+def test_a_second_run_that_a_slow_server_made_late_is_deleted(
+    tracker: Tracker, client: Any, run: Run, tmp_path: Path
+) -> None:
+    first = tracker.ship(tmp_path)
+    experiment_id = client.get_run(first.run_id).info.experiment_id
+    twin = client.create_run(experiment_id, tags={"zoo.spool": first.spool_id})
+    run.end("FINISHED")
+    assert tracker.ship(tmp_path).run_id == first.run_id
+    assert client.get_run(twin.info.run_id).info.lifecycle_stage == "deleted"
+    assert client.get_run(first.run_id).info.lifecycle_stage == "active"
+
+
+def test_a_store_that_was_set_up_anew_gets_everything_again(
+    tracker: Tracker, client: Any, run: Run, tmp_path: Path
+) -> None:
+    *_, last = read_lines(tmp_path, offset=0)
+    keep_shipped(tmp_path, Shipment(store=tracker.store, run_id="0" * 32, offset=last.end_offset))
+    run.metrics({"train/loss": 0.1}, step=3)
+    shipment = tracker.ship(tmp_path)
+    assert len(client.get_metric_history(shipment.run_id, "train/loss")) == 4
+
+
+def test_a_spool_that_another_process_ships_can_be_passed_by(
+    tracker: Tracker, run: Run, tmp_path: Path
+) -> None:
+    with (tmp_path / "tracking" / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            tracker.ship(tmp_path, wait=False)
+    assert is_pending(tmp_path, store=tracker.store)
+
+
+def test_a_store_is_named_without_its_account() -> None:
+    assert store_name("postgresql://zoo:secret@db/mlflow") == "postgresql://db/mlflow"
+    assert store_name("sqlite:////home/zoo/mlflow.db") == "sqlite:////home/zoo/mlflow.db"

@@ -1,0 +1,96 @@
+"""The spool: what is written comes back, in order, whatever the writer's end was."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from workers.tracking.spool import Run, Shipment, flatten, is_pending, keep_shipped, read_lines, shipped
+
+STORE = "sqlite:///mlflow.db"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run(tmp_path)
+
+
+def _actions(folder: Path, *, offset: int = 0) -> list[str]:
+    return [str(line.record.get("action")) for line in read_lines(folder, offset=offset)]
+
+
+def test_what_is_reported_comes_back_in_order(run: Run, tmp_path: Path) -> None:
+    run.begin(experiment="zoo/train", name="bio", parameters={"rank": 8}, tags={"zoo.job": 1})
+    run.metrics({"train/loss": 1.5}, step=3)
+    run.link("train", "bio", "abc")
+    run.end("FINISHED")
+    records = [line.record for line in read_lines(tmp_path, offset=0)]
+    assert [record["action"] for record in records] == ["spool", "begin", "metrics", "tags", "end"]
+    assert records[1]["parameters"] == {"rank": "8"}
+    assert (records[2]["step"], records[2]["values"]) == (3, {"train/loss": 1.5})
+    assert records[3]["values"] == {"zoo.run.train.bio": "abc"}
+
+
+def test_reading_goes_on_where_it_ended(run: Run, tmp_path: Path) -> None:
+    run.metrics({"loss": 1.0}, step=1)
+    *_, last = read_lines(tmp_path, offset=0)
+    run.metrics({"loss": 0.5}, step=2)
+    assert [line.record["step"] for line in read_lines(tmp_path, offset=last.end_offset)] == [2]
+
+
+def test_a_half_written_line_spoils_nothing_that_follows(run: Run, tmp_path: Path) -> None:
+    lines = tmp_path / "tracking" / "spool.jsonl"
+    with lines.open("ab") as stream:
+        stream.write(b'{"action": "metr')
+    assert _actions(tmp_path) == ["spool"]
+    again = Run(tmp_path)
+    again.end("FINISHED")
+    assert _actions(tmp_path) == ["spool", "None", "end"]
+
+
+def test_a_second_attempt_keeps_the_spools_id(run: Run, tmp_path: Path) -> None:
+    Run(tmp_path).end("FINISHED")
+    assert _actions(tmp_path) == ["spool", "end"]
+
+
+def test_an_artifact_is_kept_as_it_was(run: Run, tmp_path: Path) -> None:
+    picture = tmp_path / "load.png"
+    picture.write_bytes(b"first")
+    run.artifact(picture, folder="figures")
+    picture.write_bytes(b"second")
+    *_, line = read_lines(tmp_path, offset=0)
+    assert (tmp_path / "tracking" / line.record["path"]).read_bytes() == b"first"
+
+
+def test_names_and_values_are_brought_within_mlflows_limits(run: Run, tmp_path: Path) -> None:
+    run.metrics({"eval/bio?loss": math.nan}, step=0)
+    run.tags({"zoo.subject": "x" * 10_000})
+    *_, metrics, tags = (line.record for line in read_lines(tmp_path, offset=0))
+    assert list(metrics["values"]) == ["eval/bio_loss"]
+    assert math.isnan(metrics["values"]["eval/bio_loss"])
+    assert len(tags["values"]["zoo.subject"]) == 8000
+
+
+def test_nested_parameters_become_dotted_names() -> None:
+    flat = flatten({"head": {"top_k_lora": 2, "empty": {}}, "domains": ["bio", "law"], "note": "x" * 7000})
+    assert flat["head.top_k_lora"] == "2"
+    assert flat["head.empty"] == "{}"
+    assert json.loads(flat["domains"]) == ["bio", "law"]
+    assert len(flat["note"]) == 6000
+    assert flat["note"].endswith("…")
+
+
+def test_what_was_shipped_is_remembered_per_store(run: Run, tmp_path: Path) -> None:
+    assert is_pending(tmp_path, store=STORE)
+    end_offset = (tmp_path / "tracking" / "spool.jsonl").stat().st_size
+    keep_shipped(tmp_path, Shipment(store=STORE, run_id="abc", offset=end_offset))
+    assert not is_pending(tmp_path, store=STORE)
+    assert shipped(tmp_path, store=STORE).run_id == "abc"
+    assert is_pending(tmp_path, store="http://elsewhere")
+    assert shipped(tmp_path, store="http://elsewhere") == Shipment(store="http://elsewhere")
+
+
+def test_a_folder_that_measured_nothing_is_not_pending(tmp_path: Path) -> None:
+    assert not is_pending(tmp_path, store=STORE)
+    assert _actions(tmp_path) == []

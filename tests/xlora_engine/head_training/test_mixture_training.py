@@ -1,0 +1,393 @@
+"""Mixture training: the head learns from the language-model loss what no label tells it."""
+
+import errno
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+
+from tests.xlora_engine.conftest import Mixture
+from tests.xlora_engine.rows_begun_alike import (
+    TOKENS_ONCE,
+    TOKENS_WHOLE,
+    assert_same_step,
+    rows_begun_alike,
+    step,
+)
+from xlora_engine.data.chat import EncodedRow, collate
+from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
+from xlora_engine.head_training.best_state import StageResult
+from xlora_engine.head_training.hidden_states import compute_hidden_states
+from xlora_engine.head_training.mixture_training import MixtureTraining, mixture_loss, train_mixture
+from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.stage_checkpoints import StageCheckpoints
+from xlora_engine.head_training.warm_start import StageStep
+from xlora_engine.model import XLoraModel
+from xlora_engine.sources.manifest import seal
+
+EXPERTS = 3
+Problem = tuple[XLoraModel, list[EncodedRow], RoutedRows]
+
+
+@pytest.fixture(scope="module")
+def answered(mixture: Mixture) -> tuple[list[EncodedRow], RoutedRows]:
+    """Rows answered as the expert that their first tokens name would."""
+    model = mixture()
+    generator = torch.Generator().manual_seed(3)
+    rows = []
+    for number in range(36):
+        expert = number % EXPERTS
+        marker = torch.full((2,), 5 + expert)
+        prompt = torch.cat([marker, torch.randint(20, 250, (4,), generator=generator)])
+        with model.fixed_scalings(one_hot(model, expert)):
+            written = model.generate(prompt[None], max_new_tokens=3, min_new_tokens=3, do_sample=False)
+        rows.append(EncodedRow(token_ids=tuple(written[0].tolist()), prompt_length=len(prompt)))
+    hidden = compute_hidden_states(
+        model.scaling_pass,
+        rows,
+        new_cache=lambda: model.new_cache().scaling,
+        pad_id=0,
+        tokens_per_batch=512,
+        device=torch.device("cpu"),
+    )
+    experts = torch.arange(len(rows)) % EXPERTS
+    train, held_out = tuple(range(24)), tuple(range(24, 36))
+    return rows, RoutedRows(hidden=hidden, experts=experts, train=train, held_out=held_out)
+
+
+@pytest.fixture
+def problem(mixture: Mixture, answered: tuple[list[EncodedRow], RoutedRows]) -> Callable[[], Problem]:
+    """Those rows, and a model with an untrained head."""
+    return lambda: (mixture(spread=1.0), *answered)
+
+
+def one_hot(model: XLoraModel, expert: int) -> torch.Tensor:
+    return model.constant_scalings([float(place == expert) for place in range(EXPERTS)])
+
+
+def head_of(model: XLoraModel) -> torch.Tensor:
+    return torch.cat([values.detach().flatten() for values in model.head.parameters()])
+
+
+def loss_with(model: XLoraModel, rows: list[EncodedRow], scalings: torch.Tensor) -> float:
+    """Loss of the held-out rows under constant scalings."""
+    batch = collate(rows[24:], pad_id=0)
+    out = model.mixture_pass(
+        scalings,
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        labels=batch.labels,
+        use_cache=False,
+    )
+    assert out.loss is not None
+    return float(out.loss.detach())
+
+
+def settings(**changes: Any) -> MixtureTraining:
+    return replace(MixtureTraining(learning_rate=1e-2, steps=40, rows_per_step=6), **changes)
+
+
+@pytest.mark.parametrize("use_trainable_adapters", [False, True])
+def test_a_shared_prefix_is_run_once_and_gradients_are_those_of_whole_rows(
+    mixture: Mixture, use_trainable_adapters: bool
+) -> None:
+    model = mixture(use_trainable_adapters=use_trainable_adapters)
+    rows, routed = rows_begun_alike(model)
+
+    whole = step(model, rows, replace(routed, shared=0))
+    once = step(model, rows, routed)
+
+    assert (once.tokens, whole.tokens) == (TOKENS_ONCE, TOKENS_WHOLE)
+    assert any(not name.startswith("head.") for name in once.gradients) == use_trainable_adapters
+    assert_same_step(once, whole)
+
+
+def test_rows_are_run_whole_where_few_tokens_would_be_saved(mixture: Mixture) -> None:
+    model = mixture()
+    rows, routed = rows_begun_alike(model)
+    assert step(model, rows, replace(routed, shared=4)).tokens == TOKENS_WHOLE
+
+
+def test_rows_are_run_whole_where_windows_slide(mixture: Mixture) -> None:
+    model = mixture()
+    model.base.config.layer_types = ["full_attention", "sliding_attention"]
+    model.base.config.sliding_window = 4
+    rows, routed = rows_begun_alike(model)
+    assert step(model, rows, routed).tokens == TOKENS_WHOLE
+
+
+def test_rows_are_run_whole_where_activations_are_computed_again(mixture: Mixture) -> None:
+    model = mixture()
+    rows, routed = rows_begun_alike(model)
+    model.gradient_checkpointing_enable()
+    assert step(model.train(), rows, routed).tokens == TOKENS_WHOLE
+    model.gradient_checkpointing_disable()
+    assert step(model, rows, routed).tokens == TOKENS_ONCE
+
+
+def test_the_head_learns_which_expert_answers_best(problem: Callable[[], Problem]) -> None:
+    model, rows, routed = problem()
+    looked: dict[int, float] = {}
+
+    result = train_mixture(
+        model,
+        rows,
+        routed,
+        settings(),
+        pad_id=0,
+        on_step=lambda taken: looked.update({taken.step: taken.held_out_loss} if taken.held_out_loss else {}),
+    )
+
+    # Better than it was and than any expert alone; and what was best is what is left
+    assert result.best_held_out_loss < 0.9 * result.first_held_out_loss
+    for expert in range(EXPERTS):
+        assert result.best_held_out_loss < loss_with(model, rows, one_hot(model, expert))
+    assert result.best_held_out_loss == min(looked.values()) == looked[result.best_step]
+    left = mixture_loss(model, rows, routed, routed.held_out, pad_id=0)
+    assert float(left.detach()) == pytest.approx(result.best_held_out_loss, rel=1e-5)
+    assert not model.training
+
+
+def test_a_seed_decides_what_is_learnt_whatever_was_drawn_before(problem: Callable[[], Problem]) -> None:
+    learnt = []
+    for seed, drawn_before in ((0, 0), (0, 5), (1, 0)):
+        model, rows, routed = problem()
+        torch.rand(drawn_before)
+        train_mixture(model, rows, routed, settings(steps=2, evaluate_every=2, seed=seed), pad_id=0)
+        learnt.append(head_of(model))
+    assert torch.equal(learnt[0], learnt[1])
+    assert not torch.equal(learnt[0], learnt[2])
+
+
+def test_rows_passed_few_at_once_take_the_same_step(
+    mixture: Mixture, answered: tuple[list[EncodedRow], RoutedRows]
+) -> None:
+    rows, routed = answered
+    # Answers of one and of three tokens, so that rows do not count alike
+    rows = [replace(row, prompt_length=row.prompt_length + 2 * (place % 2)) for place, row in enumerate(rows)]
+    found = []
+    for micro_batch_rows in (None, 4, 1):
+        model = mixture(spread=1.0, xlora_dropout_p=0.0)
+        seen: list[int] = []
+        counting = model.base.get_decoder().register_forward_hook(
+            lambda _module, _inputs, made, seen=seen: seen.append(len(made.last_hidden_state))
+        )
+        few = settings(steps=2, evaluate_every=1, micro_batch_rows=micro_batch_rows)
+        result = train_mixture(model, rows, routed, few, pad_id=0)
+        counting.remove()
+        found.append((head_of(model), result.best_held_out_loss, max(seen)))
+    heads, losses, most = zip(*found, strict=True)
+    assert most == (12, 4, 1)
+    for head, loss in zip(heads[1:], losses[1:], strict=True):
+        torch.testing.assert_close(head, heads[0], rtol=0, atol=1e-5)
+        assert loss == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_worse_head_is_not_kept(problem: Callable[[], Problem]) -> None:
+    # Given steps so long that they do harm
+    model, rows, routed = problem()
+    before = head_of(model)
+    harmful = MixtureTraining(steps=4, evaluate_every=1, learning_rate=30.0)
+    # When training looks and finds nothing better
+    result = train_mixture(model, rows, routed, harmful, pad_id=0)
+    # Then the head is the one it began with, and patience ended it early
+    assert result.best_step == 0
+    assert result.steps == harmful.patience
+    assert torch.equal(head_of(model), before)
+
+
+def test_no_steps_look_at_the_loss_alone(problem: Callable[[], Problem]) -> None:
+    model, rows, routed = problem()
+    before = head_of(model)
+    result = train_mixture(model, rows, routed, settings(steps=0), pad_id=0)
+    assert result.steps == 0
+    assert result.first_held_out_loss == result.best_held_out_loss > 0
+    assert torch.equal(head_of(model), before)
+
+
+def test_training_ends_when_asked_to(problem: Callable[[], Problem]) -> None:
+    model, rows, routed = problem()
+    asked = iter([False, False, True])
+    with pytest.raises(TrainingStopped, match="after 2 steps"):
+        train_mixture(model, rows, routed, settings(), pad_id=0, stop=lambda: next(asked))
+
+
+def test_a_loss_that_is_no_number_is_told_with_its_step(problem: Callable[[], Problem]) -> None:
+    model, rows, routed = problem()
+    with torch.no_grad():
+        next(model.head.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingDiverged, match="step 1 is nan"):
+        train_mixture(model, rows, routed, settings(), pad_id=0)
+
+
+@pytest.mark.parametrize(
+    "field", ["steps", "rows_per_step", "evaluate_every", "patience", "micro_batch_rows"]
+)
+def test_budgets_below_nothing_are_refused(field: str) -> None:
+    with pytest.raises(ConfigInvalid, match=field):
+        replace(MixtureTraining(), **{field: -1})
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "gradient_norm"])
+def test_steps_of_no_length_are_refused(field: str) -> None:
+    with pytest.raises(ConfigInvalid, match=field):
+        replace(MixtureTraining(), **cast("Any", {field: 0.0}))
+
+
+# ---------------------------------------------------------------------- stopping and going on
+
+STOPPABLE = settings(steps=9, evaluate_every=2, patience=9)
+
+
+class Disturbed:
+    """One run in several calls, each on a model of its own, as each attempt of a job has it."""
+
+    def __init__(self, problem: Callable[[], Problem], folder: Path) -> None:
+        self._problem, self.folder = problem, folder
+        self.steps: list[StageStep] = []
+
+    def __call__(
+        self,
+        *,
+        stop_after: int | None = None,
+        die_after: int | None = None,
+        run: str = "run",
+        every_s: float = 3600,
+    ) -> tuple[StageResult, torch.Tensor]:
+        model, encoded, rows = self._problem()
+
+        def on_step(step: StageStep) -> None:
+            self.steps.append(step)
+            if step.step == die_after:
+                raise KeyboardInterrupt
+
+        result = train_mixture(
+            model,
+            encoded,
+            rows,
+            STOPPABLE,
+            pad_id=0,
+            checkpoints=StageCheckpoints(self.folder, run=run, every_s=every_s),
+            on_step=on_step,
+            stop=lambda: bool(self.steps) and self.steps[-1].step == stop_after,
+        )
+        return result, head_of(model)
+
+
+@pytest.fixture
+def disturbed(problem: Callable[[], Problem], tmp_path: Path) -> Disturbed:
+    return Disturbed(problem, tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def undisturbed(problem: Callable[[], Problem]) -> tuple[StageResult, torch.Tensor]:
+    model, encoded, rows = problem()
+    return train_mixture(model, encoded, rows, STOPPABLE, pad_id=0), head_of(model)
+
+
+def same(one: tuple[StageResult, torch.Tensor], other: tuple[StageResult, torch.Tensor]) -> bool:
+    return one[0] == other[0] and torch.equal(one[1], other[1])
+
+
+def test_a_stopped_run_goes_on_to_the_weights_of_an_undisturbed_one(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor]
+) -> None:
+    for after in (3, 6):
+        with pytest.raises(TrainingStopped, match=f"after {after} steps"):
+            disturbed(stop_after=after)
+        assert [path.name for path in disturbed.folder.iterdir()] == [f"checkpoint-{after}"]
+    ended = disturbed()
+    assert [step.step for step in disturbed.steps] == list(range(1, 10))
+    assert same(ended, undisturbed)
+
+
+def test_a_run_that_died_goes_on_from_its_last_checkpoint(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        disturbed(die_after=5, every_s=0)
+    ended = disturbed()
+    assert [step.step for step in disturbed.steps] == [1, 2, 3, 4, 5, 5, 6, 7, 8, 9]
+    assert same(ended, undisturbed)
+
+
+def test_a_run_that_ended_is_not_trained_again(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor]
+) -> None:
+    disturbed()
+    disturbed.steps.clear()
+    assert same(disturbed(), undisturbed)
+    assert disturbed.steps == []
+
+
+@pytest.mark.parametrize("damage", ["torn", "flipped", "unsealed", "of another run"])
+def test_a_checkpoint_that_is_not_whole_or_not_its_own_is_left_out(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor], damage: str
+) -> None:
+    with pytest.raises(TrainingStopped):
+        disturbed(stop_after=4, run="another" if damage == "of another run" else "run")
+    state = disturbed.folder / "checkpoint-4" / "state.pt"
+    content = bytearray(state.read_bytes())
+    if damage == "torn":
+        state.write_bytes(content[: len(content) // 2])
+    if damage == "flipped":
+        content[len(content) // 2] ^= 1
+        state.write_bytes(content)
+    if damage == "unsealed":
+        (state.parent / "seal.json").unlink()
+    disturbed.steps.clear()
+    ended = disturbed()
+    assert disturbed.steps[0].step == 1
+    assert same(ended, undisturbed)
+
+
+def test_where_there_is_no_room_training_goes_on_and_stops_without_a_checkpoint(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TrainingStopped):
+        disturbed(stop_after=2)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(TrainingStopped):
+            disturbed(stop_after=5, every_s=0)
+    # The one of before has stayed, and nothing of those that found no room.
+    assert [path.name for path in disturbed.folder.iterdir()] == ["checkpoint-2"]
+    assert same(disturbed(), undisturbed)
+
+
+def test_a_state_that_this_torch_cannot_read_is_left_out(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor]
+) -> None:
+    with pytest.raises(TrainingStopped):
+        disturbed(stop_after=2)
+    checkpoint = disturbed.folder / "checkpoint-2"
+    (checkpoint / "state.pt").write_bytes(b"of another torch")
+    seal(checkpoint, run="run")
+    assert same(disturbed(), undisturbed)
+
+
+def test_a_gradient_that_is_not_finite_is_told_before_a_checkpoint_is_made_of_it(
+    disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def exploding(trained: list[torch.Tensor], most: float) -> torch.Tensor:
+        if disturbed.steps and disturbed.steps[-1].step == 3:
+            for value in trained:
+                assert value.grad is not None
+                value.grad.mul_(float("inf"))
+        return clip(trained, most)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.utils, "clip_grad_norm_", exploding)
+        with pytest.raises(TrainingDiverged, match="gradient norm of step 4"):
+            disturbed(every_s=0)
+    assert same(disturbed(), undisturbed)

@@ -1,0 +1,62 @@
+"""Paired bootstrap: intervals cover the truth as often as they say, and pairing is used."""
+
+import numpy as np
+import pytest
+
+from xlora_engine.errors import ConfigInvalid
+from xlora_engine.measuring.bootstrap import paired_difference
+
+
+def test_the_mean_is_that_of_ours_less_theirs() -> None:
+    found = paired_difference([3.0, 5.0], [1.0, 1.0], seed=0)
+    assert found.mean == 3.0
+    assert (found.low, found.high) == (2.0, 4.0)
+
+
+def test_equal_rows_differ_by_nothing() -> None:
+    found = paired_difference([1.0, 0.0, 1.0], [1.0, 0.0, 1.0], seed=0)
+    assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+def test_one_row_has_an_interval_of_no_width() -> None:
+    found = paired_difference([1.0], [0.5], seed=0)
+    assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
+
+
+def test_the_seed_decides() -> None:
+    ours, theirs = [row**1.5 for row in range(30)], [0.0] * 30
+    assert paired_difference(ours, theirs, seed=1) == paired_difference(ours, theirs, seed=1)
+    assert paired_difference(ours, theirs, seed=1) != paired_difference(ours, theirs, seed=2)
+
+
+def test_a_difference_common_to_all_rows_shows_through_their_spread() -> None:
+    generator = np.random.default_rng(0)
+    theirs = generator.normal(0, 10, 50)
+    ours = theirs - 0.1 + generator.normal(0, 0.01, 50)
+    assert paired_difference(list(ours), list(theirs), seed=0).high < 0
+
+
+def test_intervals_cover_the_truth_nineteen_times_in_twenty() -> None:
+    generator = np.random.default_rng(0)
+    covered = 0
+    for trial in range(300):
+        ours = generator.exponential(1.0, 60)
+        found = paired_difference(list(ours), [0.0] * 60, seed=trial, draws=400)
+        covered += found.low <= 1.0 <= found.high
+    assert 0.90 < covered / 300 < 0.965
+
+
+def test_more_rows_than_fit_at_once_are_drawn_in_parts() -> None:
+    rows = 1 << 20
+    generator = np.random.default_rng(0)
+    found = paired_difference(list(generator.normal(0, 1, rows)), [0.0] * rows, seed=0, draws=18)
+    assert found.low < found.mean < found.high
+    assert found.high - found.low == pytest.approx(3.5 / rows**0.5, rel=0.6)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "draws"), [([], [], 10), ([1.0], [1.0, 2.0], 10), ([1.0], [1.0], 0)]
+)
+def test_what_cannot_be_compared_is_refused(ours: list[float], theirs: list[float], draws: int) -> None:
+    with pytest.raises(ConfigInvalid):
+        paired_difference(ours, theirs, seed=0, draws=draws)

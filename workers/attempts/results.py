@@ -1,0 +1,123 @@
+"""How one attempt of a job ended: what raised becomes a reason, and a file carries it to the supervisor."""
+
+import errno
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workers.processes.parent_watchdog import EXIT_ABANDONED
+
+#: Beginnings of error codes that come from what was asked for: another attempt would end the same.
+_BAD_INPUT = (
+    *("ZOO-E21", "ZOO-E23", "ZOO-E24", "ZOO-E25", "ZOO-E26", "ZOO-E27", "ZOO-E28"),
+    *("ZOO-E301", "ZOO-E31", "ZOO-E32", "ZOO-E34", "ZOO-E35", "ZOO-E36", "ZOO-E401"),
+)
+_DISK_FULL = "ZOO-E283"
+#: The same of what failed around the job: another schema, a service that does not answer, a GPU
+#: that is held or cannot be used.
+_INFRASTRUCTURE = ("ZOO-E285", "ZOO-E29", "ZOO-E417", "ZOO-E419")
+#: What torch and the libraries below it say where memory runs out and they raise a plain RuntimeError: the
+#: processor's allocator; a driver, cuBLAS or cuDNN that asks for memory of its own; NCCL.
+_OUT_OF_MEMORY = {
+    "DefaultCPUAllocator: can't allocate memory": "host_oom",
+    "DefaultCPUAllocator: not enough memory": "host_oom",
+    "CUDA out of memory": "cuda_oom",
+    "CUDA error: out of memory": "cuda_oom",
+    "HIP out of memory": "cuda_oom",
+    "CUBLAS_STATUS_ALLOC_FAILED": "cuda_oom",
+    "CUDNN_STATUS_ALLOC_FAILED": "cuda_oom",
+    "Cuda failure 2 'out of memory'": "cuda_oom",
+}
+#: what every error that means "somebody asked for the end" exits with
+_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How an attempt ended; `reason` is one of the machine-readable causes a job can have."""
+
+    state: str
+    reason: str
+    message: str | None = None
+    outcome: Mapping[str, Any] | None = None
+
+
+def failure(error: BaseException) -> Result:
+    """The result that an error stands for."""
+    code = str(getattr(error, "code", ""))
+    said = f"[{code}] {error}" if code.startswith("ZOO-") else f"{type(error).__name__}: {error}"
+    if getattr(error, "exit_code", None) == _INTERRUPTED:
+        return Result(state="cancelled", reason="cancelled", message=said)
+    return Result(state="failed", reason=_reason(error, code), message=said)
+
+
+def _reason(error: BaseException, code: str) -> str:
+    if code == _DISK_FULL or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+        return "disk_full"
+    if isinstance(error, MemoryError):
+        return "host_oom"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; importing torch to name it takes seconds
+        return "cuda_oom"
+    if isinstance(error, RuntimeError) and (memory := _memory_named(str(error))) is not None:
+        return memory
+    if code.startswith(_INFRASTRUCTURE):
+        return "infra"
+    return "bad_input" if code.startswith(_BAD_INPUT) else "error"
+
+
+def _memory_named(said: str) -> str | None:
+    return next((reason for words, reason in _OUT_OF_MEMORY.items() if words in said), None)
+
+
+def conclude(
+    result: Result | None, *, exit_code: int, asked_because: str | None, memory_ran_out: bool
+) -> Result:
+    """The end of an attempt, from what the trainer left (None: nothing) and what the supervisor saw.
+
+    `asked_because` is why the trainer was asked to end, "cancelled", "deadline" or "drained", if it was. An
+    attempt that was drained ends "queued": another worker goes on.
+    """
+    if result is not None and result.state != "cancelled":
+        return result
+    if asked_because == "drained":
+        return Result(state="queued", reason="drained", message="its worker was shut down")
+    if asked_because == "deadline":
+        return Result(state="failed", reason="deadline", message="it took longer than it was allowed to")
+    if result is not None:
+        return result
+    if asked_because is not None:
+        return Result(state="cancelled", reason="cancelled", message="ended before it could save more")
+    if exit_code == EXIT_ABANDONED:
+        return Result(state="failed", reason="infra", message="its supervisor was silent for a whole lease")
+    how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+    if memory_ran_out and exit_code == -signal.SIGKILL:
+        return Result(state="failed", reason="host_oom", message="the machine ran out of memory")
+    return Result(state="failed", reason="poison", message=f"the trainer ended with {how} and left no result")
+
+
+def result_path(folder: Path, fence: int) -> Path:
+    """Where the attempt of that fence leaves its result; an older attempt cannot be taken for it."""
+    return folder / f"result-{fence}.json"
+
+
+def write_result(folder: Path, fence: int, result: Result) -> None:
+    """Leave the result for the supervisor, whole or not at all."""
+    place = result_path(folder, fence)
+    staging = place.with_suffix(".partial")
+    with staging.open("w", encoding="utf-8") as stream:
+        stream.write(json.dumps(vars(result), default=str))
+        stream.flush()
+        os.fsync(stream.fileno())
+    staging.replace(place)
+
+
+def read_result(folder: Path, fence: int) -> Result | None:
+    """What the trainer left, if it came so far."""
+    try:
+        return Result(**json.loads(result_path(folder, fence).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

@@ -1,0 +1,208 @@
+"""From a queued job to one that has ended: claim it, run it in a trainer process, write its end.
+
+The embedded default calls `run_here` under the command; a queue's worker calls it, or `run_claimed`, the same
+way. Never imports torch.
+"""
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from registry.crash_points import crash_point
+from registry.entities import Job
+from registry.errors import LeaseLost, RegistryError, ServiceUnreachable
+from registry.jobs.budgets import BUDGETS
+from registry.service import Registry
+from workers.attempts.heartbeat import Heartbeat
+from workers.attempts.reconciler import reconcile
+from workers.attempts.results import Result
+from workers.attempts.supervisor import Interruption, Progress, interrupts_counted, order_for, supervise
+from workers.errors import JobNotClaimable
+from workers.processes.job_log import JobLog
+from workers.processes.owner import owner_name
+from workers.tracking.shipping import NO_TRACKING, NoShipper, Shipper
+from workers.tracking.spool import Run
+
+#: MLflow may take so long for the last of a run; what it has not taken stays in the spool.
+SHIPPING_LIMIT_S = 30.0
+_PAUSE_POLL_S = 0.2
+_FINISH_POLL_S = 0.5
+
+#: Receives what happens besides progress: its kind, and what is known of it.
+Events = Callable[[str, Mapping[str, Any]], None]
+
+_RUN_STATUS = {"succeeded": "FINISHED", "cancelled": "KILLED", "queued": "KILLED"}
+
+
+def job_folder(registry: Registry, job_id: int) -> Path:
+    """Where a job keeps its log, checkpoints, results and spool."""
+    return registry.settings.home / "jobs" / str(job_id)
+
+
+def run_here(
+    registry: Registry,
+    job_id: int,
+    *,
+    on_progress: Progress = lambda _: None,
+    on_event: Events = lambda *_: None,
+    handlers: Mapping[str, str] | None = None,
+    lease_s: float | None = None,
+) -> Job:
+    """Claim a job and run it to its end in child processes, one an attempt; the job as it ended.
+
+    Ctrl-C asks the job to end: it writes a checkpoint and becomes `cancelled`. A job whose owner on this host
+    is dead is taken over at once.
+
+    Raises:
+        JobNotClaimable: it has ended, or somebody else runs it.
+        LeaseLost: it was given to somebody else meanwhile; what this attempt did is discarded.
+    """
+    while True:
+        job = _claim(registry, job_id, lease_s=lease_s or registry.settings.lease_s)
+        with interrupts_counted() as count:
+            job = run_claimed(
+                registry,
+                job,
+                interruption=Interruption(because="cancelled", count=count),
+                on_progress=on_progress,
+                on_event=on_event,
+                handlers=handlers,
+                lease_s=lease_s,
+            )
+        if job.state != "queued":
+            return job
+        on_event("another_attempt", {"reason": job.message})
+        _wait_until_ready(registry, job)
+
+
+def run_claimed(
+    registry: Registry,
+    job: Job,
+    *,
+    interruption: Interruption,
+    on_progress: Progress = lambda _: None,
+    on_event: Events = lambda *_: None,
+    handlers: Mapping[str, str] | None = None,
+    lease_s: float | None = None,
+) -> Job:
+    """Run one attempt of a job that is claimed already; the job afterwards, "queued" if it goes on.
+
+    Raises:
+        LeaseLost: it was given to somebody else meanwhile; what this attempt did is discarded.
+    """
+    crash_point("after_claim")
+    folder = job_folder(registry, job.id)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lease_s = lease_s or registry.settings.lease_s
+    heartbeat = Heartbeat(registry.jobs, job, lease_s=lease_s)
+    run = _begun_run(job, folder)
+    shipper = _shipper(registry, job, folder, on_event)
+    order = order_for(job, folder, registry.settings, until=heartbeat.held_until, handlers=handlers)
+    try:
+        with JobLog(folder) as log:
+            registry.jobs.set_log(job.id, str(log.path), job.fence)
+            result = supervise(order, heartbeat, log, interruption=interruption, on_progress=on_progress)
+            run.end(_RUN_STATUS.get(result.state, "FAILED"))
+            shipper.finish(timeout_s=SHIPPING_LIMIT_S)
+            return _conclude(registry, job, result, heartbeat)
+    except BaseException as error:
+        _give_back(registry, job, error)
+        raise
+    finally:
+        shipper.abandon()
+        heartbeat.stop()
+        run.close()
+
+
+def _claim(registry: Registry, job_id: int, *, lease_s: float) -> Job:
+    job = registry.jobs.claim(job_id, owner=owner_name(), lease_s=lease_s)
+    if job is None:
+        # A dead owner's lease is ended, and a job that took down every owner ends here.
+        reconcile(registry)
+        job = registry.jobs.claim(job_id, owner=owner_name(), lease_s=lease_s)
+    if job is None:
+        raise JobNotClaimable(job_id, state=registry.jobs.get(job_id).state)
+    return job
+
+
+def _wait_until_ready(registry: Registry, job: Job) -> None:
+    """Sit out the pause before the next attempt, unless something else happens to the job meanwhile."""
+    while registry.jobs.get(job.id).state == "queued" and not registry.jobs.is_claimable(job.id):
+        time.sleep(_PAUSE_POLL_S)
+
+
+def _begun_run(job: Job, folder: Path) -> Run:
+    run = Run(folder)
+    run.begin(
+        experiment=f"zoo/{job.kind}",
+        name="-".join(str(part) for part in (job.kind, job.id, job.spec.get("name")) if part),
+        parameters=job.spec,
+        tags={"zoo.job": job.id, "zoo.kind": job.kind, "zoo.attempt": job.attempt},
+    )
+    return run
+
+
+def _shipper(registry: Registry, job: Job, folder: Path, on_event: Events) -> Shipper | NoShipper:
+    if registry.settings.mlflow_tracking_uri == NO_TRACKING:
+        return NoShipper()
+    complaints: list[str] = []
+
+    def on_run(run_id: str) -> None:
+        with contextlib.suppress(RegistryError):
+            registry.jobs.set_run(job.id, run_id, job.fence)
+
+    def on_unavailable(reason: str) -> None:
+        if complaints:
+            return
+        complaints.append(reason)
+        on_event("tracking_unavailable", {"reason": reason})
+        with contextlib.suppress(RegistryError):
+            registry.jobs.add_event(job.id, "tracking_unavailable", {"reason": reason}, fence=job.fence)
+
+    return Shipper(registry.settings, [folder], on_run=on_run, on_unavailable=on_unavailable)
+
+
+def _give_back(registry: Registry, job: Job, error: BaseException) -> None:
+    """Queue the job again: it is not the job that failed, and its checkpoints are kept."""
+    with contextlib.suppress(RegistryError):
+        registry.jobs.requeue(job.id, fence=job.fence, reason="infra", message=repr(error))
+
+
+def _conclude(registry: Registry, job: Job, result: Result, heartbeat: Heartbeat) -> Job:
+    """Write the end of the attempt; a database that is away is asked again for as long as the lease holds.
+
+    Raises:
+        LeaseLost: the fence is no longer ours, or the database was away for too long.
+    """
+    crash_point("before_finish")
+    while not heartbeat.lost.is_set():
+        try:
+            if not _written(registry, job, result):
+                break
+            crash_point("after_finish")
+            return registry.jobs.get(job.id)
+        except ServiceUnreachable:
+            heartbeat.lost.wait(_FINISH_POLL_S)
+    raise LeaseLost(job.id, fence=job.fence)
+
+
+def _written(registry: Registry, job: Job, result: Result) -> bool:
+    if result.state == "queued" or result.reason in BUDGETS:
+        state = registry.jobs.requeue(
+            job.id,
+            fence=job.fence,
+            reason=result.reason,
+            message=result.message,
+            refund=result.state == "queued",
+        )
+        return state is not None
+    return registry.jobs.finish(
+        job.id,
+        fence=job.fence,
+        state=result.state,
+        reason=result.reason,
+        message=result.message,
+        outcome=result.outcome,
+    )

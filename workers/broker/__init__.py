@@ -1,0 +1,1 @@
+"""Celery, and nothing but Celery: hints that there is work, and workers that wait for them."""

@@ -1,0 +1,60 @@
+"""A worker from its start to its end, fed by the hints of a broker."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from registry.service import Registry
+from registry.settings import Settings
+from workers.errors import BrokerUnusable
+
+
+@contextmanager
+def needing_celery() -> Iterator[None]:
+    """For imports of what speaks to a broker.
+
+    Raises:
+        BrokerUnusable: it is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = str(error.name).partition(".")[0]
+        raise BrokerUnusable(
+            f"ZOO_BROKER_URL is set, but {missing} is not installed;"
+            " install it with: pip install 'adapter-zoo[broker]', or unset ZOO_BROKER_URL"
+        ) from error
+
+
+def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str, events: bool) -> int:
+    """Be a Celery worker until SIGTERM or Ctrl-C; Celery's exit code, or 0 if it was asked to end.
+
+    Raises:
+        BrokerUnusable: Celery is not installed.
+        DatabaseUnreachable: the database does not answer, which is said at once, not with the first job.
+    """
+    with needing_celery():
+        from celery import signals
+        from celery.bin.celery import celery
+
+        import workers.app  # found by its name below, wherever this process was started
+    Registry.open(settings).close()
+    name = f"{'-'.join(queues)}-{os.getpid()}@%h"
+    quick = ("--without-mingle", "--without-gossip", "--concurrency", "1", "--pool", "prefork")
+    monitored = ("--task-events",) if events else ()
+    asked: list[object] = []
+
+    def note(how: object = None, **_: object) -> None:
+        asked.append(how)
+
+    signals.worker_shutting_down.connect(note)
+    # Not `Celery.worker_main`, which ends alike however its worker ended.
+    status = celery.main(
+        [
+            *("--app", workers.app.__name__, "worker", "--loglevel", log_level, *quick, *monitored),
+            *("--queues", ",".join(queues), "--hostname", name),
+        ],
+        standalone_mode=False,
+    )
+    # Celery calls Ctrl-C a failure.
+    return 0 if asked else int(status or 0)

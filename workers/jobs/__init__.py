@@ -1,0 +1,1 @@
+"""The code that a job runs. torch lives here."""

@@ -1,0 +1,142 @@
+"""The train job: one LoRA adapter from one dataset, registered with lineage, effect and scores."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from registry.entities import AdapterVersion, BaseModel
+from workers.attempts.context import JobContext
+from workers.jobs.answering import answerer_of
+from workers.jobs.device import device_here
+from workers.jobs.evaluation import record, score_dataset
+from workers.jobs.training_examples import dataset_file
+from workers.requests.specs import TrainSpec
+from xlora_engine.adapter_training.train_adapter import (
+    AdapterTraining,
+    StepMetrics,
+    TrainedAdapter,
+    train_adapter,
+)
+from xlora_engine.data.chat import encode, read_rows
+from xlora_engine.devices.compute_dtype import compute_dtype
+from xlora_engine.devices.process_group import ProcessGroup, joined
+from xlora_engine.measuring.probe import adapter_effect
+from xlora_engine.sources.base_model import load_base, load_tokenizer
+
+#: Tokens in one forward of the final evaluation.
+TOKENS_PER_BATCH = 1024
+
+
+def run(context: JobContext) -> Mapping[str, Any]:
+    """Carry out one train job; its outcome names the adapter registered by the first process."""
+    spec = TrainSpec.from_json(context.job.spec)
+    base = context.registry.base(spec.base)
+    place = context.place
+    meeting_place = Path(place.meeting_place)
+    with joined(rank=place.rank, size=place.processes, meeting_place=meeting_place) as group:
+        model, trained = _train(context, spec, base, group)
+    if not group.is_first:
+        return {}
+    effect = adapter_effect(model, trained.folder, name=spec.name)
+    adapter = _register(context, spec, base, trained.folder, effect)
+    context.run.tags({"zoo.adapter": adapter.reference, "zoo.base": base.name})
+    context.run.metrics({"effect": effect})
+    outcome: dict[str, Any] = {"adapter": adapter.reference, "loss": trained.final_loss, "effect": effect}
+    if spec.eval_dataset is not None:
+        outcome["scores"] = _evaluate(context, spec.eval_dataset, adapter)
+    return outcome
+
+
+def _train(
+    context: JobContext, spec: TrainSpec, base: BaseModel, group: ProcessGroup
+) -> tuple[PreTrainedModel, TrainedAdapter]:
+    context.report("loading", 0, spec.steps)
+    base_folder = context.registry.materialise(base)
+    device = device_here()
+    model = load_base(base_folder, dtype=_agreed_dtype(group, device), device=device)
+    tokenizer = load_tokenizer(base_folder)
+    rows = [
+        encode(tokenizer, row, max_tokens=spec.max_tokens)
+        for row in read_rows(dataset_file(context.registry, spec.train_dataset))
+    ]
+
+    micro_batch_rows = context.micro_batch(spec.batch_rows // spec.processes)
+    context.run.tags({"zoo.micro_batch_rows": micro_batch_rows})
+
+    def on_step(step: StepMetrics) -> None:
+        context.report("training", step.step, spec.steps, loss=step.loss)
+        context.run.metrics(
+            {"train/loss": step.loss, "train/learning_rate": step.learning_rate}, step=step.step
+        )
+
+    trained = train_adapter(
+        model,
+        tokenizer,
+        rows,
+        replace(training_of(spec), micro_batch_rows=micro_batch_rows),
+        base_name=base.name,
+        folder=context.folder / "training",
+        group=group,
+        on_step=on_step,
+        stop=context.stop_requested,
+    )
+    return model, trained
+
+
+def _agreed_dtype(group: ProcessGroup, device: torch.device) -> torch.dtype:
+    """What the first process finds: on a CPU it is measured, and another may measure something else."""
+    fastest = compute_dtype(device) if group.is_first else torch.float32
+    return torch.bfloat16 if group.from_first(int(fastest == torch.bfloat16)) else torch.float32
+
+
+def training_of(spec: TrainSpec) -> AdapterTraining:
+    """The engine's settings, from what was asked."""
+    return AdapterTraining(
+        rank=spec.rank,
+        alpha=spec.alpha,
+        dropout=spec.dropout,
+        target_modules=spec.target_modules,
+        learning_rate=spec.learning_rate,
+        steps=spec.steps,
+        batch_rows=spec.batch_rows,
+        warmup_steps=spec.warmup_steps,
+        weight_decay=spec.weight_decay,
+        silent_prefix=spec.silent_prefix,
+        seed=spec.seed,
+        checkpoint_every_s=spec.checkpoint_every_s,
+    )
+
+
+def _register(
+    context: JobContext, spec: TrainSpec, base: BaseModel, folder: Path, effect: float
+) -> AdapterVersion:
+    context.report("registering", spec.steps, spec.steps)
+    return context.registry.register_adapter(
+        folder,
+        name=spec.name,
+        base=base.name,
+        domains=spec.domains,
+        licence=spec.licence,
+        description=spec.description,
+        origin=f"job:{context.job.id}",
+        job_id=context.job.id,
+        fence=context.fence,
+        parameters=spec.to_json(),
+        effect_score=effect,
+    )
+
+
+def _evaluate(context: JobContext, reference: str, adapter: AdapterVersion) -> dict[str, float]:
+    context.report("evaluating", 0, 1)
+    answerer = answerer_of(context.registry, f"adapter:{adapter.reference}")
+    tokens = context.micro_batch(TOKENS_PER_BATCH)
+    score = score_dataset(context, answerer, reference, limit=None, tokens=tokens)
+    task = context.registry.dataset(reference).domain or reference
+    record(context, answerer.subject, task, reference, score, settings={"limit": None})
+    context.run.metrics({"eval/loss": score.loss, "eval/exact_match": score.exact_match})
+    context.report("evaluating", 1, 1, loss=score.loss)
+    return {"loss": score.loss, "exact_match": score.exact_match}

@@ -1,0 +1,1 @@
+"""What a user asks: checked, placed and queued as a job."""

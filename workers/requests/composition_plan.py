@@ -1,0 +1,184 @@
+"""What `zoo compose` is about to do: adapters looked up, data found in their lineage, verdicts given.
+
+Nothing is trained and torch is not imported: a composition that cannot work is refused here.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from registry.entities import AdapterVersion, DatasetVersion
+from registry.errors import Incompatible, InvalidField
+from registry.intake.compatibility import Verdict, judge_together, refused
+from registry.service import Registry
+from workers.requests.specs import LEAST_ROWS, ComposeSpec
+from xlora_engine.config import XLoraConfig
+
+#: The scaling head unless asked otherwise: small enough to learn in seconds, and gates every layer apart.
+DEFAULT_HEAD = {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 256}
+
+
+def default_head(experts: int) -> dict[str, Any]:
+    """The scaling head of so many experts, unless asked otherwise.
+
+    In the scaling pass they are heard alike: hidden states of the uniform mixture know what is being
+    answered. Those of the base alone hardly tell one domain's "K" from another's.
+    """
+    return {**DEFAULT_HEAD, "scaling_pass_value": 1 / experts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asked for, before anything is looked up."""
+
+    name: str
+    adapters: tuple[str, ...]
+    data: Mapping[str, str] = field(default_factory=dict)
+    eval_data: Mapping[str, str] = field(default_factory=dict)
+    mixed: tuple[str, ...] = ()
+    head: Mapping[str, Any] = field(default_factory=dict)
+    #: the fields of the spec that were given
+    budget: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request with everything looked up, and what the checks say of it."""
+
+    request: Request
+    adapters: tuple[AdapterVersion, ...]
+    #: domain -> dataset reference
+    data: Mapping[str, str]
+    eval_data: Mapping[str, str]
+    mixed: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+
+    def spec(self) -> ComposeSpec:
+        """The job's spec; every reference in it names a version.
+
+        Raises:
+            ConfigInvalid: the scaling head cannot be of these experts.
+            SpecInvalid: another field is out of its range.
+        """
+        experts = [adapter.name for adapter in self.adapters]
+        head = {**default_head(len(experts)), **self.request.head}
+        XLoraConfig.from_json({**head, "adapters": experts})
+        return ComposeSpec(
+            name=self.request.name,
+            adapters=tuple(adapter.reference for adapter in self.adapters),
+            data=self.data,
+            eval_data=self.eval_data,
+            mixed_datasets=self.mixed,
+            head=head,
+            **self.request.budget,
+        )
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the adapters do not go together."""
+        return bool(refused(self.verdicts))
+
+    def verdict_rows(self) -> list[dict[str, object]]:
+        """A row for each expert, then one for each finding about them together."""
+        experts: list[dict[str, object]] = [
+            {
+                "expert": adapter.reference,
+                "base": adapter.base_name,
+                "rank": adapter.rank,
+                "layers": len(adapter.modules),
+                "effect": "" if adapter.effect_score is None else f"{adapter.effect_score:.2g}",
+                "data": self.data.get(self.domain_of(adapter), ""),
+                "verdict": "; ".join(["ok", *adapter.warnings]),
+            }
+            for adapter in self.adapters
+        ]
+        together: list[dict[str, object]] = [
+            {"expert": "together", "verdict": f"{verdict.level.upper()} {verdict.code}: {verdict.message}"}
+            for verdict in self.verdicts
+        ]
+        columns = list(experts[0]) if experts else []
+        return [{column: row.get(column, "") for column in columns} for row in (*experts, *together)]
+
+    def domain_of(self, adapter: AdapterVersion) -> str:
+        """The domain an adapter is trained for here."""
+        return domain_names(self.adapters)[adapter.name]
+
+
+def make_plan(registry: Registry, request: Request) -> Plan:
+    """Look up adapters and data, and judge whether they go together.
+
+    Raises:
+        NotFound: an adapter or dataset is unknown.
+        InvalidField: an adapter's data is neither given nor in its lineage, or is one row alone.
+    """
+    adapters = tuple(registry.adapter(reference) for reference in request.adapters)
+    verdicts = judge_together(adapters)
+    domains = domain_names(adapters)
+    names = Counter(domains.values())
+    for option, given in (("--data", request.data), ("--eval-data", request.eval_data)):
+        for domain in given:
+            if domain not in names:
+                raise InvalidField(option, allowed=f"for one of {sorted(names)}", value=domain)
+    data, eval_data = {}, {}
+    for adapter in adapters:
+        domain = domains[adapter.name]
+        train = _dataset(registry, adapter, domain, request.data, "train_dataset", "--data")
+        if train.rows < LEAST_ROWS:
+            raise InvalidField(
+                "--data",
+                allowed=f"of at least {LEAST_ROWS} rows, one of which is held out",
+                value=f"{domain}={train.reference} of {train.rows}",
+            )
+        data[domain] = train.reference
+        eval_data[domain] = _dataset(
+            registry, adapter, domain, request.eval_data, "eval_dataset", "--eval-data"
+        ).reference
+    return Plan(
+        request=request,
+        adapters=adapters,
+        data=data,
+        eval_data=eval_data,
+        mixed=tuple(registry.dataset(reference).reference for reference in request.mixed),
+        verdicts=verdicts,
+    )
+
+
+def require_compatible(plan: Plan) -> None:
+    """Refuse a plan with a refusing verdict.
+
+    Raises:
+        Incompatible: with every reason.
+    """
+    reasons = [f"{verdict.code}: {verdict.message}" for verdict in refused(plan.verdicts)]
+    if reasons:
+        raise Incompatible(f"cannot compose {', '.join(plan.request.adapters)}:", reasons=reasons)
+
+
+def domain_names(adapters: Sequence[AdapterVersion]) -> dict[str, str]:
+    """Adapter name -> its domain: the one it has, if no other adapter has it too, else its own name."""
+    shared = Counter(domain for adapter in adapters for domain in adapter.domains)
+    return {
+        adapter.name: adapter.domains[0]
+        if len(adapter.domains) == 1 and shared[adapter.domains[0]] == 1
+        else adapter.name
+        for adapter in adapters
+    }
+
+
+def _dataset(
+    registry: Registry,
+    adapter: AdapterVersion,
+    domain: str,
+    given: Mapping[str, str],
+    parameter: str,
+    option: str,
+) -> DatasetVersion:
+    reference = given.get(domain) or adapter.parameters.get(parameter)
+    if not reference:
+        raise InvalidField(
+            option,
+            allowed=f"given as {domain}=DATASET, for {adapter.reference} does not say its own",
+            value=None,
+        )
+    return registry.dataset(str(reference))

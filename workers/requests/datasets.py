@@ -1,0 +1,65 @@
+"""A dataset by reference or by file, which is registered under the name its file name gives.
+
+A file is checked when it is looked up and registered when all else that was asked for is known to hold.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from registry.entities import DatasetVersion
+from registry.errors import DatasetFileNotFound, DatasetNotFound, InvalidDataset
+from registry.intake.dataset_files import parse_file_name, read_chat_jsonl
+from registry.references import checked_name, nearest
+from registry.service import Registry
+
+_ENDING = ".jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenDataset:
+    """A dataset that is on record, or a file of sound rows that is to be."""
+
+    name: str
+    domain: str | None
+    found: DatasetVersion | Path
+
+    def register(self, registry: Registry) -> DatasetVersion:
+        """The dataset on record; a file is put there."""
+        return registry.register_dataset(self.found) if isinstance(self.found, Path) else self.found
+
+
+def given_dataset(registry: Registry, reference: str) -> GivenDataset:
+    """The registered dataset of that reference, or that file, every row checked; nothing is registered.
+
+    Raises:
+        DatasetNotFound: no registered name.
+        DatasetFileNotFound: it is the path of a file, and there is none.
+        InvalidDataset: the file's rows are not chat JSONL; the message names file and line.
+        InvalidName: the file's name cannot be a dataset's.
+    """
+    path = Path(reference)
+    if path.suffix == _ENDING and path.is_file():
+        name = checked_name(path.name.removesuffix(_ENDING), kind="dataset")
+        read_chat_jsonl(path)
+        return GivenDataset(name=name, domain=parse_file_name(path.name)[0], found=path)
+    if path.name != reference:
+        raise _another_file(path) if path.is_file() else _no_such_file(path)
+    try:
+        found = registry.dataset(reference)
+    except DatasetNotFound as error:
+        if path.suffix == _ENDING:
+            raise _no_such_file(path) from error
+        raise
+    return GivenDataset(name=found.name, domain=found.domain, found=found)
+
+
+def _another_file(path: Path) -> InvalidDataset:
+    return InvalidDataset(
+        f"{path} is taken for no dataset, for its name does not end in {_ENDING};"
+        f" if it is chat JSONL, rename it: mv {path} {path.with_suffix(_ENDING)}"
+    )
+
+
+def _no_such_file(path: Path) -> DatasetFileNotFound:
+    beside = path.parent.glob(f"*{_ENDING}") if path.parent.is_dir() else ()
+    return DatasetFileNotFound(path, nearest=nearest(path.name, (file.name for file in beside)))

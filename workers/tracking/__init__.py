@@ -1,0 +1,1 @@
+"""What was measured, kept in a local spool and shipped to MLflow."""

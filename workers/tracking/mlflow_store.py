@@ -1,0 +1,238 @@
+"""From a job's spool to MLflow; the only module that imports it, and only when something is shipped.
+
+Shipping twice changes nothing: a run is found again by its spool's id, a second one that a lost answer made
+is deleted, and MLflow keeps one value per metric, step and time. Knows no jobs; `workers.tracking.shipping`
+gives it a process of its own.
+"""
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from workers.errors import TrackingUnavailable
+from workers.tracking.spool import SPOOL_FOLDER, Shipment, keep_shipped, read_lines, shipped
+
+_SQLITE = "sqlite:///"
+_SPOOL_TAG = "zoo.spool"
+# MLflow's limits on one request, mlflow/utils/validation.py
+_BATCH_METRICS = 1000
+_BATCH_PARAMETERS = 100
+
+
+class Tracker:
+    """Ships spools to the store at `uri`; one in a SQLite file keeps its artifacts in `artifact_folder`."""
+
+    def __init__(self, *, uri: str, artifact_folder: Path) -> None:
+        self.store = store_name(uri)
+        self._uri = uri
+        self._artifact_folder = artifact_folder if uri.startswith(_SQLITE) else None
+        self._connected: Any = None
+
+    def ship(self, job_folder: Path, *, wait: bool = True) -> Shipment:
+        """Ship what is new in a job's spool.
+
+        Raises:
+            TrackingUnavailable: MLflow cannot be imported, reached or used; what it has not taken stays.
+            BlockingIOError: another process ships this spool, and `wait` is false.
+        """
+        with _locked(job_folder / SPOOL_FOLDER / "lock", wait=wait):
+            state = shipped(job_folder, store=self.store)
+            try:
+                try:
+                    return self._deliver(job_folder, state)
+                except Exception as exc:
+                    if state.run_id is None or not _is_gone(exc):
+                        raise
+                # The store was set up anew since: the spool still has everything.
+                return self._deliver(job_folder, Shipment(store=self.store))
+            except Exception as exc:
+                # As broad as that: whatever a tracker throws, it must not become the failure of a job.
+                raise TrackingUnavailable(_reason(self.store, exc)) from exc
+
+    def _deliver(self, job_folder: Path, state: Shipment) -> Shipment:
+        return _Delivery(self.connect(), job_folder, state, artifact_root=self._artifact_folder).ship()
+
+    def connect(self) -> Any:
+        """MLflow's client for the store, which is created if it is a SQLite file that is not there yet."""
+        if self._connected is None:
+            from mlflow.tracking import MlflowClient
+
+            if self._artifact_folder is not None:
+                _create_sqlite_store(Path(self._uri.removeprefix(_SQLITE)), self._artifact_folder)
+            self._connected = MlflowClient(tracking_uri=self._uri)
+        return self._connected
+
+
+class _Delivery:
+    """One pass over one spool; how far it came is saved after everything that MLflow took."""
+
+    def __init__(self, client: Any, job_folder: Path, state: Shipment, *, artifact_root: Path | None) -> None:
+        self._client = client
+        self._job_folder = job_folder
+        self._state = state
+        self._artifact_root = artifact_root
+        self._metrics: list[Any] = []
+        self._actions = {
+            "spool": self._spool,
+            "begin": self._begin,
+            "tags": self._tags,
+            "artifact": self._artifact,
+            "end": self._end,
+        }
+
+    def ship(self) -> Shipment:
+        offset = self._state.offset
+        for line in read_lines(self._job_folder, offset=offset):
+            action = str(line.record.get("action"))
+            if action == "metrics":
+                self._collect(line.record)
+            elif action in self._actions:
+                self._flush(offset)
+                self._actions[action](line.record)
+            offset = line.end_offset
+            if action != "metrics" or len(self._metrics) >= _BATCH_METRICS:
+                self._flush(offset)
+        self._flush(offset)
+        return self._state
+
+    def _flush(self, offset: int) -> None:
+        for batch in _batches(self._metrics, _BATCH_METRICS):
+            self._client.log_batch(self._state.run_id, metrics=batch)
+        self._metrics = []
+        if offset != self._state.offset:
+            self._save(replace(self._state, offset=offset))
+
+    def _save(self, state: Shipment) -> None:
+        self._state = state
+        keep_shipped(self._job_folder, state)
+
+    def _collect(self, record: Mapping[str, Any]) -> None:
+        from mlflow.entities import Metric
+
+        for name, value in record["values"].items():
+            self._metrics.append(Metric(name, value, record["at_ms"], record["step"]))
+
+    def _spool(self, record: Mapping[str, Any]) -> None:
+        self._save(replace(self._state, spool_id=record["id"]))
+
+    def _begin(self, record: Mapping[str, Any]) -> None:
+        experiment_id = self._experiment_id(record["experiment"])
+        run = self._found_run(experiment_id) or self._client.create_run(
+            experiment_id,
+            start_time=record["at_ms"],
+            run_name=record["name"],
+            tags={_SPOOL_TAG: self._state.spool_id},
+        )
+        self._save(replace(self._state, run_id=run.info.run_id))
+        if run.info.status != "RUNNING":
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        self._parameters(record["parameters"], known=run.data.params)
+        self._tags({"values": record["tags"]})
+
+    def _found_run(self, experiment_id: str) -> Any:
+        if self._state.run_id is not None:
+            return self._client.get_run(self._state.run_id)
+        return next(iter(self._runs_of_this_spool(experiment_id)), None)
+
+    def _runs_of_this_spool(self, experiment_id: str) -> Sequence[Any]:
+        found: Sequence[Any] = self._client.search_runs(
+            [experiment_id], filter_string=f"tags.`{_SPOOL_TAG}` = '{self._state.spool_id}'"
+        )
+        return found
+
+    def _experiment_id(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            place = None if self._artifact_root is None else (self._artifact_root / name).as_uri()
+            try:
+                return str(self._client.create_experiment(name, artifact_location=place))
+            except MlflowException:
+                # Another process may have created it in between; if none did, the reason stands.
+                found = self._client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+        return str(found.experiment_id)
+
+    def _parameters(self, parameters: Mapping[str, str], *, known: Mapping[str, str]) -> None:
+        # MLflow refuses to change a parameter, and a later attempt may differ in what a fault made it change.
+        from mlflow.entities import Param
+
+        fresh = [Param(name, value) for name, value in parameters.items() if name not in known]
+        for batch in _batches(fresh, _BATCH_PARAMETERS):
+            self._client.log_batch(self._state.run_id, params=batch)
+
+    def _tags(self, record: Mapping[str, Any]) -> None:
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(name, value) for name, value in record["values"].items()]
+        for batch in _batches(tags, _BATCH_PARAMETERS):
+            self._client.log_batch(self._state.run_id, tags=batch)
+
+    def _artifact(self, record: Mapping[str, Any]) -> None:
+        path = self._job_folder / SPOOL_FOLDER / record["path"]
+        if path.exists():
+            self._client.log_artifact(self._state.run_id, str(path), record["folder"] or None)
+
+    def _end(self, record: Mapping[str, Any]) -> None:
+        self._delete_twins()
+        self._client.set_terminated(self._state.run_id, status=record["status"], end_time=record["at_ms"])
+
+    def _delete_twins(self) -> None:
+        # A server too slow to answer in time may create a run all the same, after it was looked for in vain.
+        run = self._client.get_run(self._state.run_id)
+        for found in self._runs_of_this_spool(run.info.experiment_id):
+            if found.info.run_id != self._state.run_id:
+                self._client.delete_run(found.info.run_id)
+
+
+def store_name(uri: str) -> str:
+    """The store's URI without the account in it, for messages and files."""
+    scheme, separator, rest = uri.partition("://")
+    return scheme + separator + rest.rpartition("@")[2]
+
+
+def _create_sqlite_store(database: Path, artifact_folder: Path) -> None:
+    """Create MLflow's tables beside their final place, so that a kill leaves no half a schema."""
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(database.with_name(database.name + ".lock")):
+        if database.exists():
+            return
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        temporary = database.with_name(f"{database.name}.{os.getpid()}")
+        store = SqlAlchemyStore(f"{_SQLITE}{temporary}", artifact_folder.as_uri())
+        store.engine.dispose()
+        temporary.replace(database)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            yield
+        finally:
+            # Not by closing alone: a process forked meanwhile has inherited the lock.
+            fcntl.flock(stream, fcntl.LOCK_UN)
+
+
+def _is_gone(exc: Exception) -> bool:
+    """Whether MLflow said that it knows no such run."""
+    return getattr(exc, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+def _reason(store: str, exc: Exception) -> str:
+    lines = str(exc).strip().splitlines()
+    return f"MLflow at {store} did not take the run: {type(exc).__name__}: {lines[0] if lines else ''}"
+
+
+def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

@@ -1,0 +1,263 @@
+"""The process that ships spools to MLflow, from both ends: how a supervisor starts it, and what it does.
+
+    python -m workers.tracking.shipping JOB_FOLDER...
+
+A process of its own, because importing MLflow takes seconds that training would miss, and because a process,
+unlike a thread, can be given a time limit. What earlier jobs could not ship goes along, once MLflow answers.
+"""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from registry.settings import Settings
+from workers.errors import TrackingUnavailable
+from workers.processes.child_environment import child_command, child_environment
+from workers.processes.parent_watchdog import die_with_parent, read_order
+from workers.tracking.mlflow_store import Tracker, store_name
+from workers.tracking.spool import is_pending, pending_bytes, shipped
+
+#: what MLflow is told where nothing is said: how to sign in, and how to reach artifact stores
+_CREDENTIALS = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+_REQUEST_LIMIT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_FIRST_REQUEST_LIMIT_S = 5
+#: Quiet, and quick to give up. MLflow's own retry would create a run twice where only the answer was lost.
+MANNERS = {
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    _REQUEST_LIMIT: str(_FIRST_REQUEST_LIMIT_S),
+}
+#: the tracking URI that means: do not track
+NO_TRACKING = "none"
+
+_SHIP_EVERY_S = 2.0
+#: A server that is slow, not dead, takes a request in the end: each try in vain doubles its time, up to this.
+_REQUEST_LIMIT_S = 80
+#: What the end of a job still waits for an MLflow that did not answer last time.
+_LAST_TRY_S = 5.0
+_POLL_S = 0.05
+
+#: tells the supervisor, by keywords, what happened
+Say = Callable[..., None]
+
+
+class NoShipper:
+    """Where MLFLOW_TRACKING_URI is `none`: runs stay in their spools and can be shipped later."""
+
+    def finish(self, *, timeout_s: float) -> bool:  # noqa: ARG002 - the other shipper's signature
+        """Nothing to wait for."""
+        return True
+
+    def abandon(self) -> None:
+        """Nothing to end."""
+
+
+class Shipper:
+    """A running shipping process; closing its standard input asks for the last shipment."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        job_folders: Sequence[Path],
+        *,
+        on_run: Callable[[str], None],
+        on_unavailable: Callable[[str], None],
+    ) -> None:
+        self._on_run = on_run
+        self._on_unavailable = on_unavailable
+        self._answers = True
+        self._process = subprocess.Popen(
+            child_command("workers.tracking.shipping", *map(str, job_folders)),
+            env=child_environment(os.environ, also=_CREDENTIALS) | MANNERS,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        order = {
+            "uri": settings.mlflow_tracking_uri,
+            "artifact_folder": str(settings.home / "mlflow-artifacts"),
+            "jobs_folder": str(_jobs_folder(settings)),
+            "parent_pid": os.getpid(),
+        }
+        _write(self._process.stdin, json.dumps(order).encode() + b"\n")
+        self._reader = threading.Thread(target=self._listen, name="shipper", daemon=True)
+        self._reader.start()
+
+    def finish(self, *, timeout_s: float) -> bool:
+        """Wait for the last shipment, at most `timeout_s`; whether everything was shipped.
+
+        An MLflow that did not answer last time is waited for no longer than a moment.
+        """
+        _write(self._process.stdin, None)
+        started = answered_at = time.monotonic()
+        while self._process.poll() is None:
+            now = time.monotonic()
+            answered_at = now if self._answers else answered_at
+            if now - started > timeout_s or now - answered_at > _LAST_TRY_S:
+                self._on_unavailable(f"MLflow did not take the run within {now - started:.1f} s")
+                break
+            time.sleep(_POLL_S)
+        complete = self._process.poll() == 0
+        self.abandon()
+        return complete
+
+    def abandon(self) -> None:
+        """End the process now, if it still runs; what it has not shipped stays in the spool."""
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        _write(self._process.stdin, None)
+
+    def _listen(self) -> None:
+        stream: Any = self._process.stdout
+        known: set[str] = set()
+        with stream:
+            for line in stream:
+                said = json.loads(line)
+                self._answers = "unavailable" not in said
+                if not self._answers:
+                    self._on_unavailable(said["unavailable"])
+                elif said["run_id"] and said["run_id"] not in known:
+                    known.add(said["run_id"])
+                    self._on_run(said["run_id"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpooledRun:
+    """A job's run, as far as its spool on this machine tells."""
+
+    job: str
+    #: MLflow's, once it has begun to take the run
+    run_id: str | None
+    pending_bytes: int
+
+
+def spooled_runs(settings: Settings) -> tuple[SpooledRun, ...]:
+    """The runs of every job folder of this machine, in the order of the jobs."""
+    store = store_name(settings.mlflow_tracking_uri)
+    runs = (
+        SpooledRun(
+            job=folder.name,
+            run_id=shipped(folder, store=store).run_id,
+            pending_bytes=pending_bytes(folder, store=store),
+        )
+        for folder in _job_folders(_jobs_folder(settings))
+    )
+    return tuple(sorted(runs, key=lambda run: (len(run.job), run.job)))
+
+
+def ship_pending(settings: Settings, *, timeout_s: float) -> str | None:
+    """Let MLflow have all that it missed; why it did not take everything, None if it did."""
+    folders = pending_folders(settings)
+    if not folders:
+        return None
+    complaints: list[str] = []
+    shipper = Shipper(settings, folders, on_run=lambda _: None, on_unavailable=complaints.append)
+    complete = shipper.finish(timeout_s=timeout_s)
+    return None if complete else (complaints or ["MLflow gave no reason"])[-1]
+
+
+def pending_folders(settings: Settings) -> tuple[Path, ...]:
+    """The job folders that hold something MLflow does not have."""
+    return tuple(_pending(_jobs_folder(settings), store=store_name(settings.mlflow_tracking_uri)))
+
+
+def _pending(jobs: Path, *, store: str) -> Iterator[Path]:
+    return (folder for folder in _job_folders(jobs) if is_pending(folder, store=store))
+
+
+def _job_folders(jobs: Path) -> Iterator[Path]:
+    return iter(sorted(jobs.iterdir()) if jobs.exists() else ())
+
+
+def _jobs_folder(settings: Settings) -> Path:
+    return settings.home / "jobs"
+
+
+def main(folders: Sequence[str]) -> int:
+    """Ship until standard input ends, then once more; say in JSON lines on standard output what happened."""
+    order = read_order(0)
+    die_with_parent(order["parent_pid"])
+    os.nice(10)
+    say = _private_output()
+    tracker = Tracker(uri=order["uri"], artifact_folder=Path(order["artifact_folder"]))
+    own = [Path(folder) for folder in folders]
+    left_behind = _pending(Path(order["jobs_folder"]), store=tracker.store)
+    last = False
+    while True:
+        complete = all([_ship(tracker, folder, say) for folder in own])  # noqa: C419 - one that fails holds back no other
+        if last:
+            return 0 if complete else TrackingUnavailable.exit_code
+        _set_request_limit(answered=complete)
+        if complete:
+            _ship_one_of(left_behind, tracker, own)
+        last = _stdin_ended(_SHIP_EVERY_S)
+
+
+def _ship(tracker: Tracker, folder: Path, say: Say) -> bool:
+    """Ship one spool, and say which run has it; whether MLflow took it all."""
+    store = tracker.store
+    try:
+        shipment = tracker.ship(folder) if is_pending(folder, store=store) else shipped(folder, store=store)
+    except TrackingUnavailable as unavailable:
+        say(unavailable=str(unavailable))
+        return False
+    say(run_id=shipment.run_id)
+    return True
+
+
+def _ship_one_of(left_behind: Iterator[Path], tracker: Tracker, own: Sequence[Path]) -> None:
+    """Ship the next spool that some earlier job left; one that MLflow will not have is left once more."""
+    folder = next((folder for folder in left_behind if folder not in own), None)
+    if folder is not None:
+        with contextlib.suppress(TrackingUnavailable, BlockingIOError):
+            tracker.ship(folder, wait=False)
+
+
+def _set_request_limit(*, answered: bool) -> None:
+    # MLflow reads it anew for every request.
+    limit_s = min(2 * int(os.environ[_REQUEST_LIMIT]), _REQUEST_LIMIT_S)
+    os.environ[_REQUEST_LIMIT] = str(_FIRST_REQUEST_LIMIT_S if answered else limit_s)
+
+
+def _private_output() -> Say:
+    """Standard output as a way to say things to the supervisor; what MLflow prints goes elsewhere."""
+    descriptor = os.dup(1)
+    os.dup2(2, 1)
+    return lambda **fields: _write_line(descriptor, fields)
+
+
+def _write_line(descriptor: int, fields: Mapping[str, object]) -> None:
+    os.write(descriptor, json.dumps(fields).encode() + b"\n")
+
+
+def _stdin_ended(timeout_s: float) -> bool:
+    ready, _, _ = select.select([0], [], [], timeout_s)
+    return bool(ready) and not os.read(0, 64)
+
+
+def _write(stream: IO[bytes] | None, content: bytes | None) -> None:
+    """Write, or close when there is nothing to write; a reader that is gone is not an error here."""
+    if stream is None:
+        return
+    with contextlib.suppress(BrokenPipeError):
+        if content is None:
+            stream.close()
+        else:
+            stream.write(content)
+            stream.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,202 @@
+"""What a job measured, kept in its own folder first: an append-only file of JSON lines and copies of files.
+
+Writing here is all that tracking asks of a job; `workers.tracking.mlflow_store` ships it. Of MLflow it knows
+the limits.
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+#: beneath a job's folder
+SPOOL_FOLDER = "tracking"
+_LINES = "spool.jsonl"
+_FILES = "files"
+_SHIPPED = "shipped.json"
+# MLflow's limits, mlflow/utils/validation.py
+_KEY_LENGTH = 250
+_PARAMETER_LENGTH = 6000
+_TAG_LENGTH = 8000
+_NOT_IN_A_KEY = re.compile(r"[^\w\-./: ]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One complete line of a spool: what it says, and where in the file the next one starts."""
+
+    record: Mapping[str, Any]
+    end_offset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipment:
+    """How far a spool has been shipped, and to which run of which store."""
+
+    store: str
+    spool_id: str = ""
+    run_id: str | None = None
+    offset: int = 0
+
+
+class Run:
+    """The handle through which a job reports its run; every call appends one line and returns at once."""
+
+    def __init__(self, job_folder: Path) -> None:
+        self._folder = job_folder / SPOOL_FOLDER
+        (self._folder / _FILES).mkdir(parents=True, exist_ok=True)
+        self._descriptor = _open_for_append(self._folder / _LINES)
+        if os.fstat(self._descriptor).st_size == 0:
+            # Job numbers repeat between installations that share one MLflow; this does not.
+            self._append("spool", id=uuid.uuid4().hex)
+
+    def begin(
+        self, *, experiment: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, object]
+    ) -> None:
+        """Name the run; a later attempt of the same job may say it again."""
+        self._append(
+            "begin", experiment=experiment, name=name, parameters=flatten(parameters), tags=_tags(tags)
+        )
+
+    def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
+        """Values measured at one step, such as {"train/loss": 1.2}."""
+        self._append(
+            "metrics", step=int(step), values={_key(name): float(value) for name, value in values.items()}
+        )
+
+    def tags(self, values: Mapping[str, object]) -> None:
+        """Facts about the run: subject, dataset digests."""
+        self._append("tags", values=_tags(values))
+
+    def link(self, kind: str, name: str, run_id: str) -> None:
+        """Point to another run, as the tag `zoo.run.<kind>.<name>`."""
+        self.tags({f"zoo.run.{kind}.{name}": run_id})
+
+    def artifact(self, path: Path, *, folder: str = "") -> None:
+        """Keep a copy of a file for the run, shown there beneath `folder`."""
+        place = self._folder / _FILES / folder
+        place.mkdir(parents=True, exist_ok=True)
+        temporary = place / f".{path.name}.{os.getpid()}"
+        shutil.copyfile(path, temporary)
+        temporary.replace(place / path.name)
+        self._append("artifact", path=str(Path(_FILES, folder, path.name)), folder=folder)
+
+    def end(self, status: str) -> None:
+        """Close the run as FINISHED, FAILED or KILLED."""
+        self._append("end", status=status)
+
+    def close(self) -> None:
+        """Give the file descriptor back; the spool stays."""
+        os.close(self._descriptor)
+
+    def _append(self, action: str, **fields: Any) -> None:
+        record = {"action": action, "at_ms": time.time_ns() // 1_000_000, **fields}
+        os.write(self._descriptor, json.dumps(record).encode() + b"\n")
+
+
+class NoRun(Run):
+    """Keeps nothing: for the processes of a job whose first one reports for all of them."""
+
+    def __init__(self) -> None:
+        pass
+
+    def artifact(self, path: Path, *, folder: str = "") -> None:
+        """Nothing is copied."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _append(self, action: str, **fields: Any) -> None:
+        pass
+
+
+def read_lines(job_folder: Path, *, offset: int) -> Iterator[Line]:
+    """The complete lines from `offset` on; what a killed process left half-written is passed over."""
+    lines = job_folder / SPOOL_FOLDER / _LINES
+    if not lines.exists():
+        return
+    with lines.open("rb") as stream:
+        stream.seek(offset)
+        for raw in stream:
+            if not raw.endswith(b"\n"):
+                return
+            offset += len(raw)
+            yield Line(record=_parsed(raw), end_offset=offset)
+
+
+def shipped(job_folder: Path, *, store: str) -> Shipment:
+    """How far the job's spool has been shipped to the store of that name."""
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        shipment = Shipment(**json.loads((job_folder / SPOOL_FOLDER / _SHIPPED).read_text()))
+        if shipment.store == store:
+            return shipment
+    return Shipment(store=store)
+
+
+def keep_shipped(job_folder: Path, shipment: Shipment) -> None:
+    """Remember how far the spool has been shipped."""
+    place = job_folder / SPOOL_FOLDER / _SHIPPED
+    temporary = place.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(shipment)))
+    temporary.replace(place)
+
+
+def is_pending(job_folder: Path, *, store: str) -> bool:
+    """Whether the job measured something that the store of that name does not have."""
+    return pending_bytes(job_folder, store=store) > 0
+
+
+def pending_bytes(job_folder: Path, *, store: str) -> int:
+    """How much of the job's spool the store of that name does not have; its files not counted."""
+    lines = job_folder / SPOOL_FOLDER / _LINES
+    written_bytes = lines.stat().st_size if lines.exists() else 0
+    return max(0, written_bytes - shipped(job_folder, store=store).offset)
+
+
+def flatten(parameters: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
+    """Nested settings as MLflow holds parameters: dotted names and text, cut to its limits."""
+    flat: dict[str, str] = {}
+    for name, value in parameters.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, prefix=f"{key}.")
+        else:
+            written = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[_key(key)] = _cut(written, _PARAMETER_LENGTH)
+    return flat
+
+
+def _tags(values: Mapping[str, object]) -> dict[str, str]:
+    return {_key(name): _cut(str(value), _TAG_LENGTH) for name, value in values.items()}
+
+
+def _key(name: str) -> str:
+    return _NOT_IN_A_KEY.sub("_", name)[:_KEY_LENGTH]
+
+
+def _cut(value: str, length: int) -> str:
+    return value if len(value) <= length else value[: length - 1] + "…"
+
+
+def _parsed(raw: bytes) -> Mapping[str, Any]:
+    try:
+        record = json.loads(raw)
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _open_for_append(path: Path) -> int:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    size_bytes = os.fstat(descriptor).st_size
+    # A predecessor killed in the middle of a line must not spoil the first line of this attempt.
+    if size_bytes and os.pread(descriptor, 1, size_bytes - 1) != b"\n":
+        os.write(descriptor, b"\n")
+    return descriptor

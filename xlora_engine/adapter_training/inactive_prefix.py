@@ -1,0 +1,105 @@
+"""Training an adapter for company: it is silent on the tokens with which every row begins.
+
+In a mixture the gates cannot know the domain before the first token that tells it: until then every expert
+acts at about 1/n. An adapter that only ever saw its full strength there has learnt to lean on it, and its
+answers get worse in every mixture, however well the rest is routed. So its factors A are kept orthogonal to
+what each module is given on those tokens. There it adds nothing at any strength, alone or in company, and
+what follows meets the keys and values of the base model.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicCache
+
+from xlora_engine.devices.host_copy import upload
+from xlora_engine.errors import ConfigInvalid
+
+#: A prefix takes one direction a token from each module's input, and at most this share of them.
+_DIRECTIONS_TO_KEEP = 8
+
+
+class SilentPrefix:
+    """Holds the adapter of one PEFT model silent on a prefix, from its construction on.
+
+    Args:
+        model: a base model with a LoRA adapter that changes nothing yet (B = 0).
+        prefix_ids: what all rows begin with; of a prefix longer than an eighth of the narrowest input,
+            the tokens up to there.
+
+    Raises:
+        ConfigInvalid: embeddings are adapted, and with them what the modules are given on the prefix.
+    """
+
+    def __init__(self, model: PeftModel, prefix_ids: Sequence[int]) -> None:
+        downs = [
+            module
+            for name, module in model.named_modules()
+            if ".lora_A." in f".{name}." and isinstance(module, nn.Linear)
+        ]
+        room = min((down.in_features for down in downs), default=0) // _DIRECTIONS_TO_KEEP
+        #: Tokens on which the adapter is silent.
+        self.length = min(len(prefix_ids), room)
+        #: Keys and values of those tokens for one row, which no step changes; None where there are none, or
+        #: where windows slide and the padding of a row would push them out.
+        self.cache: Cache | None = None
+        self._directions: dict[nn.Linear, Float[Tensor, "in direction"]] = {}
+        if self.length:
+            _require_plain_embeddings(model)
+            with _inputs_noted(downs, self._note):
+                cache = _run(model, prefix_ids[: self.length])
+            self.cache = None if any(cache.is_sliding) else cache
+        self.impose()
+
+    @torch.no_grad()
+    def impose(self) -> None:
+        """Take out of every A what the last step of an optimiser put in along the prefix."""
+        for down, directions in self._directions.items():
+            weight = down.weight.float()
+            down.weight.copy_(weight - weight @ directions @ directions.T)
+
+    def _note(self, down: nn.Linear, given: Float[Tensor, "1 seq in"]) -> None:
+        self._directions[down] = _spanned(given.reshape(-1, down.in_features).float())
+
+
+def _spanned(vectors: Float[Tensor, "seq in"]) -> Float[Tensor, "in direction"]:
+    """An orthonormal basis of what the vectors span; the first token's are many times as long as others."""
+    unit = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    basis, sizes, _ = torch.linalg.svd(unit.T, full_matrices=False)
+    spanned: Tensor = basis[:, sizes > 1e-5 * sizes[0]]
+    return spanned
+
+
+@contextmanager
+def _inputs_noted(downs: Sequence[nn.Linear], note: Callable[[nn.Linear, Tensor], None]) -> Iterator[None]:
+    hooks = [
+        down.register_forward_pre_hook(lambda down, given, note=note: note(down, given[0])) for down in downs
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _require_plain_embeddings(model: PeftModel) -> None:
+    for name, _ in model.named_parameters():
+        if ".lora_embedding_A." in name:
+            raise ConfigInvalid("silent_prefix", "off where embeddings are adapted", True)
+
+
+@torch.no_grad()
+def _run(model: PeftModel, token_ids: Sequence[int]) -> Cache:
+    # A PEFT model says that it is training even where all that it wraps is not.
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    input_ids = upload([list(token_ids)], model.device)
+    model(input_ids=input_ids, cache=cache, use_cache=True, logits_to_keep=1)
+    for module in training:
+        module.training = True
+    return cache

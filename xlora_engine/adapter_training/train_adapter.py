@@ -1,0 +1,341 @@
+"""Training one LoRA adapter: PEFT's layers under transformers' Trainer, loss on the answers alone."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.cache_utils import Cache
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_callback import PrinterCallback
+
+from xlora_engine.adapter_training.inactive_prefix import SilentPrefix
+from xlora_engine.adapter_training.lora_injection import ALL_LINEAR, injected, write_adapter
+from xlora_engine.adapter_training.training_batches import Batches, only
+from xlora_engine.data.chat import ChatTokenizer, EncodedRow, pad_token, training_order
+from xlora_engine.data.shared_prefix import repeated, shared_prefix
+from xlora_engine.devices.process_group import ALONE, ProcessGroup
+from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
+from xlora_engine.sources.manifest import last_whole, seal, step_of
+
+#: What a checkpoint holds and nobody reads: a pickle, and a card that tells where the base model lay.
+UNREAD_FILES = (TRAINING_ARGS_NAME, "README.md")
+
+#: What the first process of a group wishes after a step.
+_GO_ON, _SAVE, _STOP = range(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterTraining:
+    """How an adapter is trained.
+
+    Raises:
+        ConfigInvalid: a field is out of its range.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
+    learning_rate: float = 1e-3
+    steps: int = 48
+    batch_rows: int = 8
+    #: Rows in one process's memory at once; fewer take longer and learn the same. None: its whole share.
+    micro_batch_rows: int | None = None
+    warmup_steps: int = 4
+    weight_decay: float = 0.0
+    #: Gradients are scaled down to this norm at most.
+    gradient_norm: float = 1.0
+    #: Whether the adapter adds nothing on the tokens all rows begin with; False trains as PEFT does alone.
+    silent_prefix: bool = True
+    seed: int = 0
+    checkpoint_every_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for field in ("rank", "steps", "batch_rows"):
+            if getattr(self, field) < 1:
+                raise ConfigInvalid(field, "at least 1", getattr(self, field))
+        if self.micro_batch_rows is not None and self.micro_batch_rows < 1:
+            raise ConfigInvalid("micro_batch_rows", "at least 1", self.micro_batch_rows)
+        for field in ("alpha", "learning_rate", "gradient_norm", "checkpoint_every_s"):
+            if not getattr(self, field) > 0:
+                raise ConfigInvalid(field, "above 0", getattr(self, field))
+        if not 0 <= self.dropout < 1:
+            raise ConfigInvalid("dropout", "in 0..1, 1 excluded", self.dropout)
+        if not self.weight_decay >= 0:
+            raise ConfigInvalid("weight_decay", "at least 0", self.weight_decay)
+        if not 0 <= self.warmup_steps <= self.steps:
+            raise ConfigInvalid("warmup_steps", f"in 0..{self.steps}, the steps", self.warmup_steps)
+        if not self.target_modules:
+            raise ConfigInvalid("target_modules", "at least one name", self.target_modules)
+
+    def parts(self, processes: int) -> int:
+        """How many micro-batches a batch is cut into, the same number for each process.
+
+        Raises:
+            ConfigInvalid: the rows of a batch cannot be shared out evenly.
+        """
+        if self.batch_rows % processes:
+            raise ConfigInvalid("batch_rows", f"a multiple of {processes}, the processes", self.batch_rows)
+        share = self.batch_rows // processes
+        return processes * math.ceil(share / min(self.micro_batch_rows or share, share))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """One step, for whoever records it."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    #: Before it was scaled down.
+    gradient_norm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedAdapter:
+    """An adapter folder as PEFT writes it, and what making it took."""
+
+    folder: Path
+    #: Training loss of every step, those before a resumption included.
+    losses: tuple[float, ...]
+    #: Tokens seen in all steps.
+    tokens: int
+    #: Spent in this call.
+    seconds: float
+
+    @property
+    def final_loss(self) -> float:
+        """Training loss of the last step."""
+        return self.losses[-1]
+
+
+def train_adapter(
+    base: PreTrainedModel,
+    tokenizer: ChatTokenizer,
+    rows: Sequence[EncodedRow],
+    settings: AdapterTraining,
+    *,
+    base_name: str,
+    folder: Path,
+    group: ProcessGroup = ALONE,
+    on_step: Callable[[StepMetrics], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> TrainedAdapter:
+    """Train an adapter on a base model, which is left as it was, frozen and evaluating.
+
+    Checkpoints go to `folder/checkpoints`; a second call with the same arguments goes on from the
+    last whole one, to the same weights as an undisturbed run. The adapter goes to `folder/adapter`.
+
+    Every process of a group calls it with the same arguments. Each takes its share of every batch, so that
+    steps are those of one process; dropout, if any, is drawn by each for itself. The first one writes the
+    adapter, and only its `on_step` and `stop` are called.
+
+    Raises:
+        ConfigInvalid: there are no rows, a target module that the base model does not have, a batch that the
+            processes of the group cannot share, or a base model whose loss they cannot.
+        TrainingStopped: `stop` answered true; a checkpoint was written first.
+        TrainingDiverged: a loss or gradient is not finite.
+    """
+    started = time.monotonic()
+    # The seed decides, so a resumed run sees the same.
+    order = training_order(rows, rows_per_batch=settings.batch_rows, steps=settings.steps, seed=settings.seed)
+    parts = settings.parts(group.size)
+    run = _run_digest(base, rows, settings, base_name, group)
+    watcher = _Watcher(settings, run, group, on_step, stop)
+    checkpoints = folder / "checkpoints"
+    with injected(base, _lora(settings), seed=settings.seed) as model:
+        silent = SilentPrefix(model, shared_prefix(rows) if settings.silent_prefix else ())
+        batches = Batches(
+            rows,
+            order,
+            parts=parts,
+            pad_id=pad_token(tokenizer),
+            cached=0 if silent.cache is None else silent.length,
+        )
+        trainer = _PrefixTrainer(
+            prefix=silent.cache,
+            model=model,
+            args=_arguments(settings, checkpoints, group, on_cpu=base.device.type == "cpu"),
+            train_dataset=batches,
+            data_collator=only,
+            callbacks=[_Silencer(silent), watcher],
+        )
+        trainer.remove_callback(PrinterCallback)
+        if group.size > 1 and not trainer.model_accepts_loss_kwargs:
+            allowed = "1 with this base model, which cannot average its loss over the tokens of all"
+            raise ConfigInvalid("processes", allowed, group.size)
+        if group.size > 1:
+            # Otherwise every process would drop the same units, each of its own rows.
+            set_seed((settings.seed + group.rank) % 2**32)
+        last = _last_checkpoint(checkpoints, run, group)
+        trainer.train(resume_from_checkpoint=None if last is None else str(last))
+        if watcher.stopped:
+            raise TrainingStopped(
+                f"training was stopped after step {trainer.state.global_step} of {settings.steps}; "
+                "its checkpoint is kept"
+            )
+        if group.is_first:
+            write_adapter(model, folder / "adapter", base_name=base_name)
+    return TrainedAdapter(
+        folder=folder / "adapter",
+        losses=tuple(entry["loss"] for entry in trainer.state.log_history if "loss" in entry),
+        tokens=batches.tokens,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _lora(settings: AdapterTraining) -> LoraConfig:
+    targets: Any = list(settings.target_modules)
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=ALL_LINEAR if targets == [ALL_LINEAR] else targets,
+    )
+
+
+def _last_checkpoint(folder: Path, run: str, group: ProcessGroup) -> Path | None:
+    """The one that the first process finds whole; it removes the others."""
+    found = last_whole(folder, run=run) if group.is_first else None
+    step = group.from_first(-1 if found is None else step_of(found))
+    return None if step < 0 else folder / f"checkpoint-{step}"
+
+
+def _arguments(
+    settings: AdapterTraining, folder: Path, group: ProcessGroup, *, on_cpu: bool
+) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=settings.steps,
+        per_device_train_batch_size=1,  # one item of `Batches` is a whole micro-batch
+        # Of the items of a step, accelerate gives every process the next one in turn.
+        gradient_accumulation_steps=settings.parts(group.size) // group.size,
+        average_tokens_across_devices=True,  # rows differ in length, so processes differ in tokens
+        ddp_broadcast_buffers=False,  # rotary frequencies may follow the length of a process's own rows
+        train_sampling_strategy="sequential",
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup_steps,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.gradient_norm,
+        optim="adamw_torch_fused",
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",  # `_Watcher` decides by time
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not on_cpu,
+        use_cpu=on_cpu,
+        seed=settings.seed,
+    )
+
+
+class _PrefixTrainer(Trainer):
+    """A Trainer whose batches go on from the cache of a prefix, where there is one."""
+
+    def __init__(self, *, prefix: Cache | None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._prefix = prefix
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As the Trainer computes it, after the prefix."""
+        if self._prefix is not None:
+            cache = repeated(self._prefix, len(inputs["input_ids"]))
+            inputs = {**inputs, "cache": cache, "use_cache": True}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+
+class _Silencer(TrainerCallback):
+    """Keeps the adapter silent on the shared prefix, whatever the optimiser did."""
+
+    def __init__(self, silent: SilentPrefix) -> None:
+        self._silent = silent
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """After every optimiser step, before what is made of it is saved."""
+        self._silent.impose()
+
+
+class _Watcher(TrainerCallback):
+    """Hears every step; asks for a checkpoint when it is time, and for the end when told to stop."""
+
+    def __init__(
+        self,
+        settings: AdapterTraining,
+        run: str,
+        group: ProcessGroup,
+        on_step: Callable[[StepMetrics], None],
+        stop: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._run = run
+        self._group = group
+        self._on_step = on_step
+        self._stop = stop
+        self._saved_at = time.monotonic()
+        self.stopped = False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """After every optimiser step."""
+        wish = self._group.from_first(self._wish(state.global_step) if self._group.is_first else _GO_ON)
+        control.should_save = control.should_save or wish != _GO_ON
+        if wish == _STOP:
+            self.stopped = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """When the Trainer has written a checkpoint."""
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._group.wait_for_all()  # each process writes the state of its random numbers
+        if not self._group.is_first:
+            return
+        for name in UNREAD_FILES:
+            (checkpoint / name).unlink(missing_ok=True)
+        seal(checkpoint, run=self._run)
+        self._saved_at = time.monotonic()
+
+    def _wish(self, step: int) -> int:
+        if self._stop() and step < self._settings.steps:
+            return _STOP
+        return _SAVE if time.monotonic() - self._saved_at >= self._settings.checkpoint_every_s else _GO_ON
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
+        """With the loss of a step, before any checkpoint of it."""
+        if "loss" not in (logs or {}):
+            return
+        step = StepMetrics(
+            step=state.global_step,
+            loss=float(logs["loss"]),
+            learning_rate=float(logs["learning_rate"]),
+            gradient_norm=float(logs["grad_norm"]),
+        )
+        for what, value in (("loss", step.loss), ("gradient norm", step.gradient_norm)):
+            if not math.isfinite(value):
+                raise TrainingDiverged(f"the {what} of step {step.step} is {value}; lower the learning rate")
+        if self._group.is_first:
+            self._on_step(step)
+
+
+def _run_digest(
+    base: PreTrainedModel,
+    rows: Sequence[EncodedRow],
+    settings: AdapterTraining,
+    base_name: str,
+    group: ProcessGroup,
+) -> str:
+    """Of all that decides what training gives; a checkpoint of another digest is of another run."""
+    deciding = {**asdict(settings), "checkpoint_every_s": None, "micro_batch_rows": None}
+    model = (base_name, str(base.dtype), base.num_parameters())
+    hashed = hashlib.sha256(json.dumps([deciding, model, group.size]).encode())
+    for row in rows:
+        hashed.update(repr((row.token_ids, row.prompt_length)).encode())
+    return f"sha256:{hashed.hexdigest()}"

@@ -1,0 +1,264 @@
+"""Chat rows as tokens: encoding with the base model's template, left-padded batches, grouping by length."""
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Int
+from jinja2 import TemplateError
+from torch import Tensor
+
+from xlora_engine.devices.host_copy import upload
+from xlora_engine.errors import AnswerTooLong, ChatInvalid, ConfigInvalid
+
+#: What the loss ignores, as torch's cross-entropy and transformers have it.
+IGNORED = -100
+
+
+class ChatTokenizer(Protocol):
+    """What is asked of a tokenizer; those of `transformers` give it."""
+
+    pad_token_id: int | None
+    eos_token_id: int
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, Any]:
+        """Tokens outside the ordinary vocabulary; those with `special` set are no text."""
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any:
+        """Messages as one text, or its tokens."""
+
+    def decode(self, token_ids: list[int], **kwargs: Any) -> Any:
+        """Tokens as text."""
+
+    def __call__(self, text: str, **kwargs: Any) -> Any:
+        """Text as tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatRow:
+    """One conversation that ends with the answer to learn."""
+
+    messages: tuple[tuple[str, str], ...]
+    domain: str | None = None
+    #: Line of the file it came from, counted from 1.
+    line: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedRow:
+    """One conversation as tokens; the answer is everything from `prompt_length` on."""
+
+    token_ids: tuple[int, ...]
+    prompt_length: int
+    domain: str | None = None
+
+    @property
+    def answer_ids(self) -> tuple[int, ...]:
+        """Tokens of the answer, the end of its turn included."""
+        return self.token_ids[self.prompt_length :]
+
+    def after(self, count: int) -> "EncodedRow":
+        """The row without its first tokens, which a cache holds."""
+        return replace(self, token_ids=self.token_ids[count:], prompt_length=self.prompt_length - count)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Rows padded on the left, so that every answer ends at the last position."""
+
+    input_ids: Int[Tensor, "batch seq"]
+    attention_mask: Int[Tensor, "batch seq"]
+    position_ids: Int[Tensor, "batch seq"]
+    #: Token ids at the answers' positions, `IGNORED` elsewhere.
+    labels: Int[Tensor, "batch seq"]
+    #: Logits are needed for so many last positions: the longest answer and the token before it.
+    keep: int
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch elsewhere."""
+        return Batch(
+            input_ids=upload(self.input_ids, device),
+            attention_mask=upload(self.attention_mask, device),
+            position_ids=upload(self.position_ids, device),
+            labels=upload(self.labels, device),
+            keep=self.keep,
+        )
+
+
+def read_rows(path: Path) -> list[ChatRow]:
+    """Read chat JSONL: `{"messages": [{"role", "content"}, …], "domain": …}` a line.
+
+    Raises:
+        ChatInvalid: a line is no such object; the message names its number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ChatInvalid(f"cannot read {path}: {error}") from error
+    return [_parse(line, number) for number, line in enumerate(lines, 1)]
+
+
+def encode(tokenizer: ChatTokenizer, row: ChatRow, *, max_tokens: int) -> EncodedRow:
+    """Encode a row with the tokenizer's chat template, without what it writes after the answer's turn.
+
+    Raises:
+        ChatInvalid: the template refuses the row, begins it differently with and without its answer, or
+            does not end the answer's turn by a special token; or a message holds such a token itself.
+        AnswerTooLong: the row has more than `max_tokens`; nothing is ever cut off silently.
+    """
+    special = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    _refuse_special(row, special.values())
+    prompt, answer = _templated(tokenizer, row)
+    prompt_ids = _tokens(tokenizer, prompt)
+    token_ids = _tokens(tokenizer, prompt + answer)
+    if token_ids[: len(prompt_ids)] != prompt_ids:
+        # A token would reach over the border, but generation starts after the prompt's last one.
+        token_ids = prompt_ids + _tokens(tokenizer, answer)
+    if token_ids[-1] not in special:
+        raise ChatInvalid(
+            f"line {row.line}: the chat template ends the answer with {answer[-20:]!r} and no special token, "
+            "so a model could not learn where to stop; use a base model whose template ends each turn"
+        )
+    if len(token_ids) > max_tokens:
+        raise AnswerTooLong(
+            f"line {row.line} has {len(token_ids)} tokens ({len(prompt_ids)} before the answer), "
+            f"the limit is {max_tokens}; shorten it or raise the limit (at most the base model's context)"
+        )
+    return EncodedRow(token_ids=tuple(token_ids), prompt_length=len(prompt_ids), domain=row.domain)
+
+
+def pad_token(tokenizer: ChatTokenizer) -> int:
+    """Id of the token to pad with: the end token, where there is none for it."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+
+def collate(rows: Sequence[EncodedRow], *, pad_id: int) -> Batch:
+    """Rows as one batch, padded on the left."""
+    width = max(len(row.token_ids) for row in rows)
+    input_ids = torch.full((len(rows), width), pad_id)
+    labels = torch.full((len(rows), width), IGNORED)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for place, row in enumerate(rows):
+        start = width - len(row.token_ids)
+        input_ids[place, start:] = torch.tensor(row.token_ids)
+        mask[place, start:] = 1
+        labels[place, start + row.prompt_length :] = torch.tensor(row.answer_ids)
+    return Batch(
+        input_ids=input_ids,
+        attention_mask=mask,
+        position_ids=(mask.cumsum(1) - 1).clamp_min(0),
+        labels=labels,
+        keep=max(len(row.answer_ids) for row in rows) + 1,
+    )
+
+
+def length_grouped(rows: Sequence[EncodedRow], *, tokens_per_batch: int) -> Iterator[list[int]]:
+    """Indices of all rows, longest first, in batches of at most so many tokens, padding included."""
+    batch: list[int] = []
+    width = 0
+    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].token_ids)):
+        width = max(width, len(rows[index].token_ids))
+        if batch and width * (len(batch) + 1) > tokens_per_batch:
+            yield batch
+            batch, width = [], len(rows[index].token_ids)
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def training_order(
+    rows: Sequence[EncodedRow], *, rows_per_batch: int, steps: int, seed: int
+) -> list[list[int]]:
+    """Indices for each step: every row once an epoch, rows of a batch alike in length, all decided by `seed`.
+
+    Rows are shuffled, then sorted by length within stretches of a few batches, then the batches are
+    shuffled: little padding, and no epoch like the last.
+
+    Raises:
+        ConfigInvalid: there are no rows.
+    """
+    if not rows:
+        raise ConfigInvalid("rows", "at least one", 0)
+    generator = random.Random(seed)  # noqa: S311 - a data order, not a secret
+    order: list[list[int]] = []
+    while len(order) < steps:
+        shuffled = generator.sample(range(len(rows)), len(rows))
+        stretch = rows_per_batch * 8
+        epoch = []
+        for start in range(0, len(shuffled), stretch):
+            alike = sorted(shuffled[start : start + stretch], key=lambda index: len(rows[index].token_ids))
+            epoch += [alike[i : i + rows_per_batch] for i in range(0, len(alike), rows_per_batch)]
+        order += generator.sample(epoch, len(epoch))
+    return order[:steps]
+
+
+def _templated(tokenizer: ChatTokenizer, row: ChatRow) -> tuple[str, str]:
+    """The conversation up to where generation starts, and the answer with the end of its turn."""
+    messages = [{"role": role, "content": content} for role, content in row.messages]
+    try:
+        prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(messages, tokenize=False)
+    except TemplateError as error:
+        raise ChatInvalid(f"line {row.line}: the chat template refuses the messages: {error}") from error
+    if not prompt or not whole.startswith(prompt):
+        raise ChatInvalid(
+            f"line {row.line}: the chat template does not begin a conversation with its generation prompt, "
+            "so the answer cannot be told from the question; use a base model whose template does"
+        )
+    answer = whole[len(prompt) :].rstrip()
+    if not answer:
+        raise ChatInvalid(f"line {row.line}: the chat template leaves the answer out")
+    return prompt, answer
+
+
+def _tokens(tokenizer: ChatTokenizer, text: str) -> list[int]:
+    # Templates write the special tokens out themselves.
+    token_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return token_ids
+
+
+def _refuse_special(row: ChatRow, special: Iterable[str]) -> None:
+    for _, content in row.messages:
+        found = next((token for token in special if token in content), None)
+        if found is not None:
+            raise ChatInvalid(
+                f"line {row.line}: a message holds {found!r}, which the tokenizer would take for the token "
+                "that structures a chat; take it out or write it differently"
+            )
+
+
+def _parse(line: str, number: int) -> ChatRow:
+    try:
+        row = json.loads(line)
+        messages = tuple((message["role"], message["content"]) for message in row["messages"])
+        domain = row.get("domain")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ChatInvalid(f"line {number} is no chat row: {error!r}") from error
+    complaint = _complaint(messages, domain)
+    if complaint is not None:
+        raise ChatInvalid(f"line {number}: {complaint}")
+    return ChatRow(messages=messages, domain=domain, line=number)
+
+
+def _complaint(messages: tuple[tuple[Any, Any], ...], domain: Any) -> str | None:
+    """What is wrong with a row's fields, if anything."""
+    if not all(isinstance(content, str) and content.strip() for _, content in messages):
+        return "every message must have a text as content"
+    if any("\ud800" <= letter <= "\udfff" for _, content in messages for letter in content):
+        return "a message holds one half of a surrogate pair, which is no character"
+    if domain is not None and not isinstance(domain, str):
+        return f"domain must be a text, got {domain!r}"
+    roles = [role for role, _ in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    # Counted from the end, which must be an answer.
+    expected = [("assistant", "user")[place % 2] for place in range(len(turns))][::-1]
+    if len(roles) < 2 or turns != expected:
+        return (
+            f"messages must end with user and assistant in turn, after a system message perhaps, got {roles}"
+        )
+    return None

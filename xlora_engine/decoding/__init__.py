@@ -1,0 +1,1 @@
+"""`generate`: exact decoding loops with prefetched and drafted scaling passes."""

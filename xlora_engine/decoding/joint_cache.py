@@ -1,0 +1,168 @@
+"""Keys and values of both passes in one set of buffers, so that one batched forward can carry both.
+
+Rows `[0, batch)` are the mixture pass's, rows `[batch, 2 * batch)` the scaling pass's, which is one token
+ahead: the mixture's rows begin with one masked column, as a shorter row of a left-padded batch does. So
+every architecture that takes left padding takes this.
+"""
+
+from typing import cast
+
+from jaxtyping import Int
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+
+from xlora_engine.mixture.cache import XLoraCache
+
+#: Buffers are enlarged by at least so many tokens.
+LEAST_GROWTH = 256
+
+
+class JointCache(Cache):
+    """One forward appends a column, or with `rows` set computes the last column of those rows again."""
+
+    def __init__(self, held: XLoraCache, *, most_steps: int) -> None:
+        """Take over what `held` holds; at most so many columns will be appended."""
+        #: Layer by layer, mixture and scaling pass; `can_be_joined` made sure of their class.
+        self._held: list[tuple[DynamicLayer, DynamicLayer]] = [
+            (cast("DynamicLayer", mixture), cast("DynamicLayer", scaling))
+            for mixture, scaling in zip(held.mixture.layers, held.scaling.layers, strict=True)
+        ]
+        self._joint = [JointLayer(*pair) for pair in self._held]
+        super().__init__(layers=[*self._joint])
+        #: Columns filled; the last of the scaling pass's rows is yet to be computed.
+        self.length = held.get_seq_length() + 1
+        self._most = self.length + most_steps
+        self._room = self.length
+
+    def begin_append(self) -> None:
+        """The next forward appends one column to every row."""
+        self._make_room(self.length + 1)
+        self._begin(None, self.length)
+        self.length += 1
+
+    def begin_again(self, rows: slice | Int[Tensor, " row"]) -> None:
+        """The next forward computes the last column of these rows, whatever stands there."""
+        self._begin(rows, self.length - 1)
+
+    def give_back(self) -> None:
+        """Let the cache this was made from hold what both passes have computed for sure."""
+        for joint, pair in zip(self._joint, self._held, strict=True):
+            joint.give_back(*pair, tokens=self.length - 1)
+
+    def _begin(self, rows: slice | Int[Tensor, " row"] | None, start: int) -> None:
+        for layer in self._joint:
+            layer.rows, layer.start = rows, start
+
+    def _make_room(self, columns: int) -> None:
+        if columns <= self._room:
+            return
+        wanted = columns + max(LEAST_GROWTH, columns // 2)
+        self._room = max(columns, min(wanted, self._most))
+        for layer in self._joint:
+            layer.grow(self._room)
+
+
+def can_be_joined(cache: object) -> bool:
+    """Whether both passes' caches grow with the tokens and hold nothing else."""
+    return isinstance(cache, XLoraCache) and all(
+        isinstance(half, Cache)
+        and not half.offloading
+        and len(half.layers) > 0
+        and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in half.layers)
+        for half in (cache.mixture, cache.scaling)
+    )
+
+
+class JointLayer(CacheLayerMixin):
+    """One attention layer's part. A sliding window keeps all its keys here; its mask hides the old ones."""
+
+    is_sliding = False
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, mixture: DynamicLayer, scaling: DynamicLayer) -> None:
+        CacheLayerMixin.__init__(self)
+        tokens = mixture.get_seq_length()
+        self.keys = _joined(mixture.keys, scaling.keys, tokens)
+        self.values = _joined(mixture.values, scaling.values, tokens)
+        self.rows: slice | Tensor | None = None
+        self.start = 0
+        self.is_initialized = True
+
+    def grow(self, columns: int) -> None:
+        """Make room for so many columns, keeping what there is."""
+        self.keys, self.values = (_enlarged(old, columns) for old in (self.keys, self.values))
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new columns of the rows in question; all their columns so far."""
+        end = self.start + key_states.shape[-2]
+        keys, values, rows = self.keys, self.values, self.rows
+        if rows is None:
+            keys[:, :, self.start : end] = key_states
+            values[:, :, self.start : end] = value_states
+            return keys[:, :, :end], values[:, :, :end]
+        keys[rows, :, self.start : end] = key_states
+        values[rows, :, self.start : end] = value_states
+        return keys[rows, :, :end], values[rows, :, :end]
+
+    def rearrange(self, kept: tuple[Int[Tensor, " mixture"], Int[Tensor, " scaling"]], columns: int) -> None:
+        """Of one row of each pass keep these columns, side by side, with room for so many in all."""
+        self.keys, self.values = (_rearranged(old, kept, columns) for old in (self.keys, self.values))
+
+    def give_back(self, mixture: DynamicLayer, scaling: DynamicLayer, *, tokens: int) -> None:
+        """Let two layers hold the first tokens of their rows."""
+        batch = self.keys.shape[0] // 2
+        for layer, rows, begin in ((mixture, slice(0, batch), 1), (scaling, slice(batch, None), 0)):
+            first = begin
+            if isinstance(layer, DynamicSlidingWindowLayer):
+                first += max(tokens - layer.sliding_window + 1, 0)
+                layer.cumulative_length = tokens
+            layer.keys = self.keys[rows, :, first : begin + tokens]
+            layer.values = self.values[rows, :, first : begin + tokens]
+
+    def get_seq_length(self) -> int:
+        """Columns before those of the next forward."""
+        return self.start
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the keys a mask must cover."""
+        return self.start + query_length, 0
+
+    def get_max_length(self) -> int:
+        """None: it grows."""
+        return -1
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing is left to do: the buffers are there from the start."""
+
+
+def _joined(mixture: Tensor | None, scaling: Tensor | None, tokens: int) -> Tensor:
+    """Both halves' rows, the mixture's one column later; columns that a window has dropped are empty.
+
+    Zeros, not whatever memory holds: a masked column still is multiplied by a weight of 0.
+    """
+    if mixture is None or scaling is None:
+        raise LookupError("an empty cache has nothing to join")
+    batch, heads, held, width = mixture.shape
+    buffer = mixture.new_zeros(2 * batch, heads, tokens + 1, width)
+    buffer[:batch, :, 1 + tokens - held :] = mixture
+    buffer[batch:, :, tokens - held : tokens] = scaling
+    return buffer
+
+
+def _enlarged(old: Tensor, columns: int) -> Tensor:
+    batch, heads, held, width = old.shape
+    buffer = old.new_zeros(batch, heads, columns, width)
+    buffer[:, :, :held] = old
+    return buffer
+
+
+def _rearranged(old: Tensor, kept: tuple[Tensor, Tensor], columns: int) -> Tensor:
+    buffer = old.new_zeros(*old.shape[:2], columns, old.shape[3])
+    for row, (columns_of_row, begin) in enumerate(zip(kept, (1, 0), strict=True)):
+        buffer[row, :, begin : begin + len(columns_of_row)] = old[row].index_select(
+            1, columns_of_row.to(old.device)
+        )
+    return buffer

@@ -1,0 +1,1 @@
+"""Training the scaling head: hidden states, routing warm start, mixture training."""

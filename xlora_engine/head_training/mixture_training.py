@@ -1,0 +1,241 @@
+"""Second stage of training a scaling head: the language-model loss, through the mixture pass alone."""
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from xlora_engine.data.chat import EncodedRow, collate
+from xlora_engine.devices.host_copy import upload
+from xlora_engine.errors import ConfigInvalid, TrainingStopped
+from xlora_engine.head_training.best_state import BestState, StageResult
+from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.stage_checkpoints import StageCheckpoints, Standing
+from xlora_engine.head_training.warm_start import StageStep, require_finite
+from xlora_engine.mixture.head import seeded_dropout
+from xlora_engine.model import XLoraModel
+
+#: So many tokens saved pay for a pass over the shared prefix alone, which reads all weights for a few tokens.
+#: Both costs grow with the base model; measured to be about 53 on one thread of a CPU.
+_TOKENS_THAT_PAY = 64
+
+#: Held-out rows passed at once.
+_HELD_OUT_ROWS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureTraining:
+    """Budget of the second stage."""
+
+    #: The most optimiser steps; 0 leaves this stage out.
+    steps: int = 6
+    #: Rows for each step, drawn from all domains in turn.
+    rows_per_step: int = 12
+    #: Rows passed at once, whose gradients add up to the step's; None: all. Less memory, the same step.
+    micro_batch_rows: int | None = None
+    learning_rate: float = 2e-4
+    weight_decay: float = 0.0
+    #: Gradients are scaled down to this norm at most.
+    gradient_norm: float = 1.0
+    #: Held-out loss is looked at this often, in steps.
+    evaluate_every: int = 6
+    #: Looks without a better held-out loss before training stops.
+    patience: int = 2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field, least in (("steps", 0), ("rows_per_step", 1), ("evaluate_every", 1), ("patience", 1)):
+            if getattr(self, field) < least:
+                raise ConfigInvalid(field, f"at least {least}", getattr(self, field))
+        if self.micro_batch_rows is not None and self.micro_batch_rows < 1:
+            raise ConfigInvalid("micro_batch_rows", "at least 1", self.micro_batch_rows)
+        for field in ("learning_rate", "gradient_norm"):
+            if not getattr(self, field) > 0:
+                raise ConfigInvalid(field, "above 0", getattr(self, field))
+
+
+def train_mixture(
+    model: XLoraModel,
+    encoded: Sequence[EncodedRow],
+    rows: RoutedRows,
+    settings: MixtureTraining,
+    *,
+    pad_id: int,
+    checkpoints: StageCheckpoints | None = None,
+    on_step: Callable[[StageStep], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> StageResult:
+    """Train the head (and the experts, where configured) on the loss of the answers' tokens.
+
+    Hidden states come from `rows`, so each step is one forward and backward through the mixture pass. Stops
+    early on held-out loss and restores the best state. With checkpoints, a second call with the same
+    arguments goes on from the last one, to the same weights as an undisturbed run.
+
+    Raises:
+        TrainingDiverged: a loss or gradient is not finite.
+        TrainingStopped: `stop` answered true; a checkpoint was written first, where there are any.
+    """
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    optimiser = torch.optim.AdamW(
+        trained.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    draws = _draws(rows, settings)
+
+    def held_out_loss() -> float:
+        model.eval()  # the head's dropout would blur what is compared
+        at_once = min(settings.micro_batch_rows or _HELD_OUT_ROWS, _HELD_OUT_ROWS)
+        with torch.no_grad():
+            losses = [float(loss) for loss in _losses(model, encoded, rows, rows.held_out, at_once, pad_id)]
+        model.train()
+        return sum(losses)
+
+    if settings.steps == 0:
+        only = held_out_loss()
+        model.eval()
+        return StageResult(steps=0, first_held_out_loss=only, best_held_out_loss=only, best_step=0)
+    last = None if checkpoints is None else checkpoints.last()
+    best = BestState(trained, held_out_loss() if last is None else 0.0)
+    standing = Standing(trained, optimiser, best, model.device)
+    step = 0
+    with seeded_dropout(settings.seed, model.device):
+        if last is not None:
+            step = standing.load(last)
+            deque(islice(draws, step), maxlen=0)  # the rows of the steps that are done
+            model.train()
+        while step < settings.steps and best.age < settings.patience:
+            if stop():
+                if checkpoints is not None:
+                    checkpoints.write(step, standing.state(step))
+                raise TrainingStopped(f"mixture training was stopped after {step} steps")
+            step += 1
+            loss, norm = _step(model, encoded, rows, next(draws), optimiser, settings, pad_id)
+            looked = None
+            if step % settings.evaluate_every == 0 or step == settings.steps:
+                looked = held_out_loss()
+                best.offer(looked, step)
+            on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
+            # Before what it made of the weights is kept: the next step's loss would say so too late.
+            require_finite(norm, step, what="gradient norm")
+            if checkpoints is not None and checkpoints.is_due:
+                checkpoints.write(step, standing.state(step))
+    if checkpoints is not None:
+        checkpoints.write(step, standing.state(step))  # what comes after this stage may be disturbed, too
+    model.eval()
+    return best.restore(step)
+
+
+def _step(
+    model: XLoraModel,
+    encoded: Sequence[EncodedRow],
+    rows: RoutedRows,
+    indices: Sequence[int],
+    optimiser: torch.optim.Optimizer,
+    settings: MixtureTraining,
+    pad_id: int,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """One optimiser step on these rows; their mean loss before it, and the norm of its gradients."""
+    optimiser.zero_grad()
+    loss = torch.zeros((), device=model.device)
+    for part in _losses(model, encoded, rows, indices, settings.micro_batch_rows or len(indices), pad_id):
+        part.backward()
+        loss += part.detach()
+    trained = [value for group in optimiser.param_groups for value in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(trained, settings.gradient_norm)
+    optimiser.step()
+    return loss, norm
+
+
+def _losses(
+    model: XLoraModel,
+    encoded: Sequence[EncodedRow],
+    rows: RoutedRows,
+    indices: Sequence[int],
+    at_once: int,
+    pad_id: int,
+) -> Iterator[Float[Tensor, ""]]:
+    """What so many rows at once add to the mean loss of all, each part made when the last is done with."""
+    tokens = sum(len(encoded[index].answer_ids) for index in indices)
+    for start in range(0, len(indices), at_once):
+        part = indices[start : start + at_once]
+        share = sum(len(encoded[index].answer_ids) for index in part) / tokens
+        yield share * mixture_loss(model, encoded, rows, part, pad_id=pad_id)
+
+
+def mixture_loss(
+    model: XLoraModel,
+    encoded: Sequence[EncodedRow],
+    rows: RoutedRows,
+    indices: Sequence[int],
+    *,
+    pad_id: int,
+) -> Float[Tensor, ""]:
+    """Mean loss (nats a token) of the answers of some rows, from their cached hidden states.
+
+    What all rows begin with is run once, as one row, where that pays, and gradients flow through it as
+    through whole rows. The vocabulary is wide: logits are made for the last positions, which hold the
+    labels, alone.
+    """
+    cache = _prefix_cache(model, encoded, rows, indices)
+    shared = 0 if cache is None else rows.shared
+    batch = collate([encoded[index].after(shared) for index in indices], pad_id=pad_id).to(model.device)
+    hidden = upload(rows.hidden.left_padded(indices, after=shared), model.device)
+    out = model.mixture_pass(
+        model.head(hidden),
+        input_ids=batch.input_ids,
+        attention_mask=F.pad(batch.attention_mask, (shared, 0), value=1),
+        position_ids=batch.position_ids + shared,
+        labels=batch.labels[:, -batch.keep :],
+        logits_to_keep=batch.keep,
+        cache=cache,
+        use_cache=cache is not None,
+    )
+    return cast("Tensor", out.loss)
+
+
+def _prefix_cache(
+    model: XLoraModel, encoded: Sequence[EncodedRow], rows: RoutedRows, indices: Sequence[int]
+) -> Cache | None:
+    """Keys and values of the shared prefix for these rows, with their graph; None to run rows whole."""
+    cache = model.new_cache().mixture
+    # Where windows slide, a row's padding would push the prefix out; a recurrent state is written in place.
+    grows = all(type(layer) is DynamicLayer for layer in cache.layers)
+    pays = (len(indices) - 1) * rows.shared >= _TOKENS_THAT_PAY
+    if not (pays and grows) or model.is_gradient_checkpointing:
+        return None
+    first = indices[0]
+    hidden = upload(rows.hidden.left_padded([first])[:, : rows.shared], model.device)
+    with model.context.using(model.head(hidden)):
+        model.base.get_decoder()(
+            input_ids=upload([encoded[first].token_ids[: rows.shared]], model.device),
+            cache=cache,
+            use_cache=True,
+        )
+    cache.batch_repeat_interleave(len(indices))
+    return cache
+
+
+def _draws(rows: RoutedRows, settings: MixtureTraining) -> Iterator[list[int]]:
+    """Batches that hold every expert's rows in turn, each expert's rows shuffled anew when used up."""
+    generator = random.Random(settings.seed)  # noqa: S311 - a data order, not a secret
+    by_expert: dict[int, list[int]] = {}
+    for index in rows.train:
+        by_expert.setdefault(int(rows.experts[index]), []).append(index)
+    queues: dict[int, list[int]] = {expert: [] for expert in by_expert}
+    turn = 0
+    while True:
+        batch = []
+        for _ in range(settings.rows_per_step):
+            expert = sorted(by_expert)[turn % len(by_expert)]
+            turn += 1
+            if not queues[expert]:
+                queues[expert] = generator.sample(by_expert[expert], len(by_expert[expert]))
+            batch.append(queues[expert].pop())
+        yield batch

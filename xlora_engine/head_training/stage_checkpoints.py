@@ -1,0 +1,111 @@
+"""Checkpoints of a stage of head training: where it stands, written now and then and when it is stopped."""
+
+import io
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlora_engine.head_training.best_state import BestState
+from xlora_engine.sources.manifest import last_whole, seal
+
+_log = logging.getLogger(__name__)
+
+_STATE_FILE = "state.pt"
+
+
+class StageCheckpoints:
+    """A folder that holds the newest checkpoint of one run; those of other runs in it are removed."""
+
+    def __init__(self, folder: Path, *, run: str, every_s: float = 60.0) -> None:
+        """`run` names all that decides what the stage gives: another name is another run."""
+        self._folder = folder
+        self._run = run
+        self._every_s = every_s
+        self._written_at = time.monotonic()
+
+    def last(self) -> dict[str, Any] | None:
+        """The newest state that was written whole; None where there is none that this torch can read."""
+        whole = last_whole(self._folder, run=self._run)
+        if whole is None:
+            return None
+        try:
+            state: dict[str, Any] = torch.load(whole / _STATE_FILE, weights_only=True, map_location="cpu")
+        except (RuntimeError, UnpicklingError) as error:
+            _log.warning("%s cannot be read, so the stage starts over: %s", whole, error)
+            return None
+        return state
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last one was written so long ago that it is time for another."""
+        return time.monotonic() - self._written_at >= self._every_s
+
+    def write(self, step: int, state: Mapping[str, Any]) -> None:
+        """Keep the state of a step: tensors, numbers, and lists and mappings of them.
+
+        Where there is no room for it, the last one stays, and training goes on.
+        """
+        place = self._folder / f"checkpoint-{step}"
+        self._written_at = time.monotonic()
+        try:
+            self._write(place, state)
+        except OSError as error:
+            shutil.rmtree(place, ignore_errors=True)
+            _log.warning("no checkpoint of step %d: %s", step, error)
+            return
+        for older in self._folder.glob("checkpoint-*"):
+            if older != place:
+                shutil.rmtree(older)
+
+    def _write(self, place: Path, state: Mapping[str, Any]) -> None:
+        if place.exists():
+            return
+        place.mkdir(parents=True)
+        # Of a file of its own, torch tells a full disk as any other error.
+        content = io.BytesIO()
+        torch.save(dict(state), content)
+        (place / _STATE_FILE).write_bytes(content.getbuffer())
+        seal(place, run=self._run)
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """All that a step changes and the next one needs; not the order of the rows, which the seed decides."""
+
+    trained: Mapping[str, Tensor]
+    optimiser: torch.optim.Optimizer
+    best: BestState
+    device: torch.device
+
+    def state(self, step: int) -> dict[str, Any]:
+        """For a checkpoint."""
+        random_states = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random_states["cuda"] = torch.cuda.get_rng_state(self.device)
+        return {
+            "step": step,
+            "trained": {name: value.detach() for name, value in self.trained.items()},
+            "optimiser": self.optimiser.state_dict(),
+            "best": self.best.state(),
+            "random_states": random_states,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> int:
+        """Stand where a checkpoint says; the step."""
+        with torch.no_grad():
+            for name, value in self.trained.items():
+                value.copy_(state["trained"][name])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.best.load(state["best"])
+        torch.set_rng_state(state["random_states"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in state["random_states"]:
+            torch.cuda.set_rng_state(state["random_states"]["cuda"], self.device)
+        return int(state["step"])

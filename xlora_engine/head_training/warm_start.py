@@ -1,0 +1,167 @@
+"""First stage of training a scaling head: which domain does a token come from? No language-model pass.
+
+The paper trains the head on the language-model loss alone, from a random start. Which expert a token
+wants is mostly a matter of its domain, and that can be learnt from cached hidden states in seconds;
+mixture training then has little left to do.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from xlora_engine.devices.host_copy import upload
+from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
+from xlora_engine.head_training.best_state import BestState, StageResult
+from xlora_engine.head_training.routed_examples import RoutedRows, RoutedTokens
+from xlora_engine.mixture.head import ScalingHead, seeded_dropout
+
+#: What all rows begin with tells no domain, and a few rows are enough to learn just that: one in so many.
+_ROWS_FOR_A_PREFIX = 16
+
+#: Held-out tokens that pass the head at once.
+_HELD_OUT_TOKENS = 2**14
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """Budget of the first stage."""
+
+    #: The most optimiser steps; 0 leaves this stage out.
+    steps: int = 1000
+    #: Tokens drawn for each step, from all rows alike.
+    tokens_per_step: int = 1024
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    #: Standard deviation of the noise on hidden states, as a share of each dimension's own. A head that
+    #: never saw the same state twice is not as sure of a new wording's last token as it is of a known one's.
+    hidden_noise: float = 0.5
+    #: Share of the running average of weights that each step keeps; 0 keeps the last step's alone. The
+    #: average of many steps errs less than any of them on wordings that were not trained on.
+    averaging: float = 0.99
+    #: Held-out loss is looked at this often, in steps.
+    evaluate_every: int = 40
+    #: Looks without a better held-out loss before training stops.
+    #: Many, because the right expert's scaling goes on rising after cross-entropy has stopped to fall.
+    patience: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for field, least in (("steps", 0), ("tokens_per_step", 1), ("evaluate_every", 1), ("patience", 1)):
+            if getattr(self, field) < least:
+                raise ConfigInvalid(field, f"at least {least}", getattr(self, field))
+        if not self.learning_rate > 0:
+            raise ConfigInvalid("learning_rate", "above 0", self.learning_rate)
+        if not self.hidden_noise >= 0:
+            raise ConfigInvalid("hidden_noise", "at least 0", self.hidden_noise)
+        if not 0 <= self.averaging < 1:
+            raise ConfigInvalid("averaging", "in 0..1, 1 excluded", self.averaging)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageStep:
+    """One step of a stage, for whoever records it."""
+
+    step: int
+    loss: float
+    #: Loss on held-out rows, where this step looked at it.
+    held_out_loss: float | None = None
+
+
+def warm_start(
+    head: ScalingHead,
+    rows: RoutedRows,
+    settings: WarmStart,
+    *,
+    on_step: Callable[[StageStep], None] = lambda _: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> StageResult:
+    """Train the head to name each token's domain: cross-entropy of its logits against the row's expert.
+
+    The target is the same for every layer, so one layer's gate is learnt and repeated for all: as many
+    times cheaper as there are layers. What is kept is a running average of the weights
+    (arXiv:1803.05407), looked at on held-out rows: training stops early on its loss and restores its best.
+
+    Raises:
+        TrainingDiverged: a loss is not finite.
+        TrainingStopped: `stop` answered true.
+    """
+    device = next(head.parameters()).device
+    single = head.single(seed=settings.seed)
+    tokens = rows.tokens(rows.train, with_prefix=_ROWS_FOR_A_PREFIX)
+    held_out = rows.tokens(rows.held_out)
+    noise = tokens.spread() * settings.hidden_noise
+    draw = torch.Generator().manual_seed(settings.seed)
+    averaged = AveragedModel(single, avg_fn=_running_average(settings.averaging))
+    kept = cast("ScalingHead", averaged.module).eval()
+    optimiser = torch.optim.AdamW(
+        single.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+
+    best = BestState(dict(kept.named_parameters()), _mean_loss(kept, held_out, device))
+    step = 0
+    with seeded_dropout(settings.seed, device):
+        while step < settings.steps and best.age < settings.patience:
+            if stop():
+                raise TrainingStopped(f"the routing warm start was stopped after {step} steps")
+            step += 1
+            picked = torch.randint(len(tokens), (settings.tokens_per_step,), generator=draw)
+            noisy = torch.randn(len(picked), len(noise), generator=draw).mul_(noise)
+            noisy.add_(tokens.hidden(picked))
+            loss = routing_loss(single, upload(noisy, device), upload(tokens.experts[picked], device))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            averaged.update_parameters(single)
+            looked = None
+            if step % settings.evaluate_every == 0 or step == settings.steps:
+                looked = _mean_loss(kept, held_out, device)
+                best.offer(looked, step)
+            on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
+    result = best.restore(step)
+    head.repeat(kept)
+    return result
+
+
+def _running_average(averaging: float) -> Callable[[Tensor, Tensor, int | Tensor], Tensor]:
+    """An exponential average that is short at first, so that a few steps soon forget the beginning."""
+
+    def average(kept: Tensor, new: Tensor, count: int | Tensor) -> Tensor:
+        share = min(averaging, (1 + int(count)) / (10 + int(count)))
+        return kept.lerp(new, 1 - share)
+
+    return average
+
+
+@torch.no_grad()
+def _mean_loss(head: ScalingHead, tokens: RoutedTokens, device: torch.device) -> float:
+    mean = torch.zeros((), device=device)
+    for part in tokens.parts(_HELD_OUT_TOKENS):
+        loss = routing_loss(head, upload(part.hidden(), device), upload(part.experts, device))
+        mean += len(part) / len(tokens) * loss
+    return float(mean)
+
+
+def routing_loss(
+    head: ScalingHead, hidden: Float[Tensor, "token hidden"], experts: Int[Tensor, " token"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy (nats) of the head's logits against each token's expert, mean over tokens and layers."""
+    logits = head.logits(hidden.float()[None])[0]
+    return F.cross_entropy(logits.flatten(0, 1), experts.repeat_interleave(logits.shape[1]))
+
+
+def require_finite(loss: Tensor, step: int, *, what: str = "loss") -> float:
+    """The loss, or what else it is, as a number.
+
+    Raises:
+        TrainingDiverged: it is NaN or infinite.
+    """
+    value = float(loss.detach())
+    if value != value or value in (float("inf"), float("-inf")):
+        raise TrainingDiverged(f"the {what} of step {step} is {value}; lower the learning rate")
+    return value

@@ -1,0 +1,1 @@
+"""Effect of an adapter, routing statistics, bootstrap intervals."""

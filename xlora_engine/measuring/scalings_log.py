@@ -1,0 +1,124 @@
+"""Scalings kept to look at later: plain numbers on the CPU, without padding, saved to one file."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from xlora_engine.errors import CheckpointUnreadable, ConfigInvalid
+from xlora_engine.measuring.routing import Routing, RoutingRecorder
+from xlora_engine.mixture.model_output import XLoraOutput
+from xlora_engine.model import XLoraModel
+
+_FORMAT = "adapter-zoo/scalings"
+
+
+class Recorder(Protocol):
+    """Whatever takes scalings as they are made: a `ScalingsLog`, or a `RoutingRecorder`, which keeps sums."""
+
+    def add(self, scalings: Float[Tensor, "batch seq layer expert"], mask: Int[Tensor, "batch seq"]) -> None:
+        """Take the scalings of every token whose mask is not 0."""
+
+
+class ScalingsLog:
+    """Scalings of every token that was recorded, sequence by sequence, in float32 on the CPU.
+
+    A sequence is a row of one call: with a cache, each step of a generation is a sequence of one token.
+    """
+
+    def __init__(self, experts: Sequence[str], layers: Sequence[str] = ()) -> None:
+        self.experts = tuple(experts)
+        #: Paths of the layers, where they are known and scalings are layerwise.
+        self.layers = tuple(layers)
+        self.sequences: list[Float[Tensor, "seq layer expert"]] = []
+
+    @classmethod
+    def of(cls, model: XLoraModel) -> "ScalingsLog":
+        """An empty log with the names of a model's experts and layers."""
+        return cls(model.config.adapters, tuple(model.layers) if model.config.layerwise_scalings else ())
+
+    def add(self, scalings: Float[Tensor, "batch seq layer expert"], mask: Int[Tensor, "batch seq"]) -> None:
+        """Keep a copy of every token whose mask is not 0; a row without any is left out.
+
+        Raises:
+            ConfigInvalid: there are other experts or layers than the log has.
+        """
+        found = tuple(scalings.shape[2:])
+        expected = (self.sequences[0].shape[1] if self.sequences else found[0], len(self.experts))
+        if found != expected:
+            raise ConfigInvalid("scalings", f"of {expected[0]} layers and {expected[1]} experts", found)
+        counted = scalings.detach().float().cpu()
+        for row, seen in zip(counted, mask.bool().cpu(), strict=True):
+            if seen.any():
+                self.sequences.append(row[seen].clone())
+
+    def routing(self) -> Routing:
+        """Load, entropy and layer map of all that was recorded."""
+        recorder = RoutingRecorder(self.experts)
+        for sequence in self.sequences:
+            recorder.add(sequence[None], torch.ones(1, len(sequence), dtype=torch.long))
+        return recorder.result()
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file: all tokens one after another, the lengths of sequences, the names."""
+        layers = self.sequences[0].shape[1] if self.sequences else max(len(self.layers), 1)
+        empty = torch.zeros(0, layers, len(self.experts))
+        tensors = {
+            "scalings": torch.cat([empty, *self.sequences]),
+            "lengths": torch.tensor([len(sequence) for sequence in self.sequences], dtype=torch.long),
+        }
+        names = {"experts": json.dumps(self.experts), "layers": json.dumps(self.layers)}
+        save_file(tensors, path, metadata={"format": _FORMAT, **names})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ScalingsLog":
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointUnreadable: the file is missing, damaged, or no log of scalings.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                names: dict[str, str] = file.metadata() or {}
+                if names.get("format") != _FORMAT:
+                    raise CheckpointUnreadable(f"{path} is no log of scalings")
+                log = cls(json.loads(names["experts"]), json.loads(names["layers"]))
+                lengths = file.get_tensor("lengths").tolist()
+                log.sequences = list(file.get_tensor("scalings").split(lengths))
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointUnreadable(f"cannot read the log of scalings {path}: {error}") from error
+        return log
+
+
+@contextmanager
+def recording(model: XLoraModel, recorder: Recorder) -> Iterator[None]:
+    """Inside, scalings of every call of the model, also those `generate` makes, go to the recorder.
+
+    Tokens that an attention mask of two axes hides are left out; without such a mask, none is padding.
+    Fixed scalings are recorded for every token alike, disabled experts not at all.
+    """
+
+    def record(_: nn.Module, args: Sequence[Any], given: dict[str, Any], out: XLoraOutput) -> None:
+        if out.scalings is None:
+            return
+        inputs = dict(zip(("input_ids", "attention_mask"), args, strict=False)) | given
+        ids = inputs.get("input_ids")
+        batch, length = (inputs["inputs_embeds"] if ids is None else ids).shape[:2]
+        mask = inputs.get("attention_mask")
+        if mask is None or mask.dim() != 2:
+            mask = torch.ones(batch, length, dtype=torch.long, device=out.scalings.device)
+        # With a cache, the mask begins with the tokens of earlier calls.
+        recorder.add(out.scalings.expand(batch, length, -1, -1), mask[:, -length:])
+
+    handle = model.register_forward_hook(record, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

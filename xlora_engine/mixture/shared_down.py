@@ -1,0 +1,170 @@
+"""All experts' A of the layers that are given the same input, stacked: one product for all of them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from xlora_engine.devices.full_precision import in_full_precision
+from xlora_engine.devices.product_dtype import factor_for
+from xlora_engine.errors import BaseUnsupported
+from xlora_engine.mixture.scaling_context import ScalingContext, Waiting
+from xlora_engine.sources.adapter_weights import LowRank
+
+#: Layers of one parent that are called with the same tensor, by the names that architectures give them.
+#: One that is not, after all, is only slower: a product is shared where the input is the same object.
+SHARING = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"), ("query", "key", "value"))
+
+
+class SharedDown(nn.Module):
+    """`λ_i s_i · A_i x` of every expert i, for one or several layers: their ranks under each other.
+
+    The first of the layers that is called with an input computes it for all; the others take theirs.
+    """
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "ranks d_in"],
+        *,
+        sizes: Sequence[int],
+        update_ranks: Sequence[int],
+        layerwise_source: Int[Tensor, " update"],
+        shared_source: Int[Tensor, " update"],
+        scale: Float[Tensor, " update"],
+        context: ScalingContext,
+    ) -> None:
+        """`sizes` are each layer's ranks; a source, a scaling's place when flat over layer and expert.
+
+        An update is one expert's of one layer; updates follow each other as their ranks do.
+        """
+        super().__init__()
+        self.context = context
+        self.sizes = tuple(sizes)
+        self.update_ranks = tuple(update_ranks)
+        self.ranks = sum(sizes)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.layerwise_source: Tensor
+        self.shared_source: Tensor
+        self.scale: Tensor
+        #: Which update each rank is of.
+        self.update: Tensor
+        update = torch.arange(len(update_ranks)).repeat_interleave(torch.tensor(update_ranks))
+        self.register_buffer("update", update.to(weight.device), persistent=False)
+        self.register_buffer("layerwise_source", layerwise_source.to(weight.device), persistent=False)
+        self.register_buffer("shared_source", shared_source.to(weight.device), persistent=False)
+        self.register_buffer("scale", scale.to(weight.device), persistent=False)
+
+    @classmethod
+    def of_layer(
+        cls,
+        weight: Float[Tensor, "ranks d_in"],
+        updates: Mapping[int, LowRank],
+        *,
+        layer: int,
+        experts: int,
+        global_weight: float,
+        context: ScalingContext,
+    ) -> Self:
+        """One layer's; `weight` holds the A of `updates` in order."""
+        ranks = [update.rank for update in updates.values()]
+        expert = torch.tensor(list(updates))
+        made = cls(
+            weight,
+            sizes=[sum(ranks)],
+            update_ranks=ranks,
+            layerwise_source=layer * experts + expert,
+            shared_source=expert,
+            scale=torch.tensor([update.scale * global_weight for update in updates.values()]),
+            context=context,
+        )
+        context.register(made)
+        return made
+
+    @classmethod
+    def merged(cls, parts: Sequence["SharedDown"]) -> "SharedDown":
+        """One that stands for several, in their order."""
+        made = cls(
+            torch.cat([part.weight.detach() for part in parts]),
+            sizes=[size for part in parts for size in part.sizes],
+            update_ranks=[rank for part in parts for rank in part.update_ranks],
+            layerwise_source=torch.cat([part.layerwise_source for part in parts]),
+            shared_source=torch.cat([part.shared_source for part in parts]),
+            scale=torch.cat([part.scale for part in parts]),
+            context=parts[0].context,
+        )
+        parts[0].context.register(made, instead_of=parts)
+        return made
+
+    def forward(self, x: Float[Tensor, "*tokens d_in"], member: int) -> Float[Tensor, "*tokens ranks"]:
+        """The gated product for one of the layers."""
+        if len(self.sizes) == 1:
+            return self._gated_product(x)
+        waiting = self.context.waiting
+        kept = waiting.get(self)
+        if kept is not None and kept.x is x and member in kept.products:
+            if len(kept.products) == 1:
+                del waiting[self]
+            return kept.products.pop(member)
+        products: dict[int, Tensor] = dict(enumerate(self._gated_product(x).split(self.sizes, -1)))
+        waiting[self] = Waiting(x, products)
+        return products.pop(member)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        scale = self.scale
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.scale = in_full_precision(scale, self.scale)
+        return self
+
+    def lookup(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens ranks"]:
+        """The same for an embedding, whose `A` has a column for each token of the vocabulary."""
+        return self._gated(F.embedding(token_ids, self.weight.T))
+
+    def of_member(self, member: int) -> Float[Tensor, "ranks d_in"]:
+        """One layer's part of the stack."""
+        part: Tensor = self.weight.split(self.sizes)[member]
+        return part
+
+    def _gated_product(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens ranks"]:
+        weight = factor_for(self.weight, x)
+        # Gates stay in their dtype until they have acted: bfloat16 would round a share to 1/256.
+        return self._gated(F.linear(x.to(weight.dtype), weight)).to(weight.dtype)
+
+    def _gated(self, inner: Float[Tensor, "*tokens ranks"]) -> Float[Tensor, "*tokens ranks"]:
+        gated: Tensor = inner * _fit(self.context.rank_gates(self), inner)
+        return gated
+
+
+def siblings(paths: Sequence[str]) -> list[list[str]]:
+    """Those of the module paths that are called with the same input, together."""
+    known = set(paths)
+    found = []
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        for names in SHARING:
+            together = [f"{parent}.{other}" for other in names if f"{parent}.{other}" in known]
+            if name in names and together[0] == path and len(together) > 1:
+                found.append(together)
+    return found
+
+
+def _fit(gates: Float[Tensor, "batch seq ranks"], inner: Tensor) -> Tensor:
+    """Gates in the layout of a layer's input.
+
+    Some models flatten batch and sequence before a layer, and the language-model head may be given
+    a sequence's last tokens alone.
+
+    Raises:
+        BaseUnsupported: a layer is given some of the tokens, and which is not known.
+    """
+    if inner.dim() == 2:
+        flat = gates.flatten(0, 1)
+        if flat.shape[0] not in (1, inner.shape[0]):
+            raise BaseUnsupported(
+                f"a layer that experts change is given {inner.shape[0]} of {flat.shape[0]} tokens, as the "
+                "experts of a mixture-of-experts base are; use adapters of layers that are given all"
+            )
+        return flat
+    return gates if gates.shape[1] in (1, inner.shape[1]) else gates[:, -inner.shape[1] :]

@@ -1,0 +1,1 @@
+"""Saved compositions: a table of formats, one module each."""

@@ -1,0 +1,176 @@
+"""mistral.rs's folder: the original package's, with other defaults, and a file that numbers the layers.
+
+xlora-ordering.json    {"order": [names], "layers": {module path: row of the scalings}, "base_model_id": …}
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from xlora_engine.errors import CheckpointUnreadable, NotRepresentable
+from xlora_engine.saved.expert_folders import Adapters
+from xlora_engine.saved.foreign_config import ORIGINAL_FIELDS, Dialect, Inexact, read_fields
+from xlora_engine.saved.original_format import HEAD_FILE, NEUTRAL, read_original, write_files
+from xlora_engine.saved.saved_model import SavedModel
+from xlora_engine.sources.adapter_weights import CONFIG_FILE, WEIGHTS_FILE, Expert
+
+ORDERING_FILE = "xlora-ordering.json"
+_ORDERING_FILES = "*ordering*.json"
+
+DIALECT = Dialect(
+    layout="mistralrs",
+    shared=ORIGINAL_FIELDS,
+    defaults=MappingProxyType({"enable_relu_and_dropout": False, "xlora_size": 1}),
+    neutral=NEUTRAL,
+    inexact=(
+        Inexact(
+            field="enable_softmax_topk",
+            asks=lambda config: config.enable_softmax_topk,
+            reason="mistral.rs does not implement it",
+        ),
+    ),
+)
+
+
+def has_ordering(folder: Path) -> bool:
+    """Whether an ordering file lies in a folder."""
+    return any(folder.glob(_ORDERING_FILES))
+
+
+def read_mistralrs(folder: Path, given: Adapters | None) -> SavedModel:
+    """Read the folder, layers in the order of the ordering file; raises as `read_original`."""
+    path = min(folder.glob(_ORDERING_FILES))
+    ordering = read_fields(path)
+    order, layers = ordering.get("order"), ordering.get("layers")
+    saved = read_original(folder, given, DIALECT)
+    if isinstance(order, list) and given is None and tuple(order) != saved.config.adapters:
+        raise CheckpointUnreadable(
+            f"{path} orders the experts {order}, the configuration {list(saved.config.adapters)}; "
+            "mend one, or give them in the order of their training: adapters={name: folder, …}"
+        )
+    if layers is None:
+        return _one_for_all(saved)
+    return replace(saved, layers=_by_row(layers, path))
+
+
+def write_mistralrs(saved: SavedModel, folder: Path) -> None:
+    """Write the folder's files.
+
+    mistral.rs drops out in the head even when it answers, so the dropout written is 0; it knows alpha / r
+    alone, so an expert's alpha is written as its scale times its rank.
+
+    Raises:
+        NotRepresentable: naming the field that mistral.rs cannot honour.
+    """
+    config = DIALECT.written(saved.config)
+    if saved.layers is None:
+        raise NotRepresentable("mistralrs", "layers", "the numbering of layers is not known without a base")
+    if not saved.base_id:
+        raise NotRepresentable(
+            "mistralrs",
+            "base_model_id",
+            "it must be the base model's name on the hub; give base_id (--base-id)",
+        )
+    _require_distinct(saved)
+    _require_same_targets(saved)
+    _require_whole_blocks(saved.layers)
+    plain = replace(saved, experts=tuple(_plain(expert) for expert in saved.experts))
+    write_files(plain, folder, {**config, "xlora_dropout_p": 0.0}, stride=1)
+    ordering = {
+        "order": list(saved.config.adapters),
+        "layers": {path: row for row, path in enumerate(saved.layers)},
+        "base_model_id": saved.base_id,
+    }
+    (folder / ORDERING_FILE).write_text(json.dumps(ordering, indent=2) + "\n", encoding="utf-8")
+
+
+def _by_row(layers: Any, path: Path) -> tuple[str, ...]:
+    if not isinstance(layers, dict) or sorted(map(repr, layers.values())) != sorted(
+        map(repr, range(len(layers)))
+    ):
+        raise CheckpointUnreadable(f"{path}: layers must give each module its own row, 0, 1, …")
+    return tuple(sorted(layers, key=layers.__getitem__))
+
+
+def _one_for_all(saved: SavedModel) -> SavedModel:
+    """Without a numbering of layers, mistral.rs takes the first layer's scalings for all."""
+    last, experts = f"layers.{saved.config.xlora_depth - 1}.", len(saved.experts)
+    head: dict[str, Tensor] = {
+        key: tensor[:experts] if key.startswith(last) else tensor for key, tensor in saved.head.items()
+    }
+    return replace(saved, config=replace(saved.config, layerwise_scalings=False), head=head)
+
+
+def _require_distinct(saved: SavedModel) -> None:
+    """mistral.rs takes for an expert's every file whose path holds its name."""
+    for expert in saved.experts:
+        for path in _written(saved):
+            if expert.name in path and not path.startswith(f"{expert.name}/"):
+                raise NotRepresentable(
+                    "mistralrs",
+                    "adapters",
+                    f"it would take {path} for expert {expert.name!r} too, whose name it holds; rename one",
+                )
+
+
+def _written(saved: SavedModel) -> Iterator[str]:
+    yield HEAD_FILE
+    for expert in saved.experts:
+        yield from (f"{expert.name}/{file}" for file in (CONFIG_FILE, WEIGHTS_FILE))
+
+
+def _require_same_targets(saved: SavedModel) -> None:
+    first = saved.experts[0]
+    for expert in saved.experts:
+        if expert.updates.keys() != first.updates.keys():
+            raise NotRepresentable(
+                "mistralrs",
+                "target_modules",
+                f"all experts must change the same modules, {expert.name!r} and {first.name!r} do not",
+            )
+
+
+def _require_whole_blocks(layers: tuple[str, ...]) -> None:
+    """mistral.rs changes the modules of a name in every block, so no block may be left out."""
+    blocks: dict[str, list[int]] = {}
+    for path in layers:
+        parts = path.split(".")
+        if parts[:2] != ["model", "layers"] or not parts[2].isdecimal():
+            raise NotRepresentable(
+                "mistralrs", "target_modules", f"it changes projections of blocks alone, not {path!r}"
+            )
+        blocks.setdefault(".".join(parts[3:]), []).append(int(parts[2]))
+    longest = max(map(len, blocks.values()))
+    for name, numbers in blocks.items():
+        if sorted(numbers) != list(range(longest)):
+            raise NotRepresentable(
+                "mistralrs", "layers_to_transform", f"{name!r} is changed in some blocks and not in others"
+            )
+
+
+def _plain(expert: Expert) -> Expert:
+    updates = expert.updates.values()
+    for field, values in (
+        ("rank_pattern", {update.rank for update in updates}),
+        ("alpha_pattern", {update.scale for update in updates}),
+    ):
+        if len(values) > 1:
+            raise NotRepresentable(
+                "mistralrs", field, f"expert {expert.name!r} must have one value for all of its modules"
+            )
+    rank, scale = next((update.rank, update.scale) for update in updates)
+    config = {
+        **expert.config,
+        "r": rank,
+        "lora_alpha": scale * rank,
+        "use_rslora": False,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+        "target_modules": sorted({path.rpartition(".")[2] for path in expert.updates}),
+    }
+    return replace(expert, config=config)

@@ -1,0 +1,312 @@
+"""LoRA adapters on disk to expert tensors: the one map between PEFT's keys and a base model's modules."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from xlora_engine.errors import (
+    BaseUnsupported,
+    CheckpointInvalid,
+    ExpertMismatch,
+    ExpertUnreadable,
+    ExpertUnsupported,
+)
+from xlora_engine.sources.weights_file import load_weights
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+PICKLED_WEIGHTS_FILE = "adapter_model.bin"
+#: What PEFT puts before a module's path: the PeftModel, then the LoraModel.
+KEY_PREFIX = "base_model.model."
+
+#: Key endings of PEFT's LoRA tensors: ending -> (factor, whether the module is an embedding).
+_FACTORS = {
+    ".lora_A.weight": ("A", False),
+    ".lora_B.weight": ("B", False),
+    ".lora_embedding_A": ("A", True),
+    ".lora_embedding_B": ("B", True),
+}
+
+#: Ending of a weight of the base model's own, which PEFT saves along with an update of it.
+_BASE_COPY = ".base_layer.weight"
+
+#: Features a mixture cannot honour: field -> whether its value asks for the feature.
+_UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
+    "peft_type": lambda value: value != "LORA",
+    "use_dora": bool,
+    "bias": lambda value: value not in (None, "none"),
+    "lora_bias": bool,
+    "modules_to_save": bool,
+    "layer_replication": bool,
+    "trainable_token_indices": bool,
+    "target_parameters": bool,
+    "megatron_config": bool,
+    "alora_invocation_tokens": bool,
+    "use_qalora": bool,
+    "use_bdlora": bool,
+    "arrow_config": bool,
+    "kasa_config": bool,
+    "monteclora_config": bool,
+    "init_lora_weights": lambda value: (
+        isinstance(value, str) and value.lower() not in ("gaussian", "orthogonal", "eva")
+    ),
+}
+
+#: PEFT's, where a configuration leaves it out.
+_DEFAULT_ALPHA = 8
+
+#: What a written configuration keeps; other fields may name places on the machine that trained the adapter.
+_KEPT_FIELDS = (
+    "peft_type",
+    "task_type",
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "rank_pattern",
+    "alpha_pattern",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "fan_in_fan_out",
+    "bias",
+    "peft_version",
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowRank:
+    """One expert's update of one module: `scale · B A`."""
+
+    A: Float[Tensor, "rank d_in"]
+    B: Float[Tensor, "d_out rank"]
+    #: alpha / r, or alpha / √r with rsLoRA.
+    scale: float
+    is_embedding: bool
+
+    @property
+    def rank(self) -> int:
+        """The number of rows of A."""
+        return self.A.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Expert:
+    """An adapter as read from disk: its configuration and its updates by module path, in the stored dtype."""
+
+    name: str
+    config: Mapping[str, Any]
+    updates: Mapping[str, LowRank]
+    #: By module path, weights of the base model that PEFT saves with an update of embeddings or output layer.
+    base_copies: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def read_expert(
+    folder: Path, name: str, *, select: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+) -> Expert:
+    """Read a PEFT LoRA folder; `select` may leave out tensors, or put other keys, before they are judged.
+
+    Raises:
+        ExpertUnreadable: a file is missing or damaged, or an A lacks its B.
+        ExpertUnsupported: the adapter uses a feature that a mixture cannot honour, which is named.
+    """
+    return _make_expert(name, _read_config(folder, name), select(_read_tensors(folder, name)))
+
+
+def _make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Expert:
+    for feature, asks in _UNSUPPORTED.items():
+        if feature in config and asks(config[feature]):
+            raise ExpertUnsupported(
+                f"expert {name!r} has {feature} = {config[feature]!r}, which a mixture of plain LoRA "
+                "cannot honour; train it again without"
+            )
+    copies = {key: tensor for key, tensor in tensors.items() if key.endswith(_BASE_COPY)}
+    factors = _pair_factors({key: t for key, t in tensors.items() if key not in copies}, name)
+    return Expert(
+        name=name,
+        config=config,
+        updates={path: _low_rank(path, pair, config, name) for path, pair in factors.items()},
+        base_copies={k.removeprefix(KEY_PREFIX).removesuffix(_BASE_COPY): t for k, t in copies.items()},
+    )
+
+
+def write_expert(folder: Path, expert: Expert, updates: Mapping[str, LowRank]) -> None:
+    """Write the folder `read_expert` reads, with the given updates (those read, or trained on since)."""
+    folder.mkdir(parents=True)
+    tensors: dict[str, Tensor] = {}
+    for path, update in updates.items():
+        ending_a, ending_b = _endings(update.is_embedding)
+        tensors[f"{KEY_PREFIX}{path}{ending_a}"] = update.A.detach().cpu().contiguous()
+        tensors[f"{KEY_PREFIX}{path}{ending_b}"] = update.B.detach().cpu().contiguous()
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    kept = {field: expert.config[field] for field in _KEPT_FIELDS if field in expert.config}
+    config = {**kept, "base_model_name_or_path": None, "inference_mode": True}
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_fits(expert: Expert, base: nn.Module) -> None:
+    """Refuse an expert whose modules the base model lacks, or has in another shape.
+
+    Raises:
+        ExpertMismatch: naming the first such module, the shape expected and the shape found; or the expert
+            holds a weight of the base model that is not this one's.
+        BaseUnsupported: the module's weights are not in memory.
+    """
+    modules = dict(base.named_modules())
+    for path, update in expert.updates.items():
+        if path not in modules:
+            raise ExpertMismatch(
+                f"expert {expert.name!r} changes module {path!r}, which {type(base).__name__} does not have; "
+                "it was trained on another base model"
+            )
+        if update.is_embedding is not isinstance(modules[path], nn.Embedding):
+            raise ExpertMismatch(
+                f"expert {expert.name!r} changes {path!r} as {_KINDS[update.is_embedding]}, where there is "
+                f"a {type(modules[path]).__name__}; it was trained on another base model"
+            )
+        if any(parameter.is_meta for parameter in modules[path].parameters()):
+            raise BaseUnsupported(
+                f"the weights of {path!r} are on no device, as those are that accelerate offloads; load the "
+                "base model with a device_map that keeps all of it on devices"
+            )
+        expected = _widths(modules[path], is_embedding=update.is_embedding)
+        found = (update.A.shape[1], update.B.shape[0])
+        if expected is not None and expected != found:
+            raise ExpertMismatch(
+                f"expert {expert.name!r} maps {found[0]} to {found[1]} at {path!r}, where the base maps "
+                f"{expected[0]} to {expected[1]}; it was trained on another base model"
+            )
+    for path, copy in expert.base_copies.items():
+        if path not in modules or not _is_copy(copy, getattr(modules[path], "weight", None)):
+            raise ExpertMismatch(
+                f"expert {expert.name!r} holds a weight for {path!r} itself, which is not the base model's; "
+                "if it is the right base, save the adapter with save_embedding_layers=False"
+            )
+
+
+def _is_copy(copy: Tensor, weight: object) -> bool:
+    """Whether a weight is as saved, whichever of the two was rounded to a shorter dtype since."""
+    # A quantised weight is a tensor of a class of its own: what it was before is not known.
+    if not isinstance(weight, Tensor) or type(weight.data) is not Tensor or copy.shape != weight.shape:
+        return False
+    shorter = min(copy.dtype, weight.dtype, key=lambda dtype: dtype.itemsize)
+    return torch.equal(copy.to(shorter), weight.detach().cpu().to(shorter))
+
+
+_KINDS = {True: "an embedding", False: "a linear layer"}
+
+
+def _widths(module: nn.Module, *, is_embedding: bool) -> tuple[int, int] | None:
+    """`(d_in, d_out)` of a module, by the attributes of the class families; None where none tells."""
+    for d_in, d_out in (("in_features", "out_features"), ("nx", "nf"), ("num_embeddings", "embedding_dim")):
+        if hasattr(module, d_in) and hasattr(module, d_out):
+            return int(getattr(module, d_in)), int(getattr(module, d_out))
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor) and weight.dim() == 2:
+        first, second = weight.shape  # Conv1D and Embedding keep (d_in, d_out), Linear the reverse
+        transposed = is_embedding or type(module).__name__ == "Conv1D"
+        return (first, second) if transposed else (second, first)
+    return None
+
+
+def _read_config(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ExpertUnreadable(f"expert {name!r}: cannot read {path}: {error}") from error
+    if not isinstance(config, dict):
+        raise ExpertUnreadable(f"expert {name!r}: {path} must hold one JSON object")
+    return config
+
+
+def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    try:
+        return load_weights(folder / WEIGHTS_FILE, pickled=PICKLED_WEIGHTS_FILE)
+    except CheckpointInvalid as error:
+        raise ExpertUnreadable(f"expert {name!r}: {error}") from error
+
+
+def _pair_factors(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str, tuple[Tensor, bool]]]:
+    factors: dict[str, dict[str, tuple[Tensor, bool]]] = {}
+    for key, tensor in tensors.items():
+        ending = next((ending for ending in _FACTORS if key.endswith(ending)), None)
+        if ending is None or not key.startswith(KEY_PREFIX):
+            raise ExpertUnsupported(f"expert {name!r} holds {key!r}, which is no LoRA factor of a module")
+        factor, is_embedding = _FACTORS[ending]
+        path = key.removeprefix(KEY_PREFIX).removesuffix(ending)
+        factors.setdefault(path, {})[factor] = (tensor, is_embedding)
+    if not factors:
+        raise ExpertUnreadable(f"expert {name!r} holds no LoRA tensors")
+    return factors
+
+
+def _low_rank(
+    path: str, pair: Mapping[str, tuple[Tensor, bool]], config: Mapping[str, Any], name: str
+) -> LowRank:
+    if set(pair) != {"A", "B"}:
+        missing = ({"A", "B"} - set(pair)).pop()
+        raise ExpertUnreadable(f"expert {name!r} lacks lora_{missing} of {path!r}")
+    (A, is_embedding), (B, B_is_embedding) = pair["A"], pair["B"]
+    is_pair = A.dim() == B.dim() == 2 and A.shape[0] == B.shape[1] > 0 and is_embedding is B_is_embedding
+    if not is_pair:
+        raise ExpertUnsupported(
+            f"expert {name!r}: A {tuple(A.shape)} and B {tuple(B.shape)} of {path!r} are no linear update"
+        )
+    if not (A.isfinite().all() and B.isfinite().all()):
+        raise ExpertUnreadable(f"expert {name!r} holds values at {path!r} that are no finite numbers")
+    return LowRank(A=A, B=B, scale=_scale(path, A.shape[0], config, name), is_embedding=is_embedding)
+
+
+def _scale(path: str, rank: int, config: Mapping[str, Any], name: str) -> float:
+    """The expert's alpha / r at a module, or alpha / √r with rsLoRA."""
+    if not config.get("rank_pattern") and config.get("r", rank) != rank:
+        raise ExpertUnreadable(
+            f"expert {name!r} has rank {rank} at {path!r}, where {CONFIG_FILE} says {config['r']!r}"
+        )
+    alpha = _by_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", _DEFAULT_ALPHA), name)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
+        raise ExpertUnreadable(
+            f"expert {name!r} has the alpha {alpha!r} at {path!r}, which is no finite number"
+        )
+    return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _by_pattern(patterns: Any, path: str, default: Any, name: str) -> Any:
+    """The first pattern that names the end of a module path, as PEFT's `get_pattern_key` picks it."""
+    if not isinstance(patterns, Mapping | None):
+        raise ExpertUnreadable(
+            f"expert {name!r}: {CONFIG_FILE} must map module names to alphas, not {patterns!r}"
+        )
+    for pattern, value in (patterns or {}).items():
+        plain = pattern.removeprefix("^")
+        if not plain.replace(".", "").replace("_", "").isalnum():
+            raise ExpertUnsupported(
+                f"expert {name!r}: the pattern {pattern!r} is a regular expression; write module names"
+            )
+        if path == plain or (plain == pattern and path.endswith(f".{plain}")):
+            return value
+    return default
+
+
+def _endings(is_embedding: bool) -> tuple[str, str]:
+    endings = [ending for ending, (_, embedding) in _FACTORS.items() if embedding is is_embedding]
+    return endings[0], endings[1]
+
+
+def stacked(
+    updates: Mapping[int, LowRank], *, dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, "ranks d_in"], Float[Tensor, "d_out ranks"]]:
+    """All experts' A under each other and all their B side by side; scales stay out of both."""
+    down = torch.cat([update.A for update in updates.values()], 0).to(device=device, dtype=dtype)
+    up = torch.cat([update.B for update in updates.values()], 1).to(device=device, dtype=dtype)
+    return down, up

@@ -1,0 +1,154 @@
+"""Base models on disk: loading, how much they read, conversion from GGUF."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from xlora_engine.devices.attention import attend_in_float32_where_faster
+from xlora_engine.errors import BaseUnreadable
+
+#: What `transformers` raises for files it cannot make a model of.
+_UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
+
+
+def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Load a base model folder: safetensors alone, nothing fetched, no code of its own, frozen.
+
+    Raises:
+        BaseUnreadable: the folder holds no whole causal language model that can be read so.
+    """
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except _UNREADABLE as error:
+        raise BaseUnreadable(f"cannot load a causal language model from {folder}: {error}") from error
+    model, report = loaded
+    if report["missing_keys"]:
+        # transformers would leave such a weight as drawn at random, and merely warn.
+        raise BaseUnreadable(
+            f"{folder} lacks {len(report['missing_keys'])} of the model's weights, "
+            f"{min(report['missing_keys'])!r} for one; fetch the folder again"
+        )
+    model.requires_grad_(False)
+    model.eval()
+    model.get_output_embeddings().register_forward_pre_hook(_as_one_block)
+    torch.nn.Module.to(model, device)
+    attend_in_float32_where_faster(model)
+    return cast("PreTrainedModel", model)
+
+
+def _as_one_block(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """The language-model head's input, laid out anew where it is the last tokens of longer rows.
+
+    Torch multiplies such a slice of a batch row by row, with a copy of the weight for each: 3 to 50 times
+    as slow on a CPU, the most in bfloat16.
+    """
+    return tuple(given.contiguous() for given in inputs)
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """Read a base model's configuration, which takes no weights.
+
+    Raises:
+        BaseUnreadable: there is none, or none of an architecture that transformers knows.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except _UNREADABLE as error:
+        raise BaseUnreadable(f"cannot read the configuration of {folder}: {error}") from error
+    return cast("PreTrainedConfig", config)
+
+
+def context_length(config: PreTrainedConfig) -> int:
+    """The most tokens a base model was made for; no bound where it knows places by distance (Bloom)."""
+    return int(getattr(config.get_text_config(decoder=True), "max_position_embeddings", sys.maxsize))
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer beside a base model.
+
+    Raises:
+        BaseUnreadable: there is none, or it has no chat template.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises this class itself
+        raise BaseUnreadable(f"cannot load a tokenizer from {folder}: {error}") from error
+    if tokenizer.chat_template is None:
+        raise BaseUnreadable(f"the tokenizer in {folder} has no chat template; add chat_template.jinja")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Convert a GGUF file to a new folder of bfloat16 safetensors and tokenizer, whole or not at all.
+
+    Raises:
+        BaseUnreadable: `transformers` cannot read the file, or the folder exists already.
+    """
+    if folder.exists():
+        raise BaseUnreadable(f"{folder} exists already; remove it or convert to another folder")
+    if not _is_gguf(gguf):
+        raise BaseUnreadable(f"{gguf} is no GGUF file: it does not begin with the bytes GGUF")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
+        # A folder within, because a temporary one is closed to other users.
+        converted = Path(staging) / folder.name
+        _convert(gguf, converted)
+        converted.rename(folder)
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            dtype=torch.bfloat16,
+            # Without it the weights stay packed, and a packed model cannot be saved.
+            quantization_config=GgufConfig(dequantize=True),
+            **source,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+    except Exception as error:  # the tokenizers library raises this class itself
+        raise BaseUnreadable(f"cannot read {gguf}: {error}") from error
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    _forget_origin(folder / "config.json")
+    _forget_origin(folder / "tokenizer_config.json")
+
+
+def _is_gguf(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
+
+
+def _forget_origin(config_file: Path) -> None:
+    """Drop what only described the conversion: a path or name of the source, how it was packed."""
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    origin = ("_name_or_path", "_model_name_or_path", "name_or_path", "quantization_config")
+    for field in (*origin, "is_local", "local_files_only"):
+        config.pop(field, None)
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
