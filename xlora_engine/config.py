@@ -48,9 +48,9 @@ class XLoraConfig:
     top_k_lora: int | None = None
     #: Softmax over the k kept logits alone, so that what acts sums to 1.
     enable_softmax_topk: bool = False
-    #: What becomes, at a layer that some experts do not touch, of the share these have: "lost", as in the
-    #: paper, or "renormalised": softmax and top-k of that layer run over the experts that touch it.
-    absent_experts: str = "lost"
+    #: What happens, at a layer that some experts do not adapt, to the share those experts have: "drop" it, as
+    #: in the paper, or "renormalise": softmax and top-k of that layer run over the experts that adapt it.
+    absent_experts: str = "drop"
     #: Constant scaling of every expert in the scaling pass; 0 makes it the plain base model.
     scaling_pass_value: float = 0.0
     #: Multiplies every expert's output, in both passes.
@@ -82,7 +82,7 @@ class XLoraConfig:
         return cls(**values)
 
 
-ABSENT_EXPERTS = ("lost", "renormalised")
+ABSENT_EXPERTS = ("drop", "renormalise")
 
 _NUMBERS = {"softmax_temperature", "xlora_dropout_p", "scaling_pass_value", "global_scaling_weight"}
 _INTEGERS = {"hidden_size", "xlora_depth", "xlora_size"}
@@ -161,8 +161,8 @@ def _check_combinations(config: XLoraConfig) -> None:
     if config.enable_softmax_topk and config.top_k_lora == 1:
         # The one kept scaling is 1 whatever its logit, so no gradient would ever reach the head.
         raise ConfigInvalid("top_k_lora", "at least 2 where enable_softmax_topk is set", 1)
-    if config.absent_experts == "renormalised" and not softmaxes:
+    if config.absent_experts == "renormalise" and not softmaxes:
         # Raw logits are no shares of a whole.
-        raise ConfigInvalid("absent_experts", "lost where there is no softmax", config.absent_experts)
+        raise ConfigInvalid("absent_experts", "drop where there is no softmax", config.absent_experts)
     if config.softmax_temperature != 1 and not softmaxes:
         raise ConfigInvalid("softmax_temperature", "1 where there is no softmax", config.softmax_temperature)

@@ -116,7 +116,7 @@ def slow_logits(
     order = layer_order(base, adapters)
     layers = len(order) if config.layerwise_scalings else 1
     counted: list[Sequence[int]] = [range(len(folders))] * layers
-    if config.absent_experts == "renormalised":
+    if config.absent_experts == "renormalise":
         counted = [[i for i, updates in enumerate(adapters) if path in updates] for path in order]
     constant = torch.full((*input_ids.shape, 1, len(folders)), config.scaling_pass_value)
     with torch.no_grad():

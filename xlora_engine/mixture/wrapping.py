@@ -57,7 +57,7 @@ def require_plain(base: nn.Module) -> None:
 
 def presence(layers: Mapping[str, MixtureLayer], config: XLoraConfig) -> Bool[Tensor, "layer expert"] | None:
     """Which experts touch each layer, where the configuration renormalises absent ones away."""
-    if config.absent_experts == "lost":
+    if config.absent_experts == "drop":
         return None
     experts = range(len(config.adapters))
     present = torch.tensor([[i in layer.ranks for i in experts] for layer in layers.values()])

@@ -124,7 +124,7 @@ def on_meta(tmp_path_factory: pytest.TempPathFactory) -> XLoraModel:
             "all": pico_adapter(root / "a", seed=1, target_modules=("q_proj", "embed_tokens", "lm_head")),
             "few": pico_adapter(root / "b", seed=2, rank=3, target_modules=("q_proj", "k_proj", "down_proj")),
         }
-    config = XLoraConfig(layerwise_scalings=True, absent_experts="renormalised", use_trainable_adapters=True)
+    config = XLoraConfig(layerwise_scalings=True, absent_experts="renormalise", use_trainable_adapters=True)
     return XLoraModel.from_adapters(base, experts, config).to(META)
 
 

@@ -17,7 +17,7 @@ from xlora_engine.model import XLoraModel
 #: Largest absolute difference of float32 logits, which are of size 10: additions come in another order.
 TOLERANCE = 2e-5
 
-each_rule = pytest.mark.parametrize("rule", ["lost", "renormalised"])
+each_rule = pytest.mark.parametrize("rule", ["drop", "renormalise"])
 
 GATES: dict[str, dict[str, Any]] = {
     "layerwise": {},
@@ -52,12 +52,12 @@ def test_shares_of_absent_experts_are_dealt_with_as_in_the_slow_loop(
 def test_the_two_rules_differ_where_an_expert_is_absent_and_nowhere_else(
     mixture: Mixture, token_ids: Tensor
 ) -> None:
-    lost, renormalised = (mixture(absent_experts=rule) for rule in ("lost", "renormalised"))
+    dropping, renormalising = (mixture(absent_experts=rule) for rule in ("drop", "renormalise"))
 
     with torch.no_grad():
-        before, after = lost(token_ids).scalings, renormalised(token_ids).scalings
+        before, after = dropping(token_ids).scalings, renormalising(token_ids).scalings
 
-    for number, layer in enumerate(lost.layers.values()):
+    for number, layer in enumerate(dropping.layers.values()):
         present = [i in layer.ranks for i in range(3)]
         share = before[:, :, number, present]
         assert_close(after[:, :, number, present], share / share.sum(-1, keepdim=True))
@@ -67,23 +67,23 @@ def test_the_two_rules_differ_where_an_expert_is_absent_and_nowhere_else(
 
 def test_constant_scalings_are_what_they_are_under_either_rule(mixture: Mixture, token_ids: Tensor) -> None:
     """One-hot scalings are that adapter alone, and the scaling pass adds no share of its own making."""
-    lost, renormalised = (
-        mixture(absent_experts=rule, scaling_pass_value=0.3) for rule in ("lost", "renormalised")
+    dropping, renormalising = (
+        mixture(absent_experts=rule, scaling_pass_value=0.3) for rule in ("drop", "renormalise")
     )
 
     with torch.no_grad():
-        assert torch.equal(lost.scaling_pass(token_ids), renormalised.scaling_pass(token_ids))
+        assert torch.equal(dropping.scaling_pass(token_ids), renormalising.scaling_pass(token_ids))
         for values in ([0.0, 1.0, 0.0], [1 / 3] * 3):
-            given = lost.constant_scalings(values)
-            with lost.fixed_scalings(given), renormalised.fixed_scalings(given):
-                assert torch.equal(lost(token_ids).logits, renormalised(token_ids).logits)
+            given = dropping.constant_scalings(values)
+            with dropping.fixed_scalings(given), renormalising.fixed_scalings(given):
+                assert torch.equal(dropping(token_ids).logits, renormalising(token_ids).logits)
 
 
 @pytest.mark.parametrize("gates", ["layerwise", "shared"])
 def test_renormalised_shares_keep_caches_and_recomputation_exact(
     gates: str, mixture: Mixture, token_ids: Tensor
 ) -> None:
-    fields = {"absent_experts": "renormalised", "xlora_dropout_p": 0.0, **GATES[gates]}
+    fields = {"absent_experts": "renormalise", "xlora_dropout_p": 0.0, **GATES[gates]}
     model = mixture(**fields)
     with torch.no_grad():
         expected, cache = model(token_ids).logits, model.new_cache()

@@ -153,7 +153,7 @@ def gpt2_experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         {"xlora_depth": 2, "softmax_temperature": 0.5, "top_k_lora": 2},
         {"enable_softmax": False, "enable_softmax_topk": True, "top_k_lora": 2},
         {"enable_softmax": False, "scaling_pass_value": 0.3},
-        {"absent_experts": "renormalised"},
+        {"absent_experts": "renormalise"},
         {"use_trainable_adapters": True, "layerwise_scalings": True},
     ],
     ids=lambda config: ", ".join(f"{k}={v}" for k, v in config.items()),

@@ -38,7 +38,7 @@ SAVED: dict[str, tuple[dict[str, Any], str]] = {
     "bfloat16, depth 1": ({"xlora_depth": 1, "layerwise_scalings": False}, "bfloat16"),
     "without bias": ({"xlora_depth": 2, "use_bias": False}, "float32"),
     "top 2 and a scaling pass of a third": ({"top_k_lora": 2, "scaling_pass_value": 1 / 3}, "float32"),
-    "absent experts renormalised": ({"absent_experts": "renormalised", "xlora_depth": 1}, "float32"),
+    "absent experts renormalised": ({"absent_experts": "renormalise", "xlora_depth": 1}, "float32"),
     "trained experts": ({"use_trainable_adapters": True}, "float32"),
     "trained experts in bfloat16": ({"use_trainable_adapters": True}, "bfloat16"),
 }
