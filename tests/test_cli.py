@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import zoo
+from registry.lists import queries
 from registry.service import Registry
 from registry.settings import Settings
 from tests.command_line import Ask, ask, catalogue, home
@@ -534,7 +535,7 @@ def test_an_unexpected_error_is_owned_up_to_and_debug_shows_where(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr(listing, "adapters", broken)
+    monkeypatch.setattr(queries, "adapters", broken)
     said = []
     for debug in ("", "1"):
         monkeypatch.setenv("ZOO_DEBUG", debug)

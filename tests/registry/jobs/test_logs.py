@@ -26,8 +26,8 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     def look_again(_: float) -> None:
         assert next(looks) < 100, "nothing more came"
 
-    monkeypatch.setattr(job_logs, "time", SimpleNamespace(sleep=look_again, monotonic=time.monotonic))
-    monkeypatch.setattr(job_logs, "_SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=look_again, monotonic=time.monotonic))
+    monkeypatch.setattr(logs, "_SAY_EVERY_S", 0.0)
 
 
 @pytest.fixture
