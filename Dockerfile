@@ -15,6 +15,7 @@ RUN useradd --uid 10001 --create-home --shell /usr/sbin/nologin zoo \
 
 WORKDIR /opt/zoo
 COPY pyproject.toml constraints.txt README.md LICENSE zoo.py ./
+COPY formats formats
 COPY registry registry
 COPY xlora_engine xlora_engine
 COPY workers workers

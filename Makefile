@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := zoo.py registry xlora_engine workers migrations tests examples benchmarks
+PACKAGES := zoo.py formats registry xlora_engine workers migrations tests examples benchmarks
 
 .PHONY: demo test lint types tests faults bench chaos clean
 

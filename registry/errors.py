@@ -44,6 +44,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from formats import errors
+
 
 class RegistryError(Exception):
     """Root of what this package raises; `code` is stable, `exit_code` is what a command ends with."""
@@ -226,21 +228,11 @@ class InvalidSetting(InvalidInput):
     exit_code = 2
 
 
-class InvalidField(InvalidInput):
+class InvalidField(errors.InvalidField, InvalidInput):
     """An argument outside its allowed values."""
 
     code = "ZOO-E234"
     exit_code = 2
-
-    def __init__(self, field: str, *, allowed: str, value: object) -> None:
-        super().__init__(f"{field} must be {allowed}, got {value!r}")
-        self.field = field
-        self.allowed = allowed
-        self.value = value
-
-    def renamed(self, field: str) -> "InvalidField":
-        """The same error, the field called as its user calls it."""
-        return InvalidField(field, allowed=self.allowed, value=self.value)
 
 
 class InvalidAdapter(InvalidInput):

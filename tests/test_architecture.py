@@ -1,4 +1,4 @@
-"""Imports run one way: zoo.py → workers → {registry, xlora_engine}; heavy libraries stay where used."""
+"""Imports run one way: zoo.py → workers → {registry, xlora_engine} → formats; heavy libraries stay apart."""
 
 import ast
 import subprocess
@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 
 #: package -> what its modules may not import, directly
 FORBIDDEN = {
+    "formats": {"registry", "xlora_engine", "workers", "torch", "numpy", "sqlalchemy", "click"},
     "registry": {"xlora_engine", "workers", "torch", "transformers", "peft", "celery", "mlflow"},
     "xlora_engine": {"registry", "workers", "sqlalchemy", "alembic", "celery", "redis", "mlflow", "click"},
     "migrations/versions": {"registry", "workers", "xlora_engine", "torch"},

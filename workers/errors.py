@@ -14,6 +14,8 @@ WorkersError                     ZOO-E400  exit 1
 └── TrackingUnavailable          ZOO-E420  exit 6    MLflow did not take what was measured
 """
 
+from formats.errors import InvalidField
+
 
 class WorkersError(Exception):
     """Root of everything the workers raise on purpose."""
@@ -22,21 +24,11 @@ class WorkersError(Exception):
     exit_code = 1
 
 
-class SpecInvalid(WorkersError):
+class SpecInvalid(InvalidField, WorkersError):
     """A field of a request is missing, unknown, or out of its range."""
 
     code = "ZOO-E401"
     exit_code = 2
-
-    def __init__(self, field: str, *, allowed: str, value: object) -> None:
-        super().__init__(f"{field} must be {allowed}, got {value!r}")
-        self.field = field
-        self.allowed = allowed
-        self.value = value
-
-    def renamed(self, field: str) -> "SpecInvalid":
-        """The same error, the field called as its user calls it."""
-        return SpecInvalid(field, allowed=self.allowed, value=self.value)
 
 
 class JobFailed(WorkersError):

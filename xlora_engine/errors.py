@@ -27,6 +27,8 @@ EngineError                     ZOO-E300
 └── TrainingStopped             ZOO-E371  asked to stop; a checkpoint was kept
 """
 
+from formats.errors import InvalidField
+
 
 class EngineError(Exception):
     """Root of what this package raises; `code` is stable, `exit_code` is what a command ends with."""
@@ -35,19 +37,11 @@ class EngineError(Exception):
     exit_code = 1
 
 
-class ConfigInvalid(EngineError):
-    """A configuration field is outside its range.
-
-    The message names the field, what is allowed and the value found.
-    """
+class ConfigInvalid(InvalidField, EngineError):
+    """A configuration field is outside its range."""
 
     code = "ZOO-E301"
     exit_code = 2
-
-    def __init__(self, field: str, allowed: str, value: object) -> None:
-        super().__init__(f"{field} must be {allowed}, got {value!r}")
-        self.field = field
-        self.value = value
 
 
 class ExpertInvalid(EngineError):
