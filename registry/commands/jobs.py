@@ -104,7 +104,7 @@ def logs(job_id: int, follow: bool, tail: int | None, output: Output) -> None:
         events = registry.jobs.events(job_id)
         require_log_here(job, events)
         if follow:
-            for number, chunk in enumerate(followed(registry, job, say=output.hint)):
+            for number, chunk in enumerate(followed(registry.jobs, job, say=output.hint)):
                 text = last_lines(chunk, tail) if number == 0 else chunk
                 click.echo(json_line(job_id, text) if output.is_json else text, nl=False)
             return

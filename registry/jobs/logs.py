@@ -14,7 +14,7 @@ from registry.jobs.states import TERMINAL_STATES
 
 if TYPE_CHECKING:
     from registry.entities import Job, JobEvent
-    from registry.service import Registry
+    from registry.jobs.store import JobStore
 
 _POLL_EVERY_S = 0.5
 #: A job says how far it is several times a second; a person wants to know now and then.
@@ -44,15 +44,15 @@ def ran_on(events: "Sequence[JobEvent]") -> str | None:
     return owners[-1].partition("/")[0] if owners else None
 
 
-def followed(registry: "Registry", job: "Job", *, say: Callable[[str], None]) -> Iterator[str]:
+def followed(jobs: "JobStore", job: "Job", *, say: Callable[[str], None]) -> Iterator[str]:
     """What is written, as it comes, until the job ends; `say` is told how far the job is now and then."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     offset, said, said_at = 0, "", 0.0
     while True:
         # Asked before reading, so that what was written last before the end is read too.
-        job = registry.jobs.get(job.id)
+        job = jobs.get(job.id)
         if job.log_path is not None:
-            require_log_here(job, registry.jobs.events(job.id))
+            require_log_here(job, jobs.events(job.id))
         written, offset = _read(job, offset=offset)
         if chunk := decoder.decode(written):
             yield chunk
