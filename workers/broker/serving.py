@@ -26,8 +26,12 @@ def needing_celery() -> Iterator[None]:
         ) from error
 
 
-def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str, events: bool) -> int:
-    """Be a Celery worker until SIGTERM or Ctrl-C; Celery's exit code, or 0 if it was asked to end.
+def serve_on_hints(
+    settings: Settings, queues: Sequence[str], *, app: str, log_level: str, events: bool
+) -> int:
+    """Be a worker of the Celery application at `app`, a module, until SIGTERM or Ctrl-C.
+
+    Returns Celery's exit code, or 0 if it was asked to end.
 
     Raises:
         BrokerUnusable: Celery is not installed.
@@ -36,8 +40,6 @@ def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str,
     with needing_celery():
         from celery import signals
         from celery.bin.celery import celery
-
-        import workers.app  # found by its name below, wherever this process was started
     Registry.open(settings).close()
     name = f"{'-'.join(queues)}-{os.getpid()}@%h"
     quick = ("--without-mingle", "--without-gossip", "--concurrency", "1", "--pool", "prefork")
@@ -51,7 +53,7 @@ def serve_on_hints(settings: Settings, queues: Sequence[str], *, log_level: str,
     # Not `Celery.worker_main`, which ends alike however its worker ended.
     status = celery.main(
         [
-            *("--app", workers.app.__name__, "worker", "--loglevel", log_level, *quick, *monitored),
+            *("--app", app, "worker", "--loglevel", log_level, *quick, *monitored),
             *("--queues", ",".join(queues), "--hostname", name),
         ],
         standalone_mode=False,
