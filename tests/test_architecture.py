@@ -5,8 +5,10 @@ Every import counts: at the top of a module, inside a function, and for type che
 
 import ast
 import functools
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -55,6 +57,61 @@ CIRCLES_TO_BE_REMOVED = {
     ("xlora_engine.decoding.prefetched", "xlora_engine.decoding.decoder"),
 }
 
+#: module -> the libraries that it imports inside functions, itself or through our modules, to start sooner.
+LATE = {
+    "registry.commands.managing": {"sqlalchemy"},
+    "registry.commands.output": {"rich"},
+    "registry.database.schema": {"alembic"},
+    "registry.files.blobs": {"fsspec"},
+    "registry.files.safetensors_header": {"numpy"},
+    "registry.intake.adapter_tensors": {"numpy"},
+    "registry.settings": {"platformdirs"},
+    "workers.commands.doctor": {"sqlalchemy"},
+    "workers.commands.export": {"torch"},
+    "workers.commands.generate": {"sqlalchemy", "torch", "transformers"},
+    "workers.commands.migrate": {"sqlalchemy"},
+    "workers.commands.register": {"torch", "transformers"},
+    "workers.commands.relay": {"sqlalchemy"},
+    "workers.commands.running": {"rich"},
+    "workers.jobs.figures": {"matplotlib"},
+    "workers.tracking.mlflow_store": {"mlflow"},
+    "xlora_engine": {"torch"},
+    "xlora_engine.sources.hub": {"huggingface_hub"},
+}
+
+#: module -> the libraries that it imports inside functions because they need not be installed.
+OPTIONAL = {
+    "registry.lists.driver": {"psycopg"},
+    "workers.broker.hints": {"billiard"},
+    "workers.broker.serving": {"celery"},
+    "workers.checks.broker": {"redis"},
+    "workers.commands.relay": {"celery"},
+    "workers.commands.worker": {"celery"},
+}
+
+#: Imports inside functions that spare no library, and what they spare.
+LATE_ALTHOUGH_SMALL = {
+    ("xlora_engine", "xlora_engine.config"): "the package imports none of its modules when it is imported",
+    ("zoo", "importlib.metadata"): "a twentieth of the time of `zoo --help`",
+    ("zoo", "traceback"): "of the standard library too, for a fault alone",
+}
+
+#: The same, to be removed.
+LATE_TO_BE_REMOVED = {
+    "workers.commands.compose",
+    "workers.commands.doctor",
+    "workers.commands.eval",
+    "workers.commands.export",
+    "workers.commands.generate",
+    "workers.commands.migrate",
+    "workers.commands.register",
+    "workers.commands.runs",
+    "workers.commands.train",
+    "workers.commands.ui",
+    "workers.commands.worker",
+    "xlora_engine.model",
+}
+
 #: Files that a person can take in at a glance.
 MOST_MODULES_IN_A_FOLDER = 16
 
@@ -67,13 +124,16 @@ FORBIDDEN = {
 }
 
 
+FUNCTION, TYPE_CHECKING = "a function", "TYPE_CHECKING"
+
+
 @dataclass(frozen=True)
 class Import:
-    """One name that a module imports, and whether inside a function."""
+    """A module that another one imports: for type checkers only, or inside a function, or neither."""
 
     importer: str
     name: str
-    function: str | None
+    inside: str | None = None
 
     @property
     def library(self) -> str:
@@ -99,21 +159,23 @@ def imports(path: Path) -> tuple[Import, ...]:
     return tuple(_imports_below(ast.parse(path.read_text(encoding="utf-8")), _name_of(path), None))
 
 
-def _imports_below(node: ast.AST, importer: str, function: str | None) -> Iterator[Import]:
+def _imports_below(node: ast.AST, importer: str, inside: str | None) -> Iterator[Import]:
     for child in ast.iter_child_nodes(node):
         match child:
             case ast.Import():
-                yield from (Import(importer, alias.name, function) for alias in child.names)
+                yield from (Import(importer, alias.name, inside) for alias in child.names)
             case ast.ImportFrom():
                 assert child.level == 0, f"{importer} imports relatively: line {child.lineno}"
                 yield from (
-                    Import(importer, _module_or_parent(f"{child.module}.{alias.name}"), function)
+                    Import(importer, _module_or_parent(f"{child.module}.{alias.name}"), inside)
                     for alias in child.names
                 )
             case ast.FunctionDef() | ast.AsyncFunctionDef():
-                yield from _imports_below(child, importer, child.name)
+                yield from _imports_below(child, importer, FUNCTION)
+            case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+                yield from _imports_below(child, importer, TYPE_CHECKING)
             case _:
-                yield from _imports_below(child, importer, function)
+                yield from _imports_below(child, importer, inside)
 
 
 def _module_or_parent(name: str) -> str:
@@ -125,6 +187,23 @@ def ours() -> Iterator[Import]:
     """Every import of a module of ours by another."""
     for path in paths().values():
         yield from (one for one in imports(path) if one.library in PACKAGES)
+
+
+@functools.cache
+def libraries_at_once(module: str) -> frozenset[str]:
+    """Libraries that importing a module imports, through modules of ours too; another's are itself."""
+    if module not in paths():
+        return frozenset({module.partition(".")[0]} - sys.stdlib_module_names)
+    names = {one.name for one in imports(paths()[module]) if one.inside is None}
+    return frozenset().union(*(libraries_at_once(name) for name in names - {module}))
+
+
+def late_imports() -> Iterator[tuple[Import, frozenset[str]]]:
+    """Every import inside a function, and the libraries that its module does without until then."""
+    for path in paths().values():
+        for one in imports(path):
+            if one.inside == FUNCTION:
+                yield one, libraries_at_once(one.name) - libraries_at_once(one.importer)
 
 
 def room_of(module: str) -> str:
@@ -176,6 +255,32 @@ def test_nothing_imports_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(" imported by ".join(error.args[1]))
+
+
+def test_an_import_inside_a_function_spares_a_library_that_the_tables_name() -> None:
+    wrong = {
+        (one.importer, one.name, *sorted(spared))
+        for one, spared in late_imports()
+        if not spared & (LATE.get(one.importer, set()) | OPTIONAL.get(one.importer, set()))
+        if (one.importer, one.name) not in LATE_ALTHOUGH_SMALL and one.importer not in LATE_TO_BE_REMOVED
+    }
+    assert not wrong, "import it at the top, or name in LATE the library that the module starts without"
+
+
+@pytest.mark.parametrize("table", [LATE, OPTIONAL], ids=["late", "optional"])
+def test_no_table_names_what_is_not_imported_late(table: dict[str, set[str]]) -> None:
+    spared: dict[str, set[str]] = {}
+    for one, libraries in late_imports():
+        spared.setdefault(one.importer, set()).update(libraries)
+    stale = {(module, *(names - spared.get(module, set()))) for module, names in table.items()}
+    assert not {row for row in stale if len(row) > 1}
+    assert LATE_ALTHOUGH_SMALL.keys() <= {(one.importer, one.name) for one, _ in late_imports()}
+
+
+def test_what_is_called_optional_need_not_be_installed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.split(r"[^\w.-]", requirement)[0] for requirement in project["dependencies"]}
+    assert not needed & set().union(*OPTIONAL.values())
 
 
 def test_no_folder_has_more_modules_than_one_takes_in() -> None:
