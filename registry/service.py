@@ -1,38 +1,39 @@
-"""The registry as everybody else sees it: one object, one method a use case, frozen records in and out."""
+"""The registry as everybody else sees it: one object, a noun for each kind of record, frozen records."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Self
 
 from registry.database.database import Database
 from registry.database.schema import ensure_current
 from registry.database.sqlite_location import require_place
-from registry.entities import (
-    AdapterVersion,
-    Alias,
-    BaseModel,
-    CompositionVersion,
-    DatasetVersion,
-    ExpertRecord,
-    NewEvaluation,
-)
 from registry.errors import InvalidSetting
 from registry.files.artifacts import ArtifactStore
-from registry.records import aliases, evaluations, removal, versions
-from registry.records.catalogue import Catalogue
-from registry.records.kinds import Record, VersionedKind, versioned_kind
-from registry.records.record_rows import as_base
-from registry.records.versions import Holder
-from registry.registration import adapters as adapter_registration
-from registry.registration import bases as base_registration
-from registry.registration import compositions as composition_registration
-from registry.registration import datasets as dataset_registration
-from registry.registration.adapters import AdapterLabels
+from registry.jobs.store import JobStore
+from registry.jobs.workers import WorkerStore
+from registry.nouns.adapters import Adapters
+from registry.nouns.bases import Bases
+from registry.nouns.compositions import Compositions
+from registry.nouns.datasets import Datasets
+from registry.nouns.evaluations import Evaluations
+from registry.records.kinds import Record
 from registry.settings import Settings
 
 
-class Registry(Catalogue):
+class Registry:
     """What exists. `Registry.open` gives one that is ready; it is a context manager."""
+
+    def __init__(self, settings: Settings, *, database: Database, artifacts: ArtifactStore) -> None:
+        self.settings = settings
+        self.artifacts = artifacts
+        self._database = database
+        self.bases = Bases(settings, database, artifacts)
+        self.adapters = Adapters(settings, database, artifacts)
+        self.datasets = Datasets(settings, database, artifacts)
+        self.compositions = Compositions(settings, database, artifacts)
+        self.evaluations = Evaluations(database)
+        self.jobs = JobStore(database, home=settings.home)
+        self.workers = WorkerStore(database)
 
     @classmethod
     def open(cls, settings: Settings) -> "Registry":
@@ -54,182 +55,40 @@ class Registry(Catalogue):
             database.close()
             raise
 
-    def register_base(
-        self, folder: Path, *, name: str, source: str, revision: str | None = None, licence: str | None = None
-    ) -> BaseModel:
-        """Register a base model: see `base_registration`."""
-        return base_registration.register_base(
-            folder,
-            name=name,
-            source=source,
-            revision=revision,
-            licence=licence,
-            database=self._database,
-            artifacts=self.artifacts,
-        )
-
-    def register_adapter(
-        self,
-        folder: Path,
-        *,
-        name: str,
-        base: str | None = None,
-        domains: Sequence[str] = (),
-        tags: Sequence[str] = (),
-        licence: str | None = None,
-        description: str = "",
-        origin: str | None = None,
-        job_id: int | None = None,
-        fence: int | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        effect_score: float | None = None,
-    ) -> AdapterVersion:
-        """Register an adapter version: see `adapter_registration`.
-
-        With `job_id` and `fence`, only while that job is held under that fence, and once a job.
-        """
-        labels = AdapterLabels(
-            name=name,
-            domains=domains,
-            tags=tags,
-            licence=licence,
-            description=description,
-            origin=origin or f"file:{folder.name}",
-            parameters=parameters or {},
-            effect_score=effect_score,
-        )
-        return adapter_registration.register_adapter(
-            folder,
-            labels=labels,
-            bases=() if base else self.bases(),
-            asked=self.base(base) if base else None,
-            holder=Holder.of(job_id, fence),
-            database=self._database,
-            artifacts=self.artifacts,
-        )
-
-    def register_dataset(
-        self,
-        file: Path,
-        *,
-        name: str | None = None,
-        domain: str | None = None,
-        split: str | None = None,
-        licence: str | None = None,
-        origin: str | None = None,
-    ) -> DatasetVersion:
-        """Register a dataset version: see `dataset_registration`."""
-        return dataset_registration.register_dataset(
-            file,
-            name=name,
-            domain=domain,
-            split=split,
-            licence=licence,
-            origin=origin,
-            database=self._database,
-            artifacts=self.artifacts,
-        )
-
-    def register_composition(
-        self,
-        folder: Path,
-        *,
-        name: str,
-        base_digest: str,
-        experts: Sequence[ExpertRecord],
-        head_config: Mapping[str, Any],
-        report: Mapping[str, Any],
-        job_id: int | None = None,
-        fence: int | None = None,
-    ) -> CompositionVersion:
-        """Register a composition version: see `composition_registration`.
-
-        With `job_id` and `fence`, only while that job is held under that fence, and once a job.
-        """
-        return composition_registration.register_composition(
-            folder,
-            name=name,
-            base_digest=base_digest,
-            experts=experts,
-            head_config=head_config,
-            report=report,
-            holder=Holder.of(job_id, fence),
-            database=self._database,
-            artifacts=self.artifacts,
-        )
-
-    def record_evaluations(self, measured: Sequence[NewEvaluation], *, fence: int | None = None) -> None:
-        """Record values, all or none; with a fence, only while their jobs are held under it.
+    def materialise(self, record: Record) -> Path:
+        """A folder with just the record's files, each verified against its digest on every call.
 
         Raises:
-            NotFound: a subject is not registered.
-            InvalidField: a value is not a finite number.
-            LeaseLost: a job no longer holds its lease; nothing was recorded.
+            ArtifactMissing: a file is gone from the artifact store.
+            DigestMismatch: a stored file was changed.
         """
-        with self._database.write() as session:
-            if fence is not None:
-                for job_id in evaluations.job_ids(measured):
-                    versions.hold(session, Holder(job_id=job_id, fence=fence))
-            for evaluation in measured:
-                evaluations.record(session, evaluation)
+        return self.artifacts.materialise(record.files, self.settings.home / "cache")
 
-    def set_alias(
-        self,
-        name: str,
-        alias: str,
-        version: int | None,
-        *,
-        kind: str = "adapter",
-        expected: int | None = None,
-        reason: str | None = None,
-    ) -> Alias:
-        """Point an alias to a version, None for nothing; `expected` 0 means that it must not exist yet.
+    def disconnect(self) -> None:
+        """Close the connections that no transaction uses; the next one opens its own."""
+        self._database.disconnect()
 
-        Raises:
-            AliasMoved: it does not point to the expected version; nothing was changed.
-            NotFound: there is no such name or version.
-        """
-        with self._database.write() as session:
-            return aliases.move_alias(
-                session,
-                versioned_kind(kind),
-                name,
-                alias,
-                version=version,
-                expected=expected,
-                reason=reason,
-            )
+    def close(self) -> None:
+        """Give back all connections."""
+        self._database.close()
 
-    def remove(self, reference: str, *, kind: str) -> Record:
-        """Remove a record of kind base, adapter, dataset or composition; `restore` brings it back.
+    def __enter__(self) -> Self:
+        return self
 
-        Raises:
-            InUse: something else needs it; the error names what.
-            NotFound: there is no such record.
-        """
-        with self._database.write() as session:
-            if kind == "base":
-                return as_base(removal.remove_base(session, reference))
-            found = versioned_kind(kind)
-            return _record(found, removal.remove_version(session, found, reference))
-
-    def restore(self, reference: str, *, kind: str) -> Record:
-        """Bring back what `remove` took away.
-
-        Raises:
-            Conflict: it needs something that was removed itself; the error says how to bring that back.
-            NotFound: there is no such record.
-        """
-        with self._database.write() as session:
-            if kind == "base":
-                return as_base(removal.restore_base(session, reference))
-            found = versioned_kind(kind)
-            return _record(found, removal.restore_version(session, found, reference))
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
-def _record(kind: VersionedKind[Any], row: Any) -> Record:
-    record: Record = kind.as_record(row)
-    return record
+def create_home(home: Path) -> None:
+    """Make the zoo's folder, for its owner alone; raises InvalidSetting."""
+    try:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSetting(
+            f"the folder {home} cannot be created ({error.strerror}); set ZOO_HOME to one you may write to"
+        ) from error
 
 
 def _artifacts_at(root: str) -> ArtifactStore:
@@ -241,14 +100,4 @@ def _artifacts_at(root: str) -> ArtifactStore:
         raise InvalidSetting(
             f"ZOO_ARTIFACT_ROOT: nothing here opens {scheme}:// ({error}); correct it, unset it, or install"
             f" the driver: pip install 'fsspec[{scheme}]'; look at it with: zoo doctor"
-        ) from error
-
-
-def create_home(home: Path) -> None:
-    """Make the zoo's folder, for its owner alone; raises InvalidSetting."""
-    try:
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidSetting(
-            f"the folder {home} cannot be created ({error.strerror}); set ZOO_HOME to one you may write to"
         ) from error

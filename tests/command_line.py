@@ -56,9 +56,9 @@ def ask(home: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
 def catalogue(home: Path, tmp_path: Path) -> Path:
     """A base model, bio in two versions, protein, a dataset and a composition of bio@1 and protein@1."""
     with Registry.open(Settings.from_env(os.environ)) as registry:
-        base = registry.register_base(write_base(tmp_path / "base"), name="pico", source="here")
+        base = registry.bases.register(write_base(tmp_path / "base"), name="pico", source="here")
         versions = [
-            registry.register_adapter(
+            registry.adapters.register(
                 write_adapter(tmp_path / f"{name}{seed}", seed=seed, rank=rank), name=name, domains=(domain,)
             )
             for name, seed, rank, domain in (
@@ -67,8 +67,8 @@ def catalogue(home: Path, tmp_path: Path) -> Path:
                 ("protein", 3, 2, "proteins"),
             )
         ]
-        dataset = registry.register_dataset(write_dataset(tmp_path / "bio.eval.jsonl"))
-        registry.record_evaluations(
+        dataset = registry.datasets.register(write_dataset(tmp_path / "bio.eval.jsonl"))
+        registry.evaluations.record(
             [
                 NewEvaluation(
                     subject=f"adapter:{version.reference}",
@@ -81,7 +81,7 @@ def catalogue(home: Path, tmp_path: Path) -> Path:
                 for version, loss in zip(versions, (0.9, 0.7, 2.5), strict=True)
             ]
         )
-        registry.set_alias("bio", "champion", 2, kind="adapter")
+        registry.adapters.set_alias("bio", "champion", 2)
         experts = [
             ExpertRecord(
                 position=place,
@@ -91,7 +91,7 @@ def catalogue(home: Path, tmp_path: Path) -> Path:
             )
             for place, index in enumerate((0, 2))
         ]
-        registry.register_composition(
+        registry.compositions.register(
             write_composition(tmp_path / "science", ["bio", "protein"]),
             name="science",
             base_digest=base.digest,

@@ -28,7 +28,18 @@ APART = {"xlora_engine", "registry"}
 ROOMS = {
     "registry": (
         *("errors", "references", "entities", "settings", "crash_points"),
-        *("files", "database", "intake", "jobs", "records", "registration", "lists", "service", "commands"),
+        *(
+            "files",
+            "database",
+            "intake",
+            "jobs",
+            "records",
+            "registration",
+            "lists",
+            "nouns",
+            "service",
+            "commands",
+        ),
     ),
     "xlora_engine": (
         *("errors", "config", "devices", "sources", "data", "mixture", "adapter_training", "head_training"),

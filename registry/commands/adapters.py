@@ -67,7 +67,7 @@ def show(reference: str, output: Output) -> None:
     Example: zoo adapters show bio@champion
     """
     with opened() as registry:
-        adapter = registry.adapter(reference, include_deleted=True)
+        adapter = registry.adapters.get(reference, include_deleted=True)
         details = _details(registry, adapter)
     if not output.is_human:
         output.emit_record(details, key="reference")
@@ -101,7 +101,7 @@ def diff(left: str, right: str, output: Output) -> None:
     Example: zoo adapters diff bio@2 bio@3
     """
     with opened() as registry:
-        sides = [registry.adapter(reference, include_deleted=True) for reference in (left, right)]
+        sides = [registry.adapters.get(reference, include_deleted=True) for reference in (left, right)]
         facts = [{**_compared(side), **_scores(registry, side)} for side in sides]
     rows = [
         {"field": field, left: facts[0].get(field), right: facts[1].get(field)}
@@ -111,18 +111,16 @@ def diff(left: str, right: str, output: Output) -> None:
     output.emit(rows, key="field", empty=f"{sides[0].reference} and {sides[1].reference} are alike")
 
 
-add_removal(command, kind="adapter")
-add_aliases(command, kind="adapter")
+add_removal(command, lambda registry: registry.adapters)
+add_aliases(command, lambda registry: registry.adapters)
 
 
 def _details(registry: "Registry", adapter: "AdapterVersion") -> dict[str, Any]:
     pointing = [
-        alias.alias for alias in registry.aliases("adapter", adapter.name) if alias.version == adapter.version
+        alias.alias for alias in registry.adapters.aliases(adapter.name) if alias.version == adapter.version
     ]
     experts_of = [
-        composition.reference
-        for composition in registry.compositions()
-        if any(expert.adapter_reference == adapter.reference for expert in composition.experts)
+        composition["reference"] for composition in registry.compositions.list(expert=adapter.reference)
     ]
     return {
         "reference": adapter.reference,
@@ -134,7 +132,7 @@ def _details(registry: "Registry", adapter: "AdapterVersion") -> dict[str, Any]:
 
 
 def _evaluations(registry: "Registry", adapter: "AdapterVersion") -> "tuple[Evaluation, ...]":
-    return registry.evaluations(f"adapter:{adapter.reference}")
+    return registry.evaluations.list(f"adapter:{adapter.reference}")
 
 
 def _compared(adapter: "AdapterVersion") -> Mapping[str, Any]:

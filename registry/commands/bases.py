@@ -42,9 +42,9 @@ def show(reference: str, output: Output) -> None:
     Example: zoo bases show smollm2
     """
     with opened() as registry:
-        base = registry.base(reference, include_deleted=True)
+        base = registry.bases.get(reference, include_deleted=True)
         adapters = (
-            [adapter.reference for adapter in registry.adapters(base=base.name)]
+            [adapter["reference"] for adapter in registry.adapters.list(base=base.name)]
             if base.state == "active"
             else []
         )
@@ -61,4 +61,4 @@ def show(reference: str, output: Output) -> None:
     output.section("files", details["files"])
 
 
-add_removal(command, kind="base")
+add_removal(command, lambda registry: registry.bases)

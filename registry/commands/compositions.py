@@ -53,8 +53,8 @@ def show(reference: str, output: Output) -> None:
     Example: zoo compositions show science
     """
     with opened() as registry:
-        composition = registry.composition(reference, include_deleted=True)
-        aliases = registry.aliases("composition", composition.name)
+        composition = registry.compositions.get(reference, include_deleted=True)
+        aliases = registry.compositions.aliases(composition.name)
     details = {
         "reference": composition.reference,
         **asdict(composition),
@@ -74,8 +74,8 @@ def show(reference: str, output: Output) -> None:
     output.section("files", details["files"])
 
 
-add_removal(command, kind="composition")
-add_aliases(command, kind="composition")
+add_removal(command, lambda registry: registry.compositions)
+add_aliases(command, lambda registry: registry.compositions)
 
 
 def _scores(report: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -50,18 +50,14 @@ def show(reference: str, output: Output) -> None:
     Example: zoo datasets show bio.train
     """
     with opened() as registry:
-        dataset = registry.dataset(reference, include_deleted=True)
-        aliases = registry.aliases("dataset", dataset.name)
-        adapters = registry.adapters()
+        dataset = registry.datasets.get(reference, include_deleted=True)
+        aliases = registry.datasets.aliases(dataset.name)
+        trained = registry.adapters.list(trained_on=dataset.reference)
     details = {
         "reference": dataset.reference,
         **asdict(dataset),
         "aliases": [alias.alias for alias in aliases if alias.version == dataset.version],
-        "trained": [
-            adapter.reference
-            for adapter in adapters
-            if adapter.parameters.get("train_dataset") == dataset.reference
-        ],
+        "trained": [adapter["reference"] for adapter in trained],
     }
     if not output.is_human:
         output.emit_record(details, key="reference")
@@ -70,5 +66,5 @@ def show(reference: str, output: Output) -> None:
     output.section("files", details["files"])
 
 
-add_removal(command, kind="dataset")
-add_aliases(command, kind="dataset")
+add_removal(command, lambda registry: registry.datasets)
+add_aliases(command, lambda registry: registry.datasets)

@@ -1,9 +1,9 @@
 """What every kind of record can do: be removed, be restored, be pointed to by an alias."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,8 @@ from registry.commands.output import Output, output_options
 from registry.settings import Settings
 
 if TYPE_CHECKING:  # importing it takes longer than `ls` may take
+    from registry.nouns.bases import Bases
+    from registry.nouns.versioned import Versioned
     from registry.service import Registry
 
 include_removed_option = click.option("--all", "include_removed", is_flag=True, help="Removed ones too.")
@@ -31,8 +33,8 @@ def opened() -> "Iterator[Registry]":
         yield registry
 
 
-def add_removal(group: click.Group, *, kind: str) -> None:
-    """Give a group `rm` and `restore` for its kind of record."""
+def add_removal(group: click.Group, noun: "Callable[[Registry], Bases | Versioned[Any]]") -> None:
+    """Give a group `rm` and `restore` for its noun."""
 
     @group.command()
     @click.argument("references", nargs=-1, required=True)
@@ -41,9 +43,9 @@ def add_removal(group: click.Group, *, kind: str) -> None:
         """Remove REFERENCES; refused while something needs them, and `restore` brings them back."""
         with opened() as registry:
             for reference in references:
-                removed = registry.remove(reference, kind=kind).reference
+                removed = noun(registry).remove(reference).reference
                 output.emit_made(removed, {"removed": removed})
-                output.hint(f"bring it back with: zoo {kind}s restore {removed}")
+                output.hint(f"bring it back with: zoo {group.name} restore {removed}")
 
     @group.command()
     @click.argument("references", nargs=-1, required=True)
@@ -52,12 +54,12 @@ def add_removal(group: click.Group, *, kind: str) -> None:
         """Bring back REFERENCES that `rm` removed."""
         with opened() as registry:
             for reference in references:
-                restored = registry.restore(reference, kind=kind).reference
+                restored = noun(registry).restore(reference).reference
                 output.emit_made(restored, {"restored": restored})
 
 
-def add_aliases(group: click.Group, *, kind: str) -> None:
-    """Give a group `alias` and `aliases` for its kind of record."""
+def add_aliases(group: click.Group, noun: "Callable[[Registry], Versioned[Any]]") -> None:
+    """Give a group `alias` and `aliases` for its noun."""
 
     @group.command()
     @click.argument("name")
@@ -82,7 +84,7 @@ def add_aliases(group: click.Group, *, kind: str) -> None:
         if remove == (version is not None):
             raise click.UsageError("give VERSION to point the alias there, or --remove to take it away")
         with opened() as registry:
-            moved = registry.set_alias(name, alias, version, kind=kind, expected=expect, reason=reason)
+            moved = noun(registry).set_alias(name, alias, version, expected=expect, reason=reason)
         output.emit_made(
             f"{moved.name}@{moved.alias}",
             {"alias": f"{moved.name}@{moved.alias}", "version": moved.version, "previous": moved.previous},
@@ -94,5 +96,5 @@ def add_aliases(group: click.Group, *, kind: str) -> None:
     def aliases(name: str, output: Output) -> None:
         """List every move of NAME's aliases, the oldest first."""
         with opened() as registry:
-            moves = registry.alias_history(kind, name)
+            moves = noun(registry).alias_history(name)
         output.emit([vars(move) for move in moves], key="alias", empty=f"{name} has no aliases")

@@ -11,6 +11,9 @@ from registry.lists.driver import Reader, Row, open_reader
 from registry.references import nearest, parse
 from registry.settings import Settings
 
+#: What every list is.
+Rows = list[Row]
+
 #: Metric that `eval:<task>` sorts by.
 DEFAULT_METRIC = "loss"
 
@@ -64,6 +67,13 @@ JOIN adapter n ON n.id = a.adapter_id
 ORDER BY x.composition_version_id, x.position
 """
 
+_HAS_EXPERT = """EXISTS (
+    SELECT 1 FROM expert x
+    JOIN adapter_version a ON a.id = x.adapter_version_id
+    JOIN adapter ON adapter.id = a.adapter_id
+    WHERE x.composition_version_id = v.id AND adapter.name || '@' || a.version = ?
+)"""
+
 _WORKERS = """
 SELECT v.name, v.host, v.process_id, v.queues, v.gpu, v.state, j.id AS job, v.started_at, v.seen_at,
        {now} AS read_at
@@ -83,13 +93,15 @@ def adapters(
     *,
     base: str | None = None,
     domain: str | None = None,
+    trained_on: str | None = None,
     include_deleted: bool = False,
     sort: str = "name",
     limit: int | None = None,
 ) -> list[Row]:
     """Adapter versions, each with its aliases; `sort` is name, created, or eval:<task>[:<metric>].
 
-    Sorted by an evaluation, each has its newest `score`, and those without one come last.
+    `trained_on` is the dataset version, such as `bio.train@1`, that their jobs were given. Sorted by an
+    evaluation, each has its newest `score`, and those without one come last.
 
     Raises:
         BaseNotFound: there is no base model of that name or digest.
@@ -107,6 +119,8 @@ def adapters(
         if domain is not None:
             elements = reader.elements("v.domains")
             where.add(f"EXISTS (SELECT 1 FROM {elements} WHERE element.value = ?)", domain)  # noqa: S608
+        if trained_on is not None:
+            where.add("v.parameters ->> 'train_dataset' = ?", trained_on)
         rows = _run(reader, _ADAPTERS, where, order=order, limit=limit, values=(task, metric))
         return _with_aliases(reader, rows, kind="adapter")
 
@@ -137,15 +151,25 @@ def datasets(
 
 
 def compositions(
-    settings: Settings, *, base: str | None = None, include_deleted: bool = False, limit: int | None = None
+    settings: Settings,
+    *,
+    base: str | None = None,
+    expert: str | None = None,
+    include_deleted: bool = False,
+    limit: int | None = None,
 ) -> list[Row]:
-    """Composition versions by name and number, each with its experts in order and its aliases."""
+    """Composition versions by name and number, each with its experts in order and its aliases.
+
+    `expert` is the adapter version, such as `bio@3`, that they are made of.
+    """
     with open_reader(settings) as reader:
         if reader is None:
             return []
         where = _Conditions(include_deleted=include_deleted)
         if base is not None:
             where.add("v.base_id = ?", _base_id(reader, base))
+        if expert is not None:
+            where.add(_HAS_EXPERT, expert)
         rows = _run(reader, _COMPOSITIONS, where, order=_ORDERS["name"], limit=limit)
         experts = reader.rows(_EXPERTS)
         for row in rows:

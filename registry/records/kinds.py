@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from registry.entities import AdapterVersion, BaseModel, CompositionVersion, DatasetVersion
-from registry.errors import AdapterNotFound, CompositionNotFound, DatasetNotFound, InvalidField, NotFound
+from registry.errors import AdapterNotFound, CompositionNotFound, DatasetNotFound, NotFound
 from registry.records.models import (
     AdapterRow,
     AdapterVersionRow,
@@ -16,14 +16,15 @@ from registry.records.models import (
 )
 from registry.records.record_rows import as_adapter, as_composition, as_dataset
 
-_Record = TypeVar("_Record", AdapterVersion, DatasetVersion, CompositionVersion)
+#: A version of a kind that has versions.
+Version = TypeVar("Version", bound=AdapterVersion | DatasetVersion | CompositionVersion)
 
 #: What can be looked up, removed and restored.
 Record = BaseModel | AdapterVersion | DatasetVersion | CompositionVersion
 
 
 @dataclass(frozen=True, kw_only=True)
-class VersionedKind(Generic[_Record]):
+class VersionedKind(Generic[Version]):
     """Where one kind of versioned record is kept, and what it is called."""
 
     name: str
@@ -38,7 +39,7 @@ class VersionedKind(Generic[_Record]):
     #: Column of the alias table that points to a version of this kind.
     alias_key: str
     not_found: type[NotFound]
-    as_record: Callable[[Any], _Record]
+    as_record: Callable[[Any], Version]
 
 
 ADAPTER: VersionedKind[AdapterVersion] = VersionedKind(
@@ -78,14 +79,3 @@ COMPOSITION: VersionedKind[CompositionVersion] = VersionedKind(
 )
 
 KINDS: Mapping[str, VersionedKind[Any]] = {kind.name: kind for kind in (ADAPTER, DATASET, COMPOSITION)}
-
-
-def versioned_kind(name: str) -> VersionedKind[Any]:
-    """The kind of that name.
-
-    Raises:
-        InvalidField: there is none.
-    """
-    if name not in KINDS:
-        raise InvalidField("kind", allowed=f"one of {', '.join(KINDS)}", value=name)
-    return KINDS[name]

@@ -6,9 +6,11 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from registry.entities import BaseModel
 from registry.errors import AliasNotFound, BaseNotFound, InvalidReference, NotFound
 from registry.records.kinds import VersionedKind
 from registry.records.models import AliasRow, BaseModelRow
+from registry.records.record_rows import as_base
 from registry.references import Reference, nearest, parse
 
 ACTIVE = "active"
@@ -63,6 +65,12 @@ def find_base(session: Session, text: str, *, states: Sequence[str] = ONLY_ACTIV
         raise BaseNotFound(text, nearest=nearest(reference.name or "", names))
     _refuse_ambiguous(reference, {row.digest for row in chosen})
     return chosen[0]
+
+
+def active_bases(session: Session) -> tuple[BaseModel, ...]:
+    """Every base model that was not removed, by name, with its modules: what a new adapter may be for."""
+    wanted = select(BaseModelRow).where(BaseModelRow.state == ACTIVE).order_by(BaseModelRow.name)
+    return tuple(as_base(row) for row in session.scalars(wanted))
 
 
 def _preferred(rows: Sequence[Any], states: Sequence[str]) -> list[Any]:

@@ -36,7 +36,7 @@ def run_chain(context: JobContext) -> Mapping[str, Any]:
             _save(place, step, digest)
     folder = context.folder / f"adapter-{context.fence}"
     write_adapter(folder, seed=seed_of(digest))
-    adapter = context.registry.register_adapter(
+    adapter = context.registry.adapters.register(
         folder, name=name, base=BASE, job_id=context.job.id, fence=context.fence, effect_score=1.0
     )
     return {"adapter": adapter.reference, "digest": digest}

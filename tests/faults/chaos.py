@@ -118,7 +118,7 @@ class Chaos:
         thawer = threading.Thread(target=self._thaw_on, args=(thawing,), daemon=True)
         thawer.start()
         with Registry.open(self.settings) as registry:
-            registry.register_base(write_base(self._folder / "base"), name=BASE, source="hub:zoo/pico@abc")
+            registry.bases.register(write_base(self._folder / "base"), name=BASE, source="hub:zoo/pico@abc")
             ids = [
                 registry.jobs.submit("train", {"name": f"chained-{n}"}, max_attempts=MAX_ATTEMPTS).id
                 for n in range(jobs)
@@ -249,8 +249,8 @@ class Chaos:
             if job.id in (*outcome.unfinished, *outcome.wrong, *outcome.doubled):
                 lines = [(event.fence, event.kind, dict(event.payload)) for event in events]
                 outcome.journal[job.id] = [*lines, job.message]
-        made = Counter(adapter.job_id for adapter in registry.adapters())
-        outcome.doubled += [job for job, count in made.items() if count > 1 and job is not None]
+        made = Counter(adapter["job_id"] for adapter in registry.adapters.list())
+        outcome.doubled += [job for job, count in made.items() if count > 1 and isinstance(job, int)]
         outcome.orphans = _trainers_of(self.settings.home)
         outcome.steps_ratio = steps_run(self.settings.home) / (STEPS * len(ids))
 
@@ -259,7 +259,7 @@ class Chaos:
         expected = self._folder / "expected" / name
         if not expected.exists():
             write_adapter(expected, seed=seed_of(digest))
-        stored = registry.materialise(registry.adapter(outcome["adapter"])) / "adapter_model.safetensors"
+        stored = registry.materialise(registry.adapters.get(outcome["adapter"])) / "adapter_model.safetensors"
         return bool(
             outcome["digest"] == digest
             and stored.read_bytes() == (expected / "adapter_model.safetensors").read_bytes()

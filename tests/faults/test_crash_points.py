@@ -24,7 +24,7 @@ def test_row_22_a_crash_at_any_place_loses_and_doubles_nothing(
     settings: Settings, tmp_path: Path, place: str
 ) -> None:
     with Registry.open(settings) as registry:
-        registry.register_base(write_base(tmp_path / "base"), name=BASE, source="hub:zoo/pico@abc")
+        registry.bases.register(write_base(tmp_path / "base"), name=BASE, source="hub:zoo/pico@abc")
         job = registry.jobs.submit("train", {"name": "chained"}).id
         with running(POLLING, settings, TEST_HANDLER="chain", ZOO_CRASH_AT=place) as worker:
             if place in _IN_TRAINER:
@@ -35,8 +35,8 @@ def test_row_22_a_crash_at_any_place_loses_and_doubles_nothing(
             ended = wait_for_state(registry, job, "succeeded", "failed")
         assert (ended.state, ended.reason) == ("succeeded", "ok")
         assert ended.outcome["digest"] == undisturbed("chained")
-        (adapter,) = registry.adapters()
-        assert (adapter.reference, adapter.job_id) == (ended.outcome["adapter"], job)
+        (adapter,) = registry.adapters.list()
+        assert (adapter["reference"], adapter["job_id"]) == (ended.outcome["adapter"], job)
         assert [event.kind for event in registry.jobs.events(job)].count("succeeded") == 1
 
 

@@ -89,7 +89,7 @@ def test_row_20_a_machine_that_stood_still_wakes_up_without_an_effect(
 ) -> None:
     brief = replace(settings_for(database_url, home=tmp_path), lease_s=6.0)
     with Registry.open(brief) as registry:
-        registry.register_base(write_base(tmp_path / "base"), name=BASE, source="hub:zoo/pico@abc")
+        registry.bases.register(write_base(tmp_path / "base"), name=BASE, source="hub:zoo/pico@abc")
         job = registry.jobs.submit("train", {"name": "chained"}).id
         with running(POLLING, brief, TEST_HANDLER="chain") as worker:
             wait_until((job_folder(registry, job) / "checkpoint.json").exists, what="a checkpoint")
@@ -105,5 +105,5 @@ def test_row_20_a_machine_that_stood_still_wakes_up_without_an_effect(
             assert worker.wait(timeout=120) == 0
         assert (ended.state, ended.fence) == ("succeeded", 2)
         assert ended.outcome["digest"] == undisturbed("chained")
-        assert [adapter.reference for adapter in registry.adapters()] == [ended.outcome["adapter"]]
+        assert [adapter["reference"] for adapter in registry.adapters.list()] == [ended.outcome["adapter"]]
         assert registry.jobs.get(job) == ended

@@ -24,10 +24,10 @@ def registry(settings: Settings) -> Iterator[Registry]:
 @pytest.fixture
 def pico(registry: Registry, tmp_path: Path) -> BaseModel:
     """A registered base model."""
-    return registry.register_base(write_base(tmp_path / "pico"), name="pico", source="hub:zoo/pico@abc")
+    return registry.bases.register(write_base(tmp_path / "pico"), name="pico", source="hub:zoo/pico@abc")
 
 
 @pytest.fixture
 def bio(registry: Registry, pico: BaseModel, tmp_path: Path) -> AdapterVersion:
     """A registered adapter."""
-    return registry.register_adapter(write_adapter(tmp_path / "bio"), name="bio", domains=["biology"])
+    return registry.adapters.register(write_adapter(tmp_path / "bio"), name="bio", domains=["biology"])

@@ -10,21 +10,22 @@ from registry.errors import DigestMismatch, InvalidSetting
 from registry.service import Registry
 from registry.settings import Settings
 from tests.registry.folders import write_adapter, write_base, write_dataset
+from tests.registry.listed import listed
 from tests.services import settings_for
 
 
 def test_opening_makes_a_folder_that_only_its_owner_may_enter(settings: Settings) -> None:
     assert not settings.home.exists()
     with Registry.open(settings) as registry:
-        assert registry.adapters() == ()
+        assert listed(registry.adapters) == []
     assert stat.S_IMODE(settings.home.stat().st_mode) == 0o700
 
 
 def test_opening_again_finds_what_was_registered(settings: Settings, tmp_path: Path) -> None:
     with Registry.open(settings) as registry:
-        base = registry.register_base(write_base(tmp_path / "b"), name="pico", source="file:b")
+        base = registry.bases.register(write_base(tmp_path / "b"), name="pico", source="file:b")
     with Registry.open(settings) as registry:
-        assert registry.bases() == (base,)
+        assert listed(registry.bases) == [base.reference]
 
 
 def test_a_folder_that_cannot_be_made_is_refused_with_the_variable_to_set(tmp_path: Path) -> None:
@@ -43,13 +44,13 @@ def test_what_was_registered_is_what_comes_back_bit_for_bit(
     assert folder.parent == registry.settings.home / "cache"
     assert registry.materialise(bio) == folder
 
-    base = registry.materialise(registry.base("pico"))
+    base = registry.materialise(registry.bases.get("pico"))
     for path in (tmp_path / "pico").iterdir():
         assert (base / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_file_changed_in_the_store_is_never_handed_out(registry: Registry, tmp_path: Path) -> None:
-    dataset = registry.register_dataset(write_dataset(tmp_path / "bio.train.jsonl"))
+    dataset = registry.datasets.register(write_dataset(tmp_path / "bio.train.jsonl"))
     digest = dataset.files[0].digest.removeprefix("sha256:")
     stored = [path for path in Path(registry.settings.artifact_root).rglob("*") if digest in path.name]
     stored[0].chmod(0o600)
@@ -61,7 +62,7 @@ def test_a_file_changed_in_the_store_is_never_handed_out(registry: Registry, tmp
 def test_two_adapters_of_equal_weights_but_other_scaling_have_folders_of_their_own(
     registry: Registry, bio: AdapterVersion, tmp_path: Path
 ) -> None:
-    louder = registry.register_adapter(
+    louder = registry.adapters.register(
         write_adapter(tmp_path / "louder", lora_alpha=64), name="bio", domains=["biology"]
     )
     assert louder.weights_digest == bio.weights_digest

@@ -111,7 +111,7 @@ def refuse(context: JobContext) -> Mapping[str, Any]:
 
 def read_what_was_asked_for(context: JobContext) -> Mapping[str, Any]:
     """Fetch the dataset of the request, as training does."""
-    dataset = context.registry.dataset(str(context.job.spec["train_dataset"]))
+    dataset = context.registry.datasets.get(str(context.job.spec["train_dataset"]))
     return {"rows": len((context.registry.materialise(dataset) / dataset.files[0].path).read_bytes())}
 
 

@@ -77,7 +77,7 @@ def command(
 def _show(registry: Any, job: Any, output: Output) -> None:
     from registry.commands.report_table import score_rows, verdict_lines
 
-    composition = registry.composition(job.outcome["composition"])
+    composition = registry.compositions.get(job.outcome["composition"])
     pictures = str(registry.settings.home / job.outcome["pictures"])
     if output.is_human:
         output.table(score_rows(composition.report))

@@ -37,7 +37,7 @@ def command(composition: str, folder: Path, format: str, base_id: str | None, ou
     from registry.commands.managing import opened
 
     with opened() as registry:
-        record = registry.composition(composition)
+        record = registry.compositions.get(composition)
         source = registry.materialise(record)
         if format == OWN_FORMAT:
             _copy(source, folder)
@@ -66,7 +66,7 @@ def _names_its_place(folder: Path) -> bool:
 def _source_of(registry: "Registry", base_digest: str) -> str | None:
     from xlora_engine.sources.hub import looks_like_repository
 
-    source = registry.base(base_digest).source
+    source = registry.bases.get(base_digest).source
     return source if looks_like_repository(source) else None
 
 

@@ -43,7 +43,7 @@ def base(
             output.hint("converting to safetensors, once; this takes half a minute")
             record = _register_gguf(registry, path, facts)
         else:
-            record = registry.register_base(path, **facts)
+            record = registry.bases.register(path, **facts)
         output.emit_made(record.reference, {"base": record.name, "digest": record.digest})
 
 
@@ -64,7 +64,7 @@ def adapter(folder: Path, output: Output, **facts: Any) -> None:
     from registry.commands.managing import opened
 
     with opened() as registry:
-        record = registry.register_adapter(folder, **facts)
+        record = registry.adapters.register(folder, **facts)
         for warning in record.warnings:
             output.hint(f"note: {warning}")
         output.emit_made(
@@ -99,7 +99,7 @@ def dataset(
     from registry.commands.managing import opened
 
     with opened() as registry:
-        record = registry.register_dataset(file, name=name, domain=domain, split=split, licence=licence)
+        record = registry.datasets.register(file, name=name, domain=domain, split=split, licence=licence)
         output.emit_made(
             record.reference, {"dataset": record.reference, "rows": record.rows, "digest": record.digest}
         )
@@ -115,4 +115,4 @@ def _register_gguf(registry: Any, gguf: Path, facts: dict[str, Any]) -> Any:
     with tempfile.TemporaryDirectory(dir=registry.settings.home, prefix=".convert-") as scratch:
         folder = Path(scratch) / "base"
         convert_gguf(gguf, folder)
-        return registry.register_base(folder, **facts)
+        return registry.bases.register(folder, **facts)

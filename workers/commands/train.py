@@ -82,7 +82,7 @@ def command(
             settings["warmup_steps"] = min(settings["warmup_steps"], max(0, settings["steps"]))
         asked = TrainSpec(
             name=name,
-            base=registry.base(base).name,
+            base=registry.bases.get(base).name,
             train_dataset=given.name,
             eval_dataset=held_out.name if held_out else None,
             domains=domains,

@@ -120,7 +120,7 @@ def load_answerers(
         digest = record.digest if isinstance(record, BaseModel) else record.base_digest
         by_base.setdefault(digest, []).append(record)
     for digest, sharing in by_base.items():
-        yield from _load_on(registry, registry.base(digest), sharing, before_weights)
+        yield from _load_on(registry, registry.bases.get(digest), sharing, before_weights)
 
 
 def _load_on(

@@ -79,8 +79,8 @@ def run(context: JobContext) -> Mapping[str, Any]:
 
 def resolve(context: JobContext, spec: ComposeSpec) -> Parts:
     """Look up what the spec names, as it was when the spec was made."""
-    adapters = tuple(context.registry.adapter(reference) for reference in spec.adapters)
-    base = context.registry.base(adapters[0].base_digest)
+    adapters = tuple(context.registry.adapters.get(reference) for reference in spec.adapters)
+    base = context.registry.bases.get(adapters[0].base_digest)
     return Parts(base=base, adapters=adapters, domains=expert_of_domain(spec.data, adapters))
 
 
@@ -285,7 +285,7 @@ def _register(
     context.report("registering", 0, 1)
     folder = context.folder / "composition"
     model.save_pretrained(folder)
-    composition = context.registry.register_composition(
+    composition = context.registry.compositions.register(
         folder,
         name=spec.name,
         base_digest=parts.base.digest,
@@ -304,7 +304,7 @@ def _register(
         fence=context.fence,
     )
     subject = f"composition:{composition.reference}"
-    context.registry.record_evaluations(_evaluations(context, spec, report, subject), fence=context.fence)
+    context.registry.evaluations.record(_evaluations(context, spec, report, subject), fence=context.fence)
     for picture in sorted((context.folder / "pictures").glob("*.png")):
         context.run.artifact(picture, folder="pictures")
     context.run.tags({"zoo.composition": composition.reference, "zoo.worth_it": report["worth_it"]})
@@ -329,7 +329,7 @@ def _evaluations(
             value=report["scores"][COMPOSED][task][metric],
             standard_error=report["scores"][COMPOSED][task][f"{metric}_standard_error"],
             n=report["scores"][COMPOSED][task]["n"],
-            dataset_digest=context.registry.dataset(reference).digest,
+            dataset_digest=context.registry.datasets.get(reference).digest,
             settings={"rows": spec.eval_rows},
             job_id=context.job.id,
         )

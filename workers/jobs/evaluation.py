@@ -59,9 +59,9 @@ def record(
     settings: Mapping[str, Any],
 ) -> None:
     """Put one subject's scores on its record."""
-    digest = context.registry.dataset(reference).digest
+    digest = context.registry.datasets.get(reference).digest
     measured = evaluations(context.job.id, subject, task, digest, score, settings)
-    context.registry.record_evaluations(measured, fence=context.fence)
+    context.registry.evaluations.record(measured, fence=context.fence)
 
 
 def evaluations(

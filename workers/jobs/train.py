@@ -34,7 +34,7 @@ TOKENS_PER_BATCH = 1024
 def run(context: JobContext) -> Mapping[str, Any]:
     """Carry out one train job; its outcome names the adapter registered by the first process."""
     spec = TrainSpec.from_json(context.job.spec)
-    base = context.registry.base(spec.base)
+    base = context.registry.bases.get(spec.base)
     place = context.place
     meeting_place = Path(place.meeting_place)
     with joined(rank=place.rank, size=place.processes, meeting_place=meeting_place) as group:
@@ -115,7 +115,7 @@ def _register(
     context: JobContext, spec: TrainSpec, base: BaseModel, folder: Path, effect: float
 ) -> AdapterVersion:
     context.report("registering", spec.steps, spec.steps)
-    return context.registry.register_adapter(
+    return context.registry.adapters.register(
         folder,
         name=spec.name,
         base=base.name,
@@ -135,7 +135,7 @@ def _evaluate(context: JobContext, reference: str, adapter: AdapterVersion) -> d
     answerer = answerer_of(context.registry, f"adapter:{adapter.reference}")
     tokens = context.micro_batch(TOKENS_PER_BATCH)
     score = score_dataset(context, answerer, reference, limit=None, tokens=tokens)
-    task = context.registry.dataset(reference).domain or reference
+    task = context.registry.datasets.get(reference).domain or reference
     record(context, answerer.subject, task, reference, score, settings={"limit": None})
     context.run.metrics({"eval/loss": score.loss, "eval/exact_match": score.exact_match})
     context.report("evaluating", 1, 1, loss=score.loss)

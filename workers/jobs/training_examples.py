@@ -78,7 +78,7 @@ def draw_rows(
 
 def dataset_file(registry: Registry, reference: str) -> Path:
     """The verified file of a dataset."""
-    dataset = registry.dataset(reference)
+    dataset = registry.datasets.get(reference)
     return registry.materialise(dataset) / dataset.files[0].path
 
 

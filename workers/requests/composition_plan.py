@@ -112,7 +112,7 @@ def make_plan(registry: Registry, request: Request) -> Plan:
         NotFound: an adapter or dataset is unknown.
         InvalidField: an adapter's data is neither given nor in its lineage, or is one row alone.
     """
-    adapters = tuple(registry.adapter(reference) for reference in request.adapters)
+    adapters = tuple(registry.adapters.get(reference) for reference in request.adapters)
     verdicts = judge_together(adapters)
     domains = domain_names(adapters)
     names = Counter(domains.values())
@@ -139,7 +139,7 @@ def make_plan(registry: Registry, request: Request) -> Plan:
         adapters=adapters,
         data=data,
         eval_data=eval_data,
-        mixed=tuple(registry.dataset(reference).reference for reference in request.mixed),
+        mixed=tuple(registry.datasets.get(reference).reference for reference in request.mixed),
         verdicts=verdicts,
     )
 
@@ -181,4 +181,4 @@ def _dataset(
             allowed=f"given as {domain}=DATASET, for {adapter.reference} does not say its own",
             value=None,
         )
-    return registry.dataset(str(reference))
+    return registry.datasets.get(str(reference))

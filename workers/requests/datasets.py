@@ -25,7 +25,7 @@ class GivenDataset:
 
     def register(self, registry: Registry) -> DatasetVersion:
         """The dataset on record; a file is put there."""
-        return registry.register_dataset(self.found) if isinstance(self.found, Path) else self.found
+        return registry.datasets.register(self.found) if isinstance(self.found, Path) else self.found
 
 
 def given_dataset(registry: Registry, reference: str) -> GivenDataset:
@@ -45,7 +45,7 @@ def given_dataset(registry: Registry, reference: str) -> GivenDataset:
     if path.name != reference:
         raise _another_file(path) if path.is_file() else _no_such_file(path)
     try:
-        found = registry.dataset(reference)
+        found = registry.datasets.get(reference)
     except DatasetNotFound as error:
         if path.suffix == _ENDING:
             raise _no_such_file(path) from error

@@ -19,9 +19,9 @@ def find(registry: Registry, reference: str) -> Record:
     """
     kind, separator, name = reference.partition(":")
     lookups: Mapping[str, Callable[[str], Record]] = {
-        "composition": registry.composition,
-        "adapter": registry.adapter,
-        "base": registry.base,
+        "composition": registry.compositions.get,
+        "adapter": registry.adapters.get,
+        "base": registry.bases.get,
     }
     if separator and kind in lookups:
         return lookups[kind](name)

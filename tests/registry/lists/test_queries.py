@@ -31,7 +31,7 @@ from tests.services import settings_for
 @pytest.fixture
 def protein(registry: Registry, bio: AdapterVersion, tmp_path: Path) -> AdapterVersion:
     """Another adapter, of another domain."""
-    return registry.register_adapter(
+    return registry.adapters.register(
         write_adapter(tmp_path / "protein", seed=1), name="protein", domains=["protein", "biology"]
     )
 
@@ -48,8 +48,8 @@ def test_importing_it_imports_no_sqlalchemy() -> None:
 def test_an_adapter_is_shown_as_it_was_registered(
     registry: Registry, settings: Settings, bio: AdapterVersion
 ) -> None:
-    registry.set_alias("bio", "champion", 1)
-    registry.set_alias("bio", "best", 1)
+    registry.adapters.set_alias("bio", "champion", 1)
+    registry.adapters.set_alias("bio", "best", 1)
     (row,) = queries.adapters(settings)
     same = (
         "id",
@@ -73,8 +73,10 @@ def test_an_adapter_is_shown_as_it_was_registered(
 def test_adapters_are_filtered_by_base_model_and_domain(
     registry: Registry, settings: Settings, pico: BaseModel, protein: AdapterVersion, tmp_path: Path
 ) -> None:
-    registry.register_base(write_base(tmp_path / "wide", hidden=16), name="wide", source="file:wide")
-    registry.register_adapter(write_adapter(tmp_path / "iron", hidden=16), name="iron", domains=["materials"])
+    registry.bases.register(write_base(tmp_path / "wide", hidden=16), name="wide", source="file:wide")
+    registry.adapters.register(
+        write_adapter(tmp_path / "iron", hidden=16), name="iron", domains=["materials"]
+    )
     assert _references(queries.adapters(settings)) == ["bio@1", "iron@1", "protein@1"]
     assert _references(queries.adapters(settings, base="pico")) == ["bio@1", "protein@1"]
     assert _references(queries.adapters(settings, base=pico.digest[:15])) == ["bio@1", "protein@1"]
@@ -88,7 +90,7 @@ def test_adapters_are_filtered_by_base_model_and_domain(
 def test_removed_ones_are_shown_on_request(
     registry: Registry, settings: Settings, protein: AdapterVersion
 ) -> None:
-    registry.remove("bio", kind="adapter")
+    registry.adapters.remove("bio")
     assert _references(queries.adapters(settings)) == ["protein@1"]
     shown = queries.adapters(settings, include_deleted=True)
     assert [(row["reference"], row["state"]) for row in shown] == [
@@ -100,11 +102,11 @@ def test_removed_ones_are_shown_on_request(
 def test_adapters_are_sorted_by_their_newest_score_the_best_first(
     registry: Registry, settings: Settings, protein: AdapterVersion, tmp_path: Path
 ) -> None:
-    registry.register_adapter(write_adapter(tmp_path / "iron", seed=2), name="iron")
+    registry.adapters.register(write_adapter(tmp_path / "iron", seed=2), name="iron")
     loss = NewEvaluation(
         subject="adapter:bio@1", task="cells", metric="loss", value=2.0, n=9, dataset_digest="sha256:aa"
     )
-    registry.record_evaluations(
+    registry.evaluations.record(
         [
             loss,
             replace(loss, subject="adapter:protein@1", value=1.0),
@@ -123,10 +125,10 @@ def test_adapters_are_sorted_by_their_newest_score_the_best_first(
     by_match = queries.adapters(settings, sort="eval:cells:exact_match", limit=2)
     assert [(row["reference"], row["score"]) for row in by_match] == [("bio@1", 0.9), ("protein@1", 0.5)]
 
-    registry.record_evaluations([replace(loss, value=0.5, settings={"limit": 5})])
+    registry.evaluations.record([replace(loss, value=0.5, settings={"limit": 5})])
     assert _references(queries.adapters(settings, sort="eval:cells"))[0] == "bio@1"
 
-    registry.record_evaluations([replace(loss, subject="base:pico", task="of the base alone")])
+    registry.evaluations.record([replace(loss, subject="base:pico", task="of the base alone")])
     with pytest.raises(InvalidField, match="a score that an adapter has: eval:cells:exact_match"):
         queries.adapters(settings, sort="eval:of the base alone")
 
@@ -165,8 +167,8 @@ def test_a_limit_is_a_positive_number(settings: Settings, limit: int) -> None:
 def test_bases_datasets_and_compositions_are_shown(
     registry: Registry, settings: Settings, pico: BaseModel, protein: AdapterVersion, tmp_path: Path
 ) -> None:
-    dataset = registry.register_dataset(write_dataset(tmp_path / "bio.train.jsonl"))
-    registry.set_alias("bio.train", "latest", 1, kind="dataset")
+    dataset = registry.datasets.register(write_dataset(tmp_path / "bio.train.jsonl"))
+    registry.datasets.set_alias("bio.train", "latest", 1)
     experts = [
         ExpertRecord(
             position=place,
@@ -174,10 +176,10 @@ def test_bases_datasets_and_compositions_are_shown(
             adapter_reference=adapter.reference,
             weights_digest=adapter.weights_digest,
         )
-        for place, adapter in enumerate((protein, registry.adapter("bio")))
+        for place, adapter in enumerate((protein, registry.adapters.get("bio")))
     ]
     folder = write_composition(tmp_path / "science", ["protein", "bio"])
-    registry.register_composition(
+    registry.compositions.register(
         folder, name="science", base_digest=pico.digest, experts=experts, head_config={}, report={}
     )
 

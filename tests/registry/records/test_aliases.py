@@ -6,26 +6,26 @@ from pathlib import Path
 import pytest
 
 from registry.entities import AdapterVersion, Alias
-from registry.errors import AdapterNotFound, AliasMoved, AliasNotFound, InvalidField, InvalidName
+from registry.errors import AdapterNotFound, AliasMoved, AliasNotFound, InvalidName
 from registry.service import Registry
 from tests.registry.folders import write_adapter, write_dataset
 
 
 @pytest.fixture(autouse=True)
 def two_versions(registry: Registry, bio: AdapterVersion, tmp_path: Path) -> None:
-    registry.register_adapter(write_adapter(tmp_path / "second", seed=1), name="bio")
+    registry.adapters.register(write_adapter(tmp_path / "second", seed=1), name="bio")
 
 
 def test_an_alias_is_made_moved_and_taken_away_and_the_history_kept(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOGNAME", "marie")
-    registry.set_alias("bio", "champion", 1, expected=0, reason="first")
-    registry.set_alias("bio", "champion", 2, expected=1, reason="better on cells")
-    assert registry.adapter("bio@champion").version == 2
-    registry.set_alias("bio", "champion", None, expected=2)
+    registry.adapters.set_alias("bio", "champion", 1, expected=0, reason="first")
+    registry.adapters.set_alias("bio", "champion", 2, expected=1, reason="better on cells")
+    assert registry.adapters.get("bio@champion").version == 2
+    registry.adapters.set_alias("bio", "champion", None, expected=2)
 
-    history = registry.alias_history("adapter", "bio")
+    history = registry.adapters.alias_history("bio")
 
     assert [(move.previous, move.version, move.reason) for move in history] == [
         (None, 1, "first"),
@@ -35,41 +35,41 @@ def test_an_alias_is_made_moved_and_taken_away_and_the_history_kept(
     assert {move.moved_by for move in history} == {"marie"}
     assert history[0].moved_at <= history[1].moved_at <= history[2].moved_at
     with pytest.raises(AliasNotFound):
-        registry.adapter("bio@champion")
+        registry.adapters.get("bio@champion")
 
 
 def test_the_current_aliases_of_a_name_are_listed(registry: Registry) -> None:
-    registry.set_alias("bio", "stable", 1)
-    latest = registry.set_alias("bio", "latest", 2)
-    registry.set_alias("bio", "old", 1)
-    registry.set_alias("bio", "old", None)
-    current = registry.aliases("adapter", "bio")
+    registry.adapters.set_alias("bio", "stable", 1)
+    latest = registry.adapters.set_alias("bio", "latest", 2)
+    registry.adapters.set_alias("bio", "old", 1)
+    registry.adapters.set_alias("bio", "old", None)
+    current = registry.adapters.aliases("bio")
     assert [(alias.alias, alias.version) for alias in current] == [("latest", 2), ("stable", 1)]
     assert current[0] == latest
-    assert registry.aliases("adapter", "none") == ()
+    assert registry.adapters.aliases("none") == ()
 
 
 @pytest.mark.parametrize("expected", [0, 2])
 def test_an_alias_that_is_not_where_it_was_believed_stays(registry: Registry, expected: int) -> None:
-    registry.set_alias("bio", "champion", 1)
+    registry.adapters.set_alias("bio", "champion", 1)
     with pytest.raises(AliasMoved, match="bio@champion points to version 1") as refusal:
-        registry.set_alias("bio", "champion", 2, expected=expected)
+        registry.adapters.set_alias("bio", "champion", 2, expected=expected)
     assert (refusal.value.expected, refusal.value.actual) == (expected, 1)
-    assert registry.adapter("bio@champion").version == 1
-    assert len(registry.alias_history("adapter", "bio")) == 1
+    assert registry.adapters.get("bio@champion").version == 1
+    assert len(registry.adapters.alias_history("bio")) == 1
 
 
 def test_an_alias_believed_to_be_there_must_be(registry: Registry) -> None:
     with pytest.raises(AliasMoved, match="points to nothing, expected version 1"):
-        registry.set_alias("bio", "champion", 2, expected=1)
+        registry.adapters.set_alias("bio", "champion", 2, expected=1)
 
 
 def test_of_two_that_move_an_alias_from_the_same_place_one_is_told(registry: Registry) -> None:
-    registry.set_alias("bio", "champion", 1)
+    registry.adapters.set_alias("bio", "champion", 1)
 
     def move(_: int) -> Alias | None:
         try:
-            return registry.set_alias("bio", "champion", 2, expected=1)
+            return registry.adapters.set_alias("bio", "champion", 2, expected=1)
         except AliasMoved:
             return None
 
@@ -80,30 +80,28 @@ def test_of_two_that_move_an_alias_from_the_same_place_one_is_told(registry: Reg
 
 def test_an_alias_needs_a_version_that_is_there(registry: Registry) -> None:
     with pytest.raises(AdapterNotFound):
-        registry.set_alias("bio", "champion", 9)
+        registry.adapters.set_alias("bio", "champion", 9)
     with pytest.raises(AdapterNotFound):
-        registry.set_alias("none", "champion", 1)
-    registry.remove("bio@2", kind="adapter")
+        registry.adapters.set_alias("none", "champion", 1)
+    registry.adapters.remove("bio@2")
     with pytest.raises(AdapterNotFound, match="removed"):
-        registry.set_alias("bio", "champion", 2)
-    assert registry.alias_history("adapter", "bio") == ()
+        registry.adapters.set_alias("bio", "champion", 2)
+    assert registry.adapters.alias_history("bio") == ()
 
 
 def test_an_alias_that_is_not_there_cannot_be_taken_away(registry: Registry) -> None:
     with pytest.raises(AliasNotFound):
-        registry.set_alias("bio", "champion", None)
+        registry.adapters.set_alias("bio", "champion", None)
 
 
-def test_names_and_kinds_are_checked(registry: Registry) -> None:
+def test_names_are_checked(registry: Registry) -> None:
     with pytest.raises(InvalidName):
-        registry.set_alias("bio", "7", 1)
-    with pytest.raises(InvalidField, match="one of adapter, dataset, composition"):
-        registry.set_alias("bio", "champion", 1, kind="base")
+        registry.adapters.set_alias("bio", "7", 1)
 
 
 def test_each_kind_has_aliases_of_its_own(registry: Registry, tmp_path: Path) -> None:
-    registry.register_dataset(write_dataset(tmp_path / "bio.jsonl"))
-    registry.set_alias("bio", "champion", 2)
-    registry.set_alias("bio", "champion", 1, kind="dataset")
-    assert registry.adapter("bio@champion").version == 2
-    assert registry.dataset("bio@champion").version == 1
+    registry.datasets.register(write_dataset(tmp_path / "bio.jsonl"))
+    registry.adapters.set_alias("bio", "champion", 2)
+    registry.datasets.set_alias("bio", "champion", 1)
+    assert registry.adapters.get("bio@champion").version == 2
+    assert registry.datasets.get("bio@champion").version == 1

@@ -27,26 +27,26 @@ LOSS = NewEvaluation(
 
 
 def test_a_value_is_kept_with_all_that_belongs_to_it(registry: Registry, bio: AdapterVersion) -> None:
-    registry.record_evaluations([LOSS])
-    (kept,) = registry.evaluations()
+    registry.evaluations.record([LOSS])
+    (kept,) = registry.evaluations.list()
     assert {field: getattr(kept, field) for field in NewEvaluation.__dataclass_fields__} == vars(LOSS)
 
 
 def test_the_same_measurement_again_replaces_its_value(registry: Registry, bio: AdapterVersion) -> None:
-    registry.record_evaluations([LOSS])
-    registry.record_evaluations([replace(LOSS, value=0.75, run_id="run")])
-    (kept,) = registry.evaluations()
+    registry.evaluations.record([LOSS])
+    registry.evaluations.record([replace(LOSS, value=0.75, run_id="run")])
+    (kept,) = registry.evaluations.list()
     assert (kept.value, kept.run_id) == (0.75, "run")
 
 
 def test_a_value_measured_again_is_the_newest(
     registry: Registry, database: Database, bio: AdapterVersion
 ) -> None:
-    registry.record_evaluations([LOSS, replace(LOSS, metric="exact_match")])
+    registry.evaluations.record([LOSS, replace(LOSS, metric="exact_match")])
     with database.write() as session:
         session.execute(update(EvaluationRow).values(created_at=datetime(2026, 1, 1, tzinfo=UTC)))
-    registry.record_evaluations([LOSS])
-    assert [kept.metric for kept in registry.evaluations()] == ["loss", "exact_match"]
+    registry.evaluations.record([LOSS])
+    assert [kept.metric for kept in registry.evaluations.list()] == ["loss", "exact_match"]
 
 
 def test_another_metric_dataset_or_setting_is_another_measurement(
@@ -58,33 +58,33 @@ def test_another_metric_dataset_or_setting_is_another_measurement(
         replace(LOSS, dataset_digest=f"sha256:{'cd' * 32}"),
         replace(LOSS, settings={"limit": None}),
     ]
-    registry.record_evaluations([LOSS, *others])
-    assert len(registry.evaluations()) == 5
-    assert len(registry.evaluations(dataset_digest=LOSS.dataset_digest)) == 4
-    assert len(registry.evaluations(task="cells")) == 1
-    assert len(registry.evaluations("adapter:bio", task="biology")) == 4
+    registry.evaluations.record([LOSS, *others])
+    assert len(registry.evaluations.list()) == 5
+    assert len(registry.evaluations.list(dataset_digest=LOSS.dataset_digest)) == 4
+    assert len(registry.evaluations.list(task="cells")) == 1
+    assert len(registry.evaluations.list("adapter:bio", task="biology")) == 4
 
 
 def test_a_subject_is_recorded_as_what_it_means_now(
     registry: Registry, pico: BaseModel, bio: AdapterVersion
 ) -> None:
-    registry.set_alias("bio", "champion", 1)
-    registry.record_evaluations([replace(LOSS, subject="adapter:bio@champion")])
-    registry.record_evaluations([replace(LOSS, subject="base:pico")])
-    assert {value.subject for value in registry.evaluations()} == {"adapter:bio@1", "base:pico"}
-    assert len(registry.evaluations("adapter:bio@champion")) == 1
+    registry.adapters.set_alias("bio", "champion", 1)
+    registry.evaluations.record([replace(LOSS, subject="adapter:bio@champion")])
+    registry.evaluations.record([replace(LOSS, subject="base:pico")])
+    assert {value.subject for value in registry.evaluations.list()} == {"adapter:bio@1", "base:pico"}
+    assert len(registry.evaluations.list("adapter:bio@champion")) == 1
 
 
 def test_a_subject_that_is_not_registered_is_refused_and_none_is_kept(
     registry: Registry, bio: AdapterVersion
 ) -> None:
     with pytest.raises(AdapterNotFound):
-        registry.record_evaluations([LOSS, replace(LOSS, subject="adapter:none@1")])
-    assert registry.evaluations() == ()
+        registry.evaluations.record([LOSS, replace(LOSS, subject="adapter:none@1")])
+    assert registry.evaluations.list() == ()
     with pytest.raises(InvalidReference, match="adapter:bio@3"):
-        registry.record_evaluations([replace(LOSS, subject="bio@1")])
+        registry.evaluations.record([replace(LOSS, subject="bio@1")])
     with pytest.raises(NotFound):
-        registry.evaluations("composition:science")
+        registry.evaluations.list("composition:science")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_what_is_no_measurement_is_refused_by_field(
     registry: Registry, bio: AdapterVersion, change: dict[str, float], field: str
 ) -> None:
     with pytest.raises(InvalidField, match=f"^{field} must be"):
-        registry.record_evaluations([replace(LOSS, **change)])  # type: ignore[arg-type]
+        registry.evaluations.record([replace(LOSS, **change)])  # type: ignore[arg-type]
 
 
 def test_an_overtaken_job_records_nothing(registry: Registry, bio: AdapterVersion, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_an_overtaken_job_records_nothing(registry: Registry, bio: AdapterVersio
     assert held is not None
     measured = replace(LOSS, job_id=job.id)
     with pytest.raises(LeaseLost):
-        registry.record_evaluations([measured], fence=stale.fence)
-    assert registry.evaluations() == ()
-    registry.record_evaluations([measured], fence=held.fence)
-    assert registry.evaluations()[0].job_id == job.id
+        registry.evaluations.record([measured], fence=stale.fence)
+    assert registry.evaluations.list() == ()
+    registry.evaluations.record([measured], fence=held.fence)
+    assert registry.evaluations.list()[0].job_id == job.id

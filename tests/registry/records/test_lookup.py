@@ -10,41 +10,42 @@ from registry.errors import AdapterNotFound, AliasNotFound, BaseNotFound, Invali
 from registry.records.models import AdapterVersionRow
 from registry.service import Registry
 from tests.registry.folders import write_adapter, write_base
+from tests.registry.listed import listed
 
 
 @pytest.fixture
 def second(registry: Registry, bio: AdapterVersion, tmp_path: Path) -> AdapterVersion:
     """Another version of bio."""
-    return registry.register_adapter(write_adapter(tmp_path / "second", seed=1), name="bio")
+    return registry.adapters.register(write_adapter(tmp_path / "second", seed=1), name="bio")
 
 
 def test_every_form_finds_its_version(
     registry: Registry, bio: AdapterVersion, second: AdapterVersion
 ) -> None:
-    registry.set_alias("bio", "champion", 1)
+    registry.adapters.set_alias("bio", "champion", 1)
     prefix = bio.weights_digest[: len("sha256:") + 8]
-    assert registry.adapter("bio") == second
-    assert registry.adapter("bio@1") == bio
-    assert registry.adapter("bio@champion") == bio
-    assert registry.adapter(f"bio@{prefix}") == bio
-    assert registry.adapter(bio.weights_digest) == bio
+    assert registry.adapters.get("bio") == second
+    assert registry.adapters.get("bio@1") == bio
+    assert registry.adapters.get("bio@champion") == bio
+    assert registry.adapters.get(f"bio@{prefix}") == bio
+    assert registry.adapters.get(bio.weights_digest) == bio
 
 
 def test_a_name_alone_passes_over_a_removed_version(
     registry: Registry, bio: AdapterVersion, second: AdapterVersion
 ) -> None:
-    registry.remove("bio@2", kind="adapter")
-    assert registry.adapter("bio") == bio
-    assert registry.adapters() == (bio,)
+    registry.adapters.remove("bio@2")
+    assert registry.adapters.get("bio") == bio
+    assert listed(registry.adapters) == [bio.reference]
     with pytest.raises(AdapterNotFound, match="zoo adapters restore bio@2"):
-        registry.adapter("bio@2")
-    assert registry.adapter("bio@2", include_deleted=True).state == "deleted"
-    assert [version.version for version in registry.adapters(include_deleted=True)] == [1, 2]
+        registry.adapters.get("bio@2")
+    assert registry.adapters.get("bio@2", include_deleted=True).state == "deleted"
+    assert [version["version"] for version in registry.adapters.list(include_deleted=True)] == [1, 2]
 
 
 def test_a_name_that_is_not_there_brings_those_spelt_alike(registry: Registry, bio: AdapterVersion) -> None:
     with pytest.raises(AdapterNotFound, match="did you mean bio") as refusal:
-        registry.adapter("boi")
+        registry.adapters.get("boi")
     assert refusal.value.nearest == ("bio",)
     assert "zoo adapters ls" in str(refusal.value)
 
@@ -53,15 +54,15 @@ def test_a_version_that_is_not_there_brings_those_that_are(
     registry: Registry, bio: AdapterVersion, second: AdapterVersion
 ) -> None:
     with pytest.raises(AdapterNotFound, match="bio has version 1, 2"):
-        registry.adapter("bio@9")
+        registry.adapters.get("bio@9")
 
 
 def test_an_alias_that_is_not_there_brings_those_spelt_alike(registry: Registry, bio: AdapterVersion) -> None:
-    registry.set_alias("bio", "champion", 1)
+    registry.adapters.set_alias("bio", "champion", 1)
     with pytest.raises(AliasNotFound, match=r"did you mean champion.*zoo adapters show bio"):
-        registry.adapter("bio@champoin")
+        registry.adapters.get("bio@champoin")
     with pytest.raises(AdapterNotFound, match="did you mean bio"):
-        registry.adapter("boi@champion")
+        registry.adapters.get("boi@champion")
 
 
 def test_a_digest_that_fits_several_is_not_guessed(
@@ -72,39 +73,39 @@ def test_a_digest_that_fits_several_is_not_guessed(
             row = session.get_one(AdapterVersionRow, version.id)
             row.weights_digest = f"sha256:abcd{number}{'0' * 59}"
     with pytest.raises(InvalidReference, match=r"fits sha256:abcd0000000.*give more of the digest"):
-        registry.adapter("bio@sha256:abcd")
-    assert registry.adapter("bio@sha256:abcd1").version == 2
+        registry.adapters.get("bio@sha256:abcd")
+    assert registry.adapters.get("bio@sha256:abcd1").version == 2
 
 
 def test_a_digest_that_versions_share_means_the_newest(
     registry: Registry, bio: AdapterVersion, tmp_path: Path
 ) -> None:
-    louder = registry.register_adapter(write_adapter(tmp_path / "louder", lora_alpha=99), name="bio")
+    louder = registry.adapters.register(write_adapter(tmp_path / "louder", lora_alpha=99), name="bio")
     assert louder.weights_digest == bio.weights_digest
-    assert registry.adapter(f"bio@{bio.weights_digest}") == louder
+    assert registry.adapters.get(f"bio@{bio.weights_digest}") == louder
 
 
 def test_base_models_are_found_by_name_and_by_digest(
     registry: Registry, pico: BaseModel, tmp_path: Path
 ) -> None:
-    other = registry.register_base(write_base(tmp_path / "other", seed=1), name="other", source="file:o")
-    assert registry.base("pico") == pico
-    assert registry.base(other.digest) == other
-    assert registry.base(f"pico@{pico.digest[:20]}") == pico
-    assert registry.bases() == (other, pico)
+    other = registry.bases.register(write_base(tmp_path / "other", seed=1), name="other", source="file:o")
+    assert registry.bases.get("pico") == pico
+    assert registry.bases.get(other.digest) == other
+    assert registry.bases.get(f"pico@{pico.digest[:20]}") == pico
+    assert listed(registry.bases) == [other.reference, pico.reference]
 
 
 def test_a_base_model_that_is_not_there_brings_those_spelt_alike(registry: Registry, pico: BaseModel) -> None:
     with pytest.raises(BaseNotFound, match=r"did you mean pico.*zoo bases ls"):
-        registry.base("picco")
+        registry.bases.get("picco")
     with pytest.raises(BaseNotFound, match="neither versions nor aliases"):
-        registry.base("pico@1")
+        registry.bases.get("pico@1")
     with pytest.raises(BaseNotFound):
-        registry.base(f"pico@sha256:{'0' * 64}")
-    registry.remove("pico", kind="base")
+        registry.bases.get(f"pico@sha256:{'0' * 64}")
+    registry.bases.remove("pico")
     with pytest.raises(BaseNotFound, match="zoo bases restore pico"):
-        registry.base("pico")
-    assert registry.base("pico", include_deleted=True).state == "deleted"
+        registry.bases.get("pico")
+    assert registry.bases.get("pico", include_deleted=True).state == "deleted"
 
 
 @pytest.mark.parametrize("name", ["%", "_", "b%", "bio' OR 1=1 --", "bio;DROP TABLE adapter"])
@@ -112,5 +113,5 @@ def test_what_sql_would_read_as_its_own_is_only_text(
     registry: Registry, bio: AdapterVersion, name: str
 ) -> None:
     with pytest.raises((AdapterNotFound, InvalidReference)):
-        registry.adapter(name)
-    assert registry.adapters() == (bio,)
+        registry.adapters.get(name)
+    assert listed(registry.adapters) == [bio.reference]

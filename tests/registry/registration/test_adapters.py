@@ -9,6 +9,7 @@ from registry.entities import AdapterVersion, BaseModel, Job
 from registry.errors import AdapterConfigInvalid, InvalidField, InvalidName, LeaseLost, PickleRefused
 from registry.service import Registry
 from tests.registry.folders import PROJECTIONS, write_adapter
+from tests.registry.listed import listed
 
 
 def _running(registry: Registry, *, lease_s: float = 3600.0) -> Job:
@@ -21,7 +22,7 @@ def _running(registry: Registry, *, lease_s: float = 3600.0) -> Job:
 def test_everything_readable_is_read_and_the_rest_is_kept_as_said(
     registry: Registry, pico: BaseModel, tmp_path: Path
 ) -> None:
-    registered = registry.register_adapter(
+    registered = registry.adapters.register(
         write_adapter(tmp_path / "a", rank=4),
         name="bio",
         domains=["biology", "medicine"],
@@ -42,30 +43,30 @@ def test_everything_readable_is_read_and_the_rest_is_kept_as_said(
     assert registered.parameters == {"train_dataset": "bio.train@1", "epochs": 3}
     assert (registered.effect_score, registered.origin) == (0.25, "file:a")
     assert registered.warnings == ()
-    assert registry.adapter("bio") == registered
+    assert registry.adapters.get("bio") == registered
 
 
 def test_the_same_adapter_again_is_the_version_that_is_there(
     registry: Registry, bio: AdapterVersion, tmp_path: Path
 ) -> None:
-    assert registry.register_adapter(write_adapter(tmp_path / "again"), name="bio") == bio
+    assert registry.adapters.register(write_adapter(tmp_path / "again"), name="bio") == bio
 
 
 def test_another_adapter_under_the_same_name_is_the_next_version(
     registry: Registry, bio: AdapterVersion, tmp_path: Path
 ) -> None:
-    second = registry.register_adapter(write_adapter(tmp_path / "b", seed=1), name="bio")
+    second = registry.adapters.register(write_adapter(tmp_path / "b", seed=1), name="bio")
     assert second.reference == "bio@2"
-    assert registry.adapter("bio") == second
-    assert registry.adapter("bio@1") == bio
-    assert registry.adapters() == (bio, second)
-    assert registry.adapters(base="pico") == (bio, second)
+    assert registry.adapters.get("bio") == second
+    assert registry.adapters.get("bio@1") == bio
+    assert listed(registry.adapters) == [bio.reference, second.reference]
+    assert listed(registry.adapters, base="pico") == [bio.reference, second.reference]
 
 
 def test_the_same_adapter_under_another_name_is_another_adapter(
     registry: Registry, bio: AdapterVersion, tmp_path: Path
 ) -> None:
-    other = registry.register_adapter(write_adapter(tmp_path / "b"), name="cells")
+    other = registry.adapters.register(write_adapter(tmp_path / "b"), name="cells")
     assert other.reference == "cells@1"
     assert other.weights_digest == bio.weights_digest
 
@@ -73,8 +74,8 @@ def test_the_same_adapter_under_another_name_is_another_adapter(
 def test_registering_a_removed_version_again_brings_it_back(
     registry: Registry, bio: AdapterVersion, tmp_path: Path
 ) -> None:
-    registry.remove("bio@1", kind="adapter")
-    assert registry.register_adapter(write_adapter(tmp_path / "again"), name="bio") == bio
+    registry.adapters.remove("bio@1")
+    assert registry.adapters.register(write_adapter(tmp_path / "again"), name="bio") == bio
 
 
 def test_versions_registered_at_once_all_get_numbers_of_their_own(
@@ -82,7 +83,7 @@ def test_versions_registered_at_once_all_get_numbers_of_their_own(
 ) -> None:
     folders = [write_adapter(tmp_path / f"{seed}", seed=seed) for seed in range(6)]
     with ThreadPoolExecutor(3) as pool:
-        versions = pool.map(lambda folder: registry.register_adapter(folder, name="bio").version, folders)
+        versions = pool.map(lambda folder: registry.adapters.register(folder, name="bio").version, folders)
     assert sorted(versions) == [1, 2, 3, 4, 5, 6]
 
 
@@ -91,7 +92,7 @@ def test_the_same_registered_at_once_is_one_version(
 ) -> None:
     folder = write_adapter(tmp_path / "a")
     with ThreadPoolExecutor(3) as pool:
-        versions = pool.map(lambda _: registry.register_adapter(folder, name="bio"), range(6))
+        versions = pool.map(lambda _: registry.adapters.register(folder, name="bio"), range(6))
     assert len({version.id for version in versions}) == 1
 
 
@@ -117,40 +118,39 @@ def test_labels_out_of_range_are_refused_and_leave_nothing(
     refusal: type[Exception],
 ) -> None:
     with pytest.raises(refusal):
-        registry.register_adapter(write_adapter(tmp_path / "a"), **{"name": "bio", **labels})  # type: ignore[arg-type]
-    assert registry.adapters() == ()
+        registry.adapters.register(write_adapter(tmp_path / "a"), **{"name": "bio", **labels})  # type: ignore[arg-type]
+    assert listed(registry.adapters) == []
 
 
 def test_files_that_cannot_be_trusted_leave_nothing(
     registry: Registry, pico: BaseModel, tmp_path: Path
 ) -> None:
     with pytest.raises(AdapterConfigInvalid, match="use_dora"):
-        registry.register_adapter(write_adapter(tmp_path / "a", use_dora=True), name="bio")
+        registry.adapters.register(write_adapter(tmp_path / "a", use_dora=True), name="bio")
     folder = write_adapter(tmp_path / "b")
     (folder / "adapter_model.bin").write_bytes(b"")
     with pytest.raises(PickleRefused):
-        registry.register_adapter(folder, name="bio")
-    assert registry.adapters() == ()
+        registry.adapters.register(folder, name="bio")
+    assert listed(registry.adapters) == []
 
 
 def test_a_job_registers_while_it_is_held_and_only_once(
     registry: Registry, pico: BaseModel, tmp_path: Path
 ) -> None:
     job = _running(registry, lease_s=-1)
-    first = registry.register_adapter(
+    first = registry.adapters.register(
         write_adapter(tmp_path / "a"), name="bio", origin=f"job:{job.id}", job_id=job.id, fence=job.fence
     )
     assert (first.job_id, first.origin) == (job.id, f"job:{job.id}")
-    assert registry.adapter_of_job(job.id) == first
 
     # The attempt died before it could say so; the next one trains to other weights.
     again = registry.jobs.claim(job.id, owner="second", lease_s=3600)
     assert again is not None
-    second = registry.register_adapter(
+    second = registry.adapters.register(
         write_adapter(tmp_path / "b", seed=1), name="bio", job_id=job.id, fence=again.fence
     )
     assert second == first
-    assert registry.adapters() == (first,)
+    assert listed(registry.adapters) == [first.reference]
 
 
 def test_an_overtaken_attempt_registers_nothing(registry: Registry, pico: BaseModel, tmp_path: Path) -> None:
@@ -159,11 +159,10 @@ def test_an_overtaken_attempt_registers_nothing(registry: Registry, pico: BaseMo
     assert taken is not None
     folder = write_adapter(tmp_path / "a")
     with pytest.raises(LeaseLost, match=f"zoo jobs show {stale.id}"):
-        registry.register_adapter(folder, name="bio", job_id=stale.id, fence=stale.fence)
-    assert registry.adapters() == ()
+        registry.adapters.register(folder, name="bio", job_id=stale.id, fence=stale.fence)
+    assert listed(registry.adapters) == []
 
     registry.jobs.finish(stale.id, fence=taken.fence, state="cancelled", reason="cancelled")
     with pytest.raises(LeaseLost):
-        registry.register_adapter(folder, name="bio", job_id=stale.id, fence=taken.fence)
-    assert registry.adapters() == ()
-    assert registry.adapter_of_job(stale.id) is None
+        registry.adapters.register(folder, name="bio", job_id=stale.id, fence=taken.fence)
+    assert listed(registry.adapters) == []

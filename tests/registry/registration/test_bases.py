@@ -8,6 +8,7 @@ from registry.entities import BaseModel
 from registry.errors import InvalidBase, InvalidField, InvalidName, NameTaken
 from registry.service import Registry
 from tests.registry.folders import PROJECTIONS, write_base
+from tests.registry.listed import listed
 
 
 def test_everything_is_read_from_the_files(registry: Registry, pico: BaseModel) -> None:
@@ -17,39 +18,39 @@ def test_everything_is_read_from_the_files(registry: Registry, pico: BaseModel) 
     assert PROJECTIONS.items() <= pico.modules.items()
     assert (pico.name, pico.reference, pico.source) == ("pico", "pico", "hub:zoo/pico@abc")
     assert {file.path for file in pico.files} >= {"config.json", "model.safetensors", "tokenizer.json"}
-    assert registry.base("pico") == pico
-    assert registry.base(pico.digest) == pico
+    assert registry.bases.get("pico") == pico
+    assert registry.bases.get(pico.digest) == pico
 
 
 def test_the_same_base_model_again_is_the_one_that_is_there(
     registry: Registry, pico: BaseModel, tmp_path: Path
 ) -> None:
-    again = registry.register_base(write_base(tmp_path / "again"), name="pico", source="file:elsewhere")
+    again = registry.bases.register(write_base(tmp_path / "again"), name="pico", source="file:elsewhere")
     assert again == pico
-    assert registry.bases() == (pico,)
+    assert listed(registry.bases) == [pico.reference]
 
 
 def test_a_name_cannot_stand_for_two_base_models(registry: Registry, pico: BaseModel, tmp_path: Path) -> None:
     with pytest.raises(NameTaken, match="another --name"):
-        registry.register_base(write_base(tmp_path / "other", seed=1), name="pico", source="file:other")
-    assert registry.bases() == (pico,)
+        registry.bases.register(write_base(tmp_path / "other", seed=1), name="pico", source="file:other")
+    assert listed(registry.bases) == [pico.reference]
 
 
 def test_a_base_model_cannot_have_two_names(registry: Registry, pico: BaseModel, tmp_path: Path) -> None:
     with pytest.raises(NameTaken, match="zoo bases show pico"):
-        registry.register_base(write_base(tmp_path / "again"), name="piccolo", source="file:again")
+        registry.bases.register(write_base(tmp_path / "again"), name="piccolo", source="file:again")
 
 
 def test_what_is_no_base_model_leaves_no_row(registry: Registry, tmp_path: Path) -> None:
     folder = write_base(tmp_path / "broken")
     (folder / "model.safetensors").write_bytes(b"no")
     with pytest.raises(InvalidBase):
-        registry.register_base(folder, name="broken", source="file:broken")
-    assert registry.bases() == ()
+        registry.bases.register(folder, name="broken", source="file:broken")
+    assert listed(registry.bases) == []
 
 
 def test_names_and_sources_are_checked_before_any_file_is_read(registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(InvalidName):
-        registry.register_base(tmp_path / "none", name="../x", source="file:x")
+        registry.bases.register(tmp_path / "none", name="../x", source="file:x")
     with pytest.raises(InvalidField, match="source"):
-        registry.register_base(tmp_path / "none", name="x", source="a\nb")
+        registry.bases.register(tmp_path / "none", name="x", source="a\nb")

@@ -9,12 +9,13 @@ from registry.entities import AdapterVersion, BaseModel, CompositionVersion, Exp
 from registry.errors import AdapterNotFound, Incompatible, InvalidComposition, InvalidName, LeaseLost
 from registry.service import Registry
 from tests.registry.folders import write_adapter, write_base, write_composition
+from tests.registry.listed import listed
 
 
 @pytest.fixture
 def experts(registry: Registry, bio: AdapterVersion, tmp_path: Path) -> tuple[ExpertRecord, ...]:
     """Two registered adapters as experts."""
-    protein = registry.register_adapter(write_adapter(tmp_path / "protein", seed=1, rank=4), name="protein")
+    protein = registry.adapters.register(write_adapter(tmp_path / "protein", seed=1, rank=4), name="protein")
     return tuple(_expert(adapter, place) for place, adapter in enumerate((bio, protein)))
 
 
@@ -32,12 +33,12 @@ def _register(
 ) -> CompositionVersion:
     stated = {
         "name": "science",
-        "base_digest": registry.base("pico").digest,
+        "base_digest": registry.bases.get("pico").digest,
         "head_config": {"xlora_depth": 1},
         "report": {"worth_it": True},
         **options,
     }
-    return registry.register_composition(folder, experts=experts, **stated)
+    return registry.compositions.register(folder, experts=experts, **stated)
 
 
 def _saved(tmp_path: Path, *, seed: int = 0) -> Path:
@@ -53,8 +54,8 @@ def test_a_composition_keeps_its_experts_in_order(
     assert (registered.base_name, registered.base_digest) == ("pico", pico.digest)
     assert (registered.method, registered.head_config) == ("xlora", {"xlora_depth": 1})
     assert registered.report == {"worth_it": True}
-    assert registry.composition("science") == registered
-    assert registry.compositions() == (registered,)
+    assert registry.compositions.get("science") == registered
+    assert listed(registry.compositions) == [registered.reference]
 
 
 def test_its_folder_comes_back_whole(
@@ -85,16 +86,16 @@ def test_experts_must_be_registered_and_unchanged(
     )
     with pytest.raises(InvalidComposition, match="expert protein was made from weights"):
         _register(registry, _saved(tmp_path), (bio, other))
-    registry.remove("protein@1", kind="adapter")
+    registry.adapters.remove("protein@1")
     with pytest.raises(AdapterNotFound, match="zoo adapters restore protein@1"):
         _register(registry, _saved(tmp_path, seed=1), (bio, protein))
-    assert registry.compositions() == ()
+    assert listed(registry.compositions) == []
 
 
 def test_experts_must_be_for_the_base_model_of_the_composition(
     registry: Registry, experts: tuple[ExpertRecord, ...], tmp_path: Path
 ) -> None:
-    twin = registry.register_base(write_base(tmp_path / "twin", seed=1), name="twin", source="file:twin")
+    twin = registry.bases.register(write_base(tmp_path / "twin", seed=1), name="twin", source="file:twin")
     with pytest.raises(Incompatible, match="bio@1 is for pico, another base model"):
         _register(registry, _saved(tmp_path), experts, base_digest=twin.digest)
 
@@ -130,7 +131,7 @@ def test_a_folder_with_a_file_too_many_or_too_few_is_refused(
     (linked / "xlora.json").symlink_to("/etc/hostname")
     with pytest.raises(InvalidComposition, match="symbolic link"):
         _register(registry, linked, experts)
-    assert registry.compositions() == ()
+    assert listed(registry.compositions) == []
 
 
 def test_a_job_composes_once_and_only_while_it_is_held(
@@ -143,9 +144,10 @@ def test_a_job_composes_once_and_only_while_it_is_held(
     assert held is not None
     with pytest.raises(LeaseLost):
         _register(registry, _saved(tmp_path), experts, job_id=job.id, fence=stale.fence)
-    assert registry.composition_of_job(job.id) is None
+    assert listed(registry.compositions) == []
 
     first = _register(registry, _saved(tmp_path, seed=1), experts, job_id=job.id, fence=held.fence)
     second = _register(registry, _saved(tmp_path, seed=2), experts, job_id=job.id, fence=held.fence)
-    assert first == second == registry.composition_of_job(job.id)
-    assert registry.compositions() == (first,)
+    assert first == second
+    assert first.job_id == job.id
+    assert listed(registry.compositions) == [first.reference]

@@ -263,7 +263,7 @@ def test_row_24_a_full_disk_ends_the_job_without_another_try(registry: Registry,
 
 
 def _stored(registry: Registry) -> Path:
-    digest = registry.dataset("bio.train").files[0].digest
+    digest = registry.datasets.get("bio.train").files[0].digest
     return next(Path(registry.settings.artifact_root).rglob(f"*{digest.removeprefix('sha256:')[8:]}*"))
 
 
@@ -272,14 +272,14 @@ def _stored(registry: Registry) -> Path:
     [
         (lambda registry: _stored(registry).unlink(), "[ZOO-E282]"),
         (lambda registry: _stored(registry).write_bytes(b"changed"), "[ZOO-E281]"),
-        (lambda registry: registry.remove("bio.train", kind="dataset"), "[ZOO-E213]"),
+        (lambda registry: registry.datasets.remove("bio.train"), "[ZOO-E213]"),
     ],
     ids=["file gone", "digest changed", "record removed"],
 )
 def test_what_goes_wrong_after_the_request_is_bad_input_at_once_and_shown(
     registry: Registry, tmp_path: Path, meanwhile: Callable[[Registry], object], said: str
 ) -> None:
-    registry.register_dataset(write_dataset(tmp_path / "bio.train.jsonl"))
+    registry.datasets.register(write_dataset(tmp_path / "bio.train.jsonl"))
     spec = TrainSpec(name="bio", base="pico", train_dataset="bio.train@1")
     asked = submit(registry, spec)
     meanwhile(registry)

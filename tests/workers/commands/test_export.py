@@ -46,10 +46,10 @@ def run(
     """The command, in a zoo that has `science` on record."""
     monkeypatch.setenv("ZOO_HOME", str(tmp_path / "home"))
     with Registry.open(Settings.from_env(os.environ)) as registry:
-        base = registry.register_base(saved / "pico", name="pico", source="owner/pico")
+        base = registry.bases.register(saved / "pico", name="pico", source="owner/pico")
         experts = []
         for position, name in enumerate(("bio", "protein")):
-            version = registry.register_adapter(saved / name, name=name)
+            version = registry.adapters.register(saved / name, name=name)
             experts.append(
                 ExpertRecord(
                     position=position,
@@ -58,7 +58,7 @@ def run(
                     weights_digest=version.weights_digest,
                 )
             )
-        registry.register_composition(
+        registry.compositions.register(
             saved / "science",
             name="science",
             base_digest=base.digest,

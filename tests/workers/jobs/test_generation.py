@@ -26,7 +26,7 @@ CONTEXT = 48
 def base(home: Path, tmp_path: Path) -> str:
     with Registry.open(Settings.from_env(os.environ)) as registry:
         folder = pico_base_folder(tmp_path / "base", max_position_embeddings=CONTEXT)
-        return registry.register_base(folder, name="pico", source="here").name
+        return registry.bases.register(folder, name="pico", source="here").name
 
 
 @pytest.fixture

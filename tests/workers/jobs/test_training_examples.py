@@ -42,9 +42,9 @@ def test_one_row_in_eight_is_held_out_up_to_a_bound(
 def test_hidden_states_are_of_the_experts_that_the_scaling_pass_hears(
     registry: Registry, tmp_path: Path
 ) -> None:
-    base = registry.register_base(write_base(tmp_path / "base"), name="pico", source="here")
+    base = registry.bases.register(write_base(tmp_path / "base"), name="pico", source="here")
     bio, protein = (
-        registry.register_adapter(write_adapter(tmp_path / name, seed=seed), name=name)
+        registry.adapters.register(write_adapter(tmp_path / name, seed=seed), name=name)
         for seed, name in enumerate(("bio", "protein"))
     )
 

@@ -15,8 +15,8 @@ from workers.requests.composition_plan import Plan, Request, make_plan
 @pytest.fixture
 def _bio(registry: Registry, tmp_path: Path) -> None:
     """An adapter, and datasets of one row and of two."""
-    registry.register_base(write_base(tmp_path / "base"), name="pico", source="here")
-    registry.register_adapter(write_adapter(tmp_path / "adapter"), name="bio")
+    registry.bases.register(write_base(tmp_path / "base"), name="pico", source="here")
+    registry.adapters.register(write_adapter(tmp_path / "adapter"), name="bio")
     for name, rows in (("one", 1), ("two", 2)):
         file = tmp_path / f"{name}.jsonl"
         chats = [
@@ -24,7 +24,7 @@ def _bio(registry: Registry, tmp_path: Path) -> None:
             for row in range(rows)
         ]
         file.write_text("\n".join(json.dumps({"messages": chat}) for chat in chats), encoding="utf-8")
-        registry.register_dataset(file)
+        registry.datasets.register(file)
 
 
 def planned(registry: Registry, data: str, **budget: int) -> Plan:
@@ -47,7 +47,7 @@ def test_a_domain_needs_a_row_to_train_on_beside_the_one_held_out(registry: Regi
 def test_experts_are_heard_alike_in_the_scaling_pass_unless_asked_otherwise(
     registry: Registry, tmp_path: Path
 ) -> None:
-    registry.register_adapter(write_adapter(tmp_path / "other", seed=1), name="other")
+    registry.adapters.register(write_adapter(tmp_path / "other", seed=1), name="other")
     data = {"bio": "two", "other": "two"}
 
     def value(**head: float) -> object:

@@ -14,9 +14,9 @@ from workers.requests.subjects import find, subject_of
 @pytest.fixture
 def _twins(registry: Registry, tmp_path: Path) -> None:
     """A base model, an adapter and a composition of one name."""
-    base = registry.register_base(write_base(tmp_path / "base"), name="twin", source="here")
-    adapter = registry.register_adapter(write_adapter(tmp_path / "adapter"), name="twin")
-    registry.register_composition(
+    base = registry.bases.register(write_base(tmp_path / "base"), name="twin", source="here")
+    adapter = registry.adapters.register(write_adapter(tmp_path / "adapter"), name="twin")
+    registry.compositions.register(
         write_composition(tmp_path / "composition", ["twin"]),
         name="twin",
         base_digest=base.digest,
@@ -44,9 +44,9 @@ def test_a_name_is_a_composition_else_an_adapter_else_a_base(registry: Registry)
         "base:twin": "base:twin",
     }
     assert subject_of(find(registry, "twin")) == "composition:twin@1"
-    registry.remove("twin", kind="composition")
+    registry.compositions.remove("twin")
     assert subject_of(find(registry, "twin")) == "adapter:twin@1"
-    registry.remove("twin", kind="adapter")
+    registry.adapters.remove("twin")
     assert subject_of(find(registry, "twin")) == "base:twin"
     with pytest.raises(AdapterNotFound):
         find(registry, "adapter:twin")

@@ -1,0 +1,67 @@
+"""Base models: registered, looked up, listed, removed."""
+
+from pathlib import Path
+
+from registry.database.database import Database
+from registry.entities import BaseModel
+from registry.files.artifacts import ArtifactStore
+from registry.lists import queries
+from registry.lists.queries import Rows
+from registry.records import removal
+from registry.records.lookup import ACTIVE_FIRST, ONLY_ACTIVE, find_base
+from registry.records.record_rows import as_base
+from registry.registration.bases import register_base
+from registry.settings import Settings
+
+
+class Bases:
+    """Base models, which have neither versions nor aliases; every method is one transaction."""
+
+    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore) -> None:
+        self._settings = settings
+        self._database = database
+        self._artifacts = artifacts
+
+    def register(
+        self, folder: Path, *, name: str, source: str, revision: str | None = None, licence: str | None = None
+    ) -> BaseModel:
+        """Register a base model: see `registration.bases`."""
+        return register_base(
+            folder,
+            name=name,
+            source=source,
+            revision=revision,
+            licence=licence,
+            database=self._database,
+            artifacts=self._artifacts,
+        )
+
+    def get(self, reference: str, *, include_deleted: bool = False) -> BaseModel:
+        """The base model of a name or digest.
+
+        Raises:
+            BaseNotFound: there is none.
+            InvalidReference: the text is no reference, or its digest fits several base models.
+        """
+        states = ACTIVE_FIRST if include_deleted else ONLY_ACTIVE
+        with self._database.read() as session:
+            return as_base(find_base(session, reference, states=states))
+
+    def list(self, *, include_deleted: bool = False, limit: int | None = None) -> Rows:
+        """Base models as `zoo bases ls` shows them: see `lists.queries`."""
+        return queries.bases(self._settings, include_deleted=include_deleted, limit=limit)
+
+    def remove(self, reference: str) -> BaseModel:
+        """Remove a base model; `restore` brings it back.
+
+        Raises:
+            InUse: something is made for it; the error names what.
+            BaseNotFound: there is no such base model.
+        """
+        with self._database.write() as session:
+            return as_base(removal.remove_base(session, reference))
+
+    def restore(self, reference: str) -> BaseModel:
+        """Bring back what `remove` took away; BaseNotFound if there is no such base model."""
+        with self._database.write() as session:
+            return as_base(removal.restore_base(session, reference))

@@ -1,0 +1,64 @@
+"""Compositions: registered, looked up, listed, removed, pointed to by aliases."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from registry.database.database import Database
+from registry.entities import CompositionVersion, ExpertRecord
+from registry.files.artifacts import ArtifactStore
+from registry.lists import queries
+from registry.lists.queries import Rows
+from registry.nouns.versioned import Versioned
+from registry.records.kinds import COMPOSITION
+from registry.records.versions import Holder
+from registry.registration.compositions import register_composition
+from registry.settings import Settings
+
+
+class Compositions(Versioned[CompositionVersion]):
+    """Compositions and their versions."""
+
+    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore) -> None:
+        super().__init__(COMPOSITION, settings, database, artifacts)
+
+    def register(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        base_digest: str,
+        experts: Sequence[ExpertRecord],
+        head_config: Mapping[str, Any],
+        report: Mapping[str, Any],
+        job_id: int | None = None,
+        fence: int | None = None,
+    ) -> CompositionVersion:
+        """Register a composition version: see `registration.compositions`.
+
+        With `job_id` and `fence`, only while that job is held under that fence, and once a job.
+        """
+        return register_composition(
+            folder,
+            name=name,
+            base_digest=base_digest,
+            experts=experts,
+            head_config=head_config,
+            report=report,
+            holder=Holder.of(job_id, fence),
+            database=self._database,
+            artifacts=self._artifacts,
+        )
+
+    def list(
+        self,
+        *,
+        base: str | None = None,
+        expert: str | None = None,
+        include_deleted: bool = False,
+        limit: int | None = None,
+    ) -> Rows:
+        """Composition versions as `zoo compositions ls` shows them: see `lists.queries`."""
+        return queries.compositions(
+            self._settings, base=base, expert=expert, include_deleted=include_deleted, limit=limit
+        )

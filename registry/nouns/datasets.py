@@ -1,0 +1,48 @@
+"""Datasets: registered, looked up, listed, removed, pointed to by aliases."""
+
+from pathlib import Path
+
+from registry.database.database import Database
+from registry.entities import DatasetVersion
+from registry.files.artifacts import ArtifactStore
+from registry.lists import queries
+from registry.lists.queries import Rows
+from registry.nouns.versioned import Versioned
+from registry.records.kinds import DATASET
+from registry.registration.datasets import register_dataset
+from registry.settings import Settings
+
+
+class Datasets(Versioned[DatasetVersion]):
+    """Datasets and their versions."""
+
+    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore) -> None:
+        super().__init__(DATASET, settings, database, artifacts)
+
+    def register(
+        self,
+        file: Path,
+        *,
+        name: str | None = None,
+        domain: str | None = None,
+        split: str | None = None,
+        licence: str | None = None,
+        origin: str | None = None,
+    ) -> DatasetVersion:
+        """Register a dataset version: see `registration.datasets`."""
+        return register_dataset(
+            file,
+            name=name,
+            domain=domain,
+            split=split,
+            licence=licence,
+            origin=origin,
+            database=self._database,
+            artifacts=self._artifacts,
+        )
+
+    def list(
+        self, *, domain: str | None = None, include_deleted: bool = False, limit: int | None = None
+    ) -> Rows:
+        """Dataset versions as `zoo datasets ls` shows them: see `lists.queries`."""
+        return queries.datasets(self._settings, domain=domain, include_deleted=include_deleted, limit=limit)
