@@ -19,7 +19,7 @@ from xlora_engine.devices.host_copy import upload
 
 
 class ScalingPass(Protocol):
-    """What computes hidden states; `XLoraModel.scaling_pass` is one."""
+    """What computes hidden states; `Mixture.scaling_pass` is one."""
 
     def __call__(
         self,

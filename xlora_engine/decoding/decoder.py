@@ -13,12 +13,11 @@ from xlora_engine.decoding.lookup_drafts import LookupDrafts, MakeDrafts
 from xlora_engine.decoding.prefetched import can_prefetch, prefetched_sample
 from xlora_engine.errors import ConfigInvalid
 from xlora_engine.mixture.cache import XLoraCache, require_xlora_cache
+from xlora_engine.mixture.mixture import Mixture
+from xlora_engine.mixture.model_output import XLoraOutput
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
-
-    from xlora_engine.mixture.model_output import XLoraOutput
-    from xlora_engine.model import XLoraModel
 
 
 class Decoder(GenerationMixin):
@@ -32,7 +31,7 @@ class Decoder(GenerationMixin):
 
     def __init__(
         self,
-        mixture: "XLoraModel",
+        mixture: Mixture,
         *,
         prefetch_scalings: bool = True,
         make_drafts: MakeDrafts = LookupDrafts,
@@ -45,7 +44,7 @@ class Decoder(GenerationMixin):
         """Configuration, device, dtype and whatever else `GenerationMixin` asks: the base model's."""
         return getattr(self.mixture.base, name)
 
-    def __call__(self, *args: Any, **inputs: Any) -> "XLoraOutput":
+    def __call__(self, *args: Any, **inputs: Any) -> XLoraOutput:
         """One step, as `GenerationMixin` calls it."""
         out: XLoraOutput = self.mixture(*args, **inputs)
         return out
@@ -60,7 +59,7 @@ class Decoder(GenerationMixin):
         logits_to_keep: int = 0,
         cache: XLoraCache | None = None,
         **kwargs: Any,
-    ) -> "XLoraOutput":
+    ) -> XLoraOutput:
         """Its signature tells `GenerationMixin` which model inputs exist."""
         return self(
             input_ids=input_ids,

@@ -19,17 +19,17 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from xlora_engine.decoding.coupled_sampling import CoupledChoice
 from xlora_engine.decoding.draft_plan import DraftPlanner, Plan
+from xlora_engine.decoding.host import DecodingHost
 from xlora_engine.decoding.joint_forward import joint_forward
 from xlora_engine.decoding.kept_scores import KeptScores
 from xlora_engine.decoding.lookup_drafts import MakeDrafts
 from xlora_engine.decoding.prefetched import processed, stateless
 from xlora_engine.decoding.ragged_cache import MIXTURE, SCALING, UnevenCache, can_be_uneven
 from xlora_engine.devices.host_copy import upload
+from xlora_engine.mixture.mixture import Mixture
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
-
-    from xlora_engine.decoding.decoder import Decoder
 
 
 def can_draft(input_ids: Int[Tensor, "batch seq"], inputs: dict[str, Any]) -> bool:
@@ -40,9 +40,9 @@ def can_draft(input_ids: Int[Tensor, "batch seq"], inputs: dict[str, Any]) -> bo
 class DraftedForwards:
     """The two kinds of forward, the cache they share, and the hidden states that scalings come from."""
 
-    def __init__(self, decoder: "Decoder", cache: UnevenCache, first: Int[Tensor, "1 1"]) -> None:
+    def __init__(self, mixture: Mixture, cache: UnevenCache, first: Int[Tensor, "1 1"]) -> None:
         """`first` is the position of the first token that is generated."""
-        self._decoder = decoder
+        self._mixture = mixture
         self._cache = cache
         self._first = first
         self._prompt = self._known = cache.tokens(MIXTURE)
@@ -59,7 +59,7 @@ class DraftedForwards:
         positions = self._positions(self._known - 1, len(tokens))
         mask = self._cache.begin_scaling(len(tokens))
         logits, self._hidden = self._forward(
-            [tokens], mask, positions, scalings=self._decoder.mixture.scaling_pass_scalings
+            [tokens], mask, positions, scalings=self._mixture.scaling_pass_scalings
         )
         return logits
 
@@ -70,9 +70,9 @@ class DraftedForwards:
         if self._hidden is None:
             raise LookupError("no scaling pass was run for the tokens")
         width = max(len(tokens), len(guesses))
-        scalings = self._decoder.mixture.head(self._hidden[:, : len(tokens)])
+        scalings = self._mixture.head(self._hidden[:, : len(tokens)])
         # A zero is exact: what the experts add to the scaling pass's row is 0.
-        constant = self._decoder.mixture.config.scaling_pass_value
+        constant = self._mixture.config.scaling_pass_value
         both = scalings.new_full((2, width, *scalings.shape[2:]), constant)
         both[MIXTURE, : len(tokens)] = scalings[0]
         start = self._known - 1
@@ -103,7 +103,7 @@ class DraftedForwards:
     ) -> tuple[Float[Tensor, "row seq vocab"], Float[Tensor, "row seq hidden"]]:
         ids = upload(rows, positions.device)
         return joint_forward(
-            self._decoder, ids, mask=mask, positions=positions, cache=self._cache, scalings=scalings
+            self._mixture, ids, mask=mask, positions=positions, cache=self._cache, scalings=scalings
         )
 
 
@@ -156,7 +156,7 @@ class _Choosing:
 
 @torch.no_grad()
 def drafted_sample(
-    decoder: "Decoder",
+    decoder: DecodingHost,
     input_ids: Int[Tensor, "1 seq"],
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
@@ -172,7 +172,7 @@ def drafted_sample(
     choosing = _Choosing(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
     out = decoder._prefill(cast("torch.LongTensor", input_ids), generation_config, inputs)
     cache = UnevenCache(inputs["cache"], mask, input_ids.device)
-    forwards = DraftedForwards(decoder, cache, inputs["position_ids"][:, -1:] + 1)
+    forwards = DraftedForwards(decoder.mixture, cache, inputs["position_ids"][:, -1:] + 1)
     with decoder._optimize_model_for_decode():
         _run(choosing, planner, forwards, out.logits[:, -1:], generation_config.max_length)
     if streamer is not None:

@@ -3,7 +3,7 @@
 mistral.rs has this as `tgt_non_granular_index`, for one sequence; here every row keeps scalings of its own.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -11,10 +11,8 @@ from torch import Tensor
 from xlora_engine.decoding.decoder import Decoder
 from xlora_engine.errors import ConfigInvalid
 from xlora_engine.mixture.cache import XLoraCache
+from xlora_engine.mixture.mixture import Mixture
 from xlora_engine.mixture.model_output import XLoraOutput
-
-if TYPE_CHECKING:
-    from xlora_engine.model import XLoraModel
 
 _FIELD = "scalings_frozen_after"
 
@@ -22,7 +20,7 @@ _FIELD = "scalings_frozen_after"
 class FrozenDecoder(Decoder):
     """Scalings of so many generated tokens are computed; each row's last weigh whatever follows."""
 
-    def __init__(self, mixture: "XLoraModel", *, after: int) -> None:
+    def __init__(self, mixture: Mixture, *, after: int) -> None:
         """Raises ConfigInvalid where `after` is no number of tokens."""
         if isinstance(after, bool) or not isinstance(after, int) or after < 0:
             raise ConfigInvalid(_FIELD, "a number of tokens, 0 for the prompt's scalings alone", after)

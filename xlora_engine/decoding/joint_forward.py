@@ -1,18 +1,18 @@
 """One forward of the base model over rows of both passes: logits, and hidden states for the scaling head."""
 
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
-if TYPE_CHECKING:
-    from xlora_engine.decoding.decoder import Decoder
+from xlora_engine.mixture.mixture import Mixture
 
 
 def joint_forward(
-    decoder: "Decoder",
+    mixture: Mixture,
     ids: Int[Tensor, "row seq"],
     *,
     mask: Int[Tensor, "row cached_and_seq"],
@@ -21,8 +21,7 @@ def joint_forward(
     scalings: Float[Tensor, "row seq layer expert"] | None,
 ) -> tuple[Float[Tensor, "row seq vocab"], Float[Tensor, "row seq hidden"]]:
     """Logits and last hidden states of every token given; rows whose scalings are 0 are the base model's."""
-    mixture = decoder.mixture
-    inputs = decoder.prepare_inputs_for_generation(
+    inputs = cast("GenerationMixin", mixture.base).prepare_inputs_for_generation(
         ids,
         attention_mask=mask,
         position_ids=positions,

@@ -18,15 +18,14 @@ from transformers.generation import logits_process
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from xlora_engine.decoding.coupled_sampling import CoupledChoice
+from xlora_engine.decoding.host import DecodingHost
 from xlora_engine.decoding.joint_cache import JointCache, can_be_joined
 from xlora_engine.decoding.joint_forward import joint_forward
 from xlora_engine.decoding.kept_scores import KeptScores
+from xlora_engine.mixture.mixture import Mixture
 
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
-
-    from xlora_engine.decoding.decoder import Decoder
-    from xlora_engine.model import XLoraModel
 
 #: Model inputs that the joint forward knows how to carry on; any other is left to the plain loop.
 _CARRIED = {
@@ -59,7 +58,7 @@ _STATELESS: tuple[type[logits_process.LogitsProcessor], ...] = (
 )
 
 
-def can_prefetch(mixture: "XLoraModel", config: GenerationConfig, inputs: dict[str, Any]) -> bool:
+def can_prefetch(mixture: Mixture, config: GenerationConfig, inputs: dict[str, Any]) -> bool:
     """Whether this call can be decoded so; each condition names what the joint forward cannot carry."""
     base = mixture.base.config.get_text_config(decoder=True)
     mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
@@ -104,12 +103,12 @@ class PrefetchedDecoding:
 
     def __init__(
         self,
-        decoder: "Decoder",
+        mixture: Mixture,
         joint: JointCache,
         mask: Int[Tensor, "batch seq"] | None,
         positions: Int[Tensor, "batch seq"],
     ) -> None:
-        self._decoder = decoder
+        self._mixture = mixture
         self._joint = joint
         batch = positions.shape[0]
         self._batch = batch
@@ -117,7 +116,7 @@ class PrefetchedDecoding:
         #: Of the token that the mixture sees next.
         self._position = positions[:, -1:] + 1
         self._hidden: Tensor | None = None
-        self._scaling_pass_value = decoder.mixture.config.scaling_pass_value
+        self._scaling_pass_value = mixture.config.scaling_pass_value
 
     def look_again(
         self,
@@ -133,7 +132,7 @@ class PrefetchedDecoding:
             rows = slice(self._batch, None)
             self._joint.begin_again(rows)
             logits, self._hidden = self._forward(
-                ids, self._mask[rows], position, scalings=self._decoder.mixture.scaling_pass_scalings
+                ids, self._mask[rows], position, scalings=self._mixture.scaling_pass_scalings
             )
             return logits
         self._joint.begin_again(some + self._batch)
@@ -141,7 +140,7 @@ class PrefetchedDecoding:
             ids[some],
             self._mask[some + self._batch],
             position[some],
-            scalings=self._decoder.mixture.scaling_pass_scalings,
+            scalings=self._mixture.scaling_pass_scalings,
         )
         self._hidden = self._hidden.index_copy(0, some, hidden)
         return logits.index_copy(0, some, found)
@@ -152,7 +151,7 @@ class PrefetchedDecoding:
         """Mixture pass on the tokens and scaling pass on the guess of the next ones; the logits of both."""
         if self._hidden is None:
             raise LookupError("no scaling pass was run for the tokens")
-        scalings = self._decoder.mixture.head(self._hidden)
+        scalings = self._mixture.head(self._hidden)
         self._mask = torch.cat([self._mask, self._mask.new_ones(2 * self._batch, 1)], 1)
         self._joint.begin_append()
         logits, hidden = self._forward(
@@ -175,7 +174,7 @@ class PrefetchedDecoding:
         scalings: Float[Tensor, "row 1 layer expert"] | None,
     ) -> tuple[Float[Tensor, "row vocab"], Float[Tensor, "row 1 hidden"]]:
         logits, hidden = joint_forward(
-            self._decoder, ids, mask=mask, positions=position, cache=self._joint, scalings=scalings
+            self._mixture, ids, mask=mask, positions=position, cache=self._joint, scalings=scalings
         )
         return logits[:, -1], hidden
 
@@ -193,7 +192,7 @@ def _joint_mask(
 
 @torch.no_grad()
 def prefetched_sample(
-    decoder: "Decoder",
+    decoder: DecodingHost,
     input_ids: Int[Tensor, "batch seq"],
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
@@ -212,7 +211,7 @@ def prefetched_sample(
 
     logits = decoder._prefill(cast("torch.LongTensor", input_ids), config, inputs).logits[:, -1]
     joint = JointCache(inputs["cache"], most_steps=max(config.max_length - input_ids.shape[1], 0))
-    state = PrefetchedDecoding(decoder, joint, inputs.get("attention_mask"), inputs["position_ids"])
+    state = PrefetchedDecoding(decoder.mixture, joint, inputs.get("attention_mask"), inputs["position_ids"])
     guess, guess_logits = torch.full_like(unfinished, -1), logits
     with decoder._optimize_model_for_decode():
         while True:

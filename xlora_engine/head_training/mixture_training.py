@@ -21,7 +21,7 @@ from xlora_engine.head_training.routed_examples import RoutedRows
 from xlora_engine.head_training.stage_checkpoints import StageCheckpoints, Standing
 from xlora_engine.head_training.warm_start import StageStep, require_finite
 from xlora_engine.mixture.head import seeded_dropout
-from xlora_engine.model import XLoraModel
+from xlora_engine.mixture.mixture import Mixture
 
 #: So many tokens saved pay for a pass over the shared prefix alone, which reads all weights for a few tokens.
 #: Both costs grow with the base model; measured to be about 53 on one thread of a CPU.
@@ -63,7 +63,7 @@ class MixtureTraining:
 
 
 def train_mixture(
-    model: XLoraModel,
+    model: Mixture,
     encoded: Sequence[EncodedRow],
     rows: RoutedRows,
     settings: MixtureTraining,
@@ -133,7 +133,7 @@ def train_mixture(
 
 
 def _step(
-    model: XLoraModel,
+    model: Mixture,
     encoded: Sequence[EncodedRow],
     rows: RoutedRows,
     indices: Sequence[int],
@@ -154,7 +154,7 @@ def _step(
 
 
 def _losses(
-    model: XLoraModel,
+    model: Mixture,
     encoded: Sequence[EncodedRow],
     rows: RoutedRows,
     indices: Sequence[int],
@@ -170,7 +170,7 @@ def _losses(
 
 
 def mixture_loss(
-    model: XLoraModel,
+    model: Mixture,
     encoded: Sequence[EncodedRow],
     rows: RoutedRows,
     indices: Sequence[int],
@@ -201,7 +201,7 @@ def mixture_loss(
 
 
 def _prefix_cache(
-    model: XLoraModel, encoded: Sequence[EncodedRow], rows: RoutedRows, indices: Sequence[int]
+    model: Mixture, encoded: Sequence[EncodedRow], rows: RoutedRows, indices: Sequence[int]
 ) -> Cache | None:
     """Keys and values of the shared prefix for these rows, with their graph; None to run rows whole."""
     cache = model.new_cache().mixture

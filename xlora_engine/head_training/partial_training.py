@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from xlora_engine.errors import ConfigInvalid
-from xlora_engine.model import XLoraModel
+from xlora_engine.mixture.mixture import Mixture
 
 
 @contextmanager
-def training_only(model: XLoraModel, experts: Sequence[str]) -> Iterator[list[nn.Parameter]]:
+def training_only(model: Mixture, experts: Sequence[str]) -> Iterator[list[nn.Parameter]]:
     """Inside, only these experts' rows of the head's last layer learn; gives the parameters that hold them.
 
     Other rows of the same parameters get no gradient, and whatever an optimiser does to them all the same

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from xlora_engine.errors import ConfigInvalid
-from xlora_engine.model import XLoraModel
+from xlora_engine.mixture.mixture import Mixture
 
 
 class TrainerView(nn.Module):
@@ -19,7 +19,7 @@ class TrainerView(nn.Module):
     predicts with all that a model gives: hence a view, which has none of a mixture's more than that.
     """
 
-    def __init__(self, mixture: XLoraModel) -> None:
+    def __init__(self, mixture: Mixture) -> None:
         super().__init__()
         self.mixture = mixture
         # By these a `Trainer` decides over how many tokens the model takes the mean of its loss.
@@ -77,7 +77,7 @@ class TrainerView(nn.Module):
         every_n_layers: int = 1,
         offload: bool = False,
     ) -> None:
-        """As `XLoraModel.gradient_checkpointing_enable`.
+        """As `Mixture.gradient_checkpointing_enable`.
 
         Raises:
             ConfigInvalid: some blocks only, or activations kept on the host.

@@ -9,8 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ExpertInvalid, NoEffect
-from xlora_engine.model import XLoraModel
+from xlora_engine.mixture.mixture import Mixture
+from xlora_engine.sources.adapter_weights import read_expert
 
 #: Fixed inputs: so many sequences of so many tokens.
 PROBE_ROWS, PROBE_TOKENS = 2, 16
@@ -38,7 +40,7 @@ def effect_score(
 
 
 @torch.no_grad()
-def effect_of(model: XLoraModel, scalings: Float[Tensor, "1 1 1 expert"], *, name: str) -> float:
+def effect_of(model: Mixture, scalings: Float[Tensor, "1 1 1 expert"], *, name: str) -> float:
     """Effect of the experts at these scalings on fixed probe tokens.
 
     Raises:
@@ -72,7 +74,7 @@ def adapter_effect(base: PreTrainedModel, folder: Path, *, name: str) -> float:
         NoEffect: it changes nothing.
         ExpertInvalid: it cannot be read, does not fit, or breaks the model's answers.
     """
-    model = XLoraModel.from_adapters(base, {name: folder})
+    model = Mixture(base, [read_expert(folder, name)], XLoraConfig())
     try:
         return effect_of(model, model.constant_scalings([1.0]), name=name)
     finally:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from xlora_engine.errors import CheckpointUnreadable, ConfigInvalid
 from xlora_engine.measuring.routing import Routing, RoutingRecorder
+from xlora_engine.mixture.mixture import Mixture
 from xlora_engine.mixture.model_output import XLoraOutput
-from xlora_engine.model import XLoraModel
 
 _FORMAT = "adapter-zoo/scalings"
 
@@ -40,7 +40,7 @@ class ScalingsLog:
         self.sequences: list[Float[Tensor, "seq layer expert"]] = []
 
     @classmethod
-    def of(cls, model: XLoraModel) -> "ScalingsLog":
+    def of(cls, model: Mixture) -> "ScalingsLog":
         """An empty log with the names of a model's experts and layers."""
         return cls(model.config.adapters, tuple(model.layers) if model.config.layerwise_scalings else ())
 
@@ -98,7 +98,7 @@ class ScalingsLog:
 
 
 @contextmanager
-def recording(model: XLoraModel, recorder: Recorder) -> Iterator[None]:
+def recording(model: Mixture, recorder: Recorder) -> Iterator[None]:
     """Inside, scalings of every call of the model, also those `generate` makes, go to the recorder.
 
     Tokens that an attention mask of two axes hides are left out; without such a mask, none is padding.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -13,16 +13,41 @@ from torch import Tensor
 
 from xlora_engine.errors import ConfigInvalid
 
-if TYPE_CHECKING:
-    from xlora_engine.mixture.shared_down import SharedDown
-
 #: Above this many values, gates are spread over the ranks stack by stack instead of all at once.
 SPREAD_AT_ONCE_LIMIT = 1 << 24
 
 
+class Stack(Protocol):
+    """Several experts' A of one or more layers, stacked; an update is one expert's of one layer."""
+
+    ranks: int
+    #: The rank of each update; updates follow each other as their rows do.
+    update_ranks: tuple[int, ...]
+
+    @property
+    def weight(self) -> Float[Tensor, "ranks d_in"]:
+        """The experts' A."""
+
+    @property
+    def update(self) -> Int[Tensor, " ranks"]:
+        """The index of the update that each row belongs to."""
+
+    @property
+    def layerwise_source(self) -> Int[Tensor, " update"]:
+        """The index of each update's scaling, flat over layer and expert."""
+
+    @property
+    def shared_source(self) -> Int[Tensor, " update"]:
+        """The same where all layers share one set of scalings: the index of the expert."""
+
+    @property
+    def scale(self) -> Float[Tensor, " update"]:
+        """What each update's scaling is multiplied by."""
+
+
 @dataclass(frozen=True, eq=False)
-class Waiting:
-    """Gated products of one input, for those layers which have not asked for theirs yet."""
+class PendingProducts:
+    """Gated products of one input that sibling layers have not taken yet, by their index in the stack."""
 
     x: Tensor
     products: dict[int, Tensor]
@@ -33,15 +58,15 @@ class _InForce:
     """Scalings, and what was computed from them."""
 
     scalings: Float[Tensor, "batch seq layer expert"] | None = None
-    gates: "dict[SharedDown, Tensor]" = field(default_factory=dict)
-    waiting: "dict[SharedDown, Waiting]" = field(default_factory=dict)
+    gates: dict[Stack, Tensor] = field(default_factory=dict)
+    pending: dict[Stack, PendingProducts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class _Spread:
     """How scalings, flat over layers and experts, are laid over the ranks of several stacks."""
 
-    stacks: "tuple[SharedDown, ...]"
+    stacks: tuple[Stack, ...]
     ranks: int
     #: Of each update (one expert's of one layer), how many ranks; None: not all have as many.
     ranks_each: int | None
@@ -53,7 +78,7 @@ class _Spread:
     scale: Float[Tensor, " update"]
 
     @classmethod
-    def over(cls, stacks: "Iterable[SharedDown]") -> "_Spread":
+    def over(cls, stacks: Iterable[Stack]) -> "_Spread":
         stacks = tuple(stacks)
         ranks = [rank for stack in stacks for rank in stack.update_ranks]
         before = accumulate((len(stack.update_ranks) for stack in stacks), initial=0)
@@ -128,7 +153,7 @@ class ScalingContext:
     def __init__(self, *, spread_at_once_limit: int = SPREAD_AT_ONCE_LIMIT) -> None:
         self._spread_at_once_limit = spread_at_once_limit
         self._here = _Here()
-        self._stacks: list[SharedDown] = []
+        self._stacks: list[Stack] = []
         self._spreads: dict[tuple[torch.device, torch.dtype], _Spread] = {}
 
     @property
@@ -137,9 +162,9 @@ class ScalingContext:
         return self._here.now.scalings
 
     @property
-    def waiting(self) -> "dict[SharedDown, Waiting]":
-        """Products made under the scalings in force; they go when those do."""
-        return self._here.now.waiting
+    def pending(self) -> dict[Stack, PendingProducts]:
+        """Products computed with the scalings in force; they are dropped when those are."""
+        return self._here.now.pending
 
     def using(self, scalings: Float[Tensor, "batch seq layer expert"] | None) -> AbstractContextManager[None]:
         """Put scalings in force for the calls made inside; None silences the experts."""
@@ -149,13 +174,13 @@ class ScalingContext:
         """Puts what is in force at this moment in force again, whenever and as often as it is entered."""
         return _Reinstating(self._holding, self._here.now)
 
-    def register(self, new: "SharedDown", *, instead_of: "Iterable[SharedDown]" = ()) -> None:
+    def register(self, new: Stack, *, instead_of: Iterable[Stack] = ()) -> None:
         """Spread scalings over the ranks of `new` too, and no longer over those it stands for."""
         gone = set(instead_of)
         self._stacks = [stack for stack in self._stacks if stack not in gone] + [new]
         self._spreads.clear()
 
-    def rank_gates(self, stack: "SharedDown") -> Float[Tensor, "batch seq ranks"]:
+    def rank_gates(self, stack: Stack) -> Float[Tensor, "batch seq ranks"]:
         """Each expert's scaling of each layer of a stack, repeated over its ranks and times its scale.
 
         Those of all stacks are computed by one product at first use, where that is not too large.
@@ -171,7 +196,7 @@ class ScalingContext:
             gates.update(zip(spread.stacks, gated, strict=True))
         return gates[stack]
 
-    def _spread(self, stack: "SharedDown", scalings: Float[Tensor, "batch seq layer expert"]) -> _Spread:
+    def _spread(self, stack: Stack, scalings: Float[Tensor, "batch seq layer expert"]) -> _Spread:
         place = (stack.weight.device, stack.weight.dtype)
         if place not in self._spreads:
             alike = [s for s in self._stacks if (s.weight.device, s.weight.dtype) == place]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from xlora_engine.devices.full_precision import in_full_precision
 from xlora_engine.devices.product_dtype import factor_for
 from xlora_engine.errors import BaseUnsupported
-from xlora_engine.mixture.scaling_context import ScalingContext, Waiting
+from xlora_engine.mixture.scaling_context import PendingProducts, ScalingContext
 from xlora_engine.sources.adapter_weights import LowRank
 
 #: Layers of one parent that are called with the same tensor, by the names that architectures give them.
@@ -102,14 +102,14 @@ class SharedDown(nn.Module):
         """The gated product for one of the layers."""
         if len(self.sizes) == 1:
             return self._gated_product(x)
-        waiting = self.context.waiting
-        kept = waiting.get(self)
+        pending = self.context.pending
+        kept = pending.get(self)
         if kept is not None and kept.x is x and member in kept.products:
             if len(kept.products) == 1:
-                del waiting[self]
+                del pending[self]
             return kept.products.pop(member)
         products: dict[int, Tensor] = dict(enumerate(self._gated_product(x).split(self.sizes, -1)))
-        waiting[self] = Waiting(x, products)
+        pending[self] = PendingProducts(x, products)
         return products.pop(member)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

@@ -11,18 +11,16 @@ import json
 import secrets
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors.torch import save_file
 
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import CheckpointInvalid, CheckpointUnreadable, ConfigInvalid, ExpertChanged
+from xlora_engine.mixture.mixture import Mixture
 from xlora_engine.saved.saved_model import Probe, SavedModel, ask_probe
 from xlora_engine.sources.adapter_weights import CONFIG_FILE, WEIGHTS_FILE, read_expert, write_expert
 from xlora_engine.sources.weights_file import load_weights
-
-if TYPE_CHECKING:
-    from xlora_engine.model import XLoraModel
 
 FORMAT = "adapter-zoo/xlora"
 FORMAT_VERSION = 1
@@ -33,7 +31,7 @@ EXPERTS_FOLDER = "experts"
 _ENTRIES = (MANIFEST_FILE, HEAD_FILE, PROBE_FILE, EXPERTS_FOLDER)
 
 
-def save_checkpoint(model: "XLoraModel", folder: Path) -> None:
+def save_checkpoint(model: Mixture, folder: Path) -> None:
     """Write the folder beside its place, then rename it; what else lay in an existing folder stays there.
 
     Raises:
@@ -105,7 +103,7 @@ def _put_in_place(staging: Path, folder: Path) -> None:
         shutil.rmtree(aside)
 
 
-def _write(model: "XLoraModel", folder: Path) -> None:
+def _write(model: Mixture, folder: Path) -> None:
     save_file({name: t.detach().cpu() for name, t in model.head.state_dict().items()}, folder / HEAD_FILE)
     save_file(ask_probe(model), folder / PROBE_FILE)
     experts = {}

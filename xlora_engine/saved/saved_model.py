@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -10,11 +10,9 @@ from torch import Tensor
 
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import CheckpointUnreadable, ProbeMismatch
+from xlora_engine.mixture.mixture import Mixture
 from xlora_engine.sources.adapter_weights import Expert
 from xlora_engine.sources.hub import looks_like_repository
-
-if TYPE_CHECKING:
-    from xlora_engine.model import XLoraModel
 
 PROBE_TOKENS = 8
 #: Largest mean divergence (nats) of a reloaded model's answers to the probe from those saved, by dtype.
@@ -47,7 +45,7 @@ class SavedModel:
     probe: Probe | None = None
 
     @classmethod
-    def of(cls, model: "XLoraModel") -> "SavedModel":
+    def of(cls, model: Mixture) -> "SavedModel":
         """A model as it is now, its experts as trained since; tensors are shared with it."""
         return cls(
             config=model.config,
@@ -57,7 +55,7 @@ class SavedModel:
             base_id=_hub_name(model.base.name_or_path),
         )
 
-    def restore(self, model: "XLoraModel", *, verify: bool) -> None:
+    def restore(self, model: Mixture, *, verify: bool) -> None:
         """Load the scaling head into a model built from `config` and `experts`.
 
         Raises:
@@ -87,7 +85,7 @@ def _hub_name(loaded_from: str | None) -> str | None:
     return None
 
 
-def ask_probe(model: "XLoraModel") -> dict[str, Tensor]:
+def ask_probe(model: Mixture) -> dict[str, Tensor]:
     """Fixed token ids spread over the vocabulary, and the model's logits for them."""
     vocabulary = model.base.config.get_text_config(decoder=True).vocab_size
     token_ids = torch.arange(1, PROBE_TOKENS + 1) * (vocabulary // (PROBE_TOKENS + 2))
@@ -95,7 +93,7 @@ def ask_probe(model: "XLoraModel") -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _logits(model: "XLoraModel", token_ids: Int[Tensor, "1 seq"]) -> Float[Tensor, "1 seq vocabulary"]:
+def _logits(model: Mixture, token_ids: Int[Tensor, "1 seq"]) -> Float[Tensor, "1 seq vocabulary"]:
     # The two passes themselves: whoever saves may have fixed the scalings meanwhile.
     training = model.training
     model.eval()
@@ -108,7 +106,7 @@ def _logits(model: "XLoraModel", token_ids: Int[Tensor, "1 seq"]) -> Float[Tenso
     return logits.float().cpu()
 
 
-def check_probe(model: "XLoraModel", probe: dict[str, Tensor], *, saved_dtype: str) -> None:
+def check_probe(model: Mixture, probe: dict[str, Tensor], *, saved_dtype: str) -> None:
     limit = max(PROBE_LIMITS.get(dtype, PROBE_LIMIT_HALF) for dtype in (saved_dtype, str(model.dtype)))
     saved, found = probe["logits"], _logits(model, probe["token_ids"])
     if saved.shape != found.shape:

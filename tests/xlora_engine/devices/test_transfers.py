@@ -19,7 +19,6 @@ from tests.pico import pico_adapter, pico_llama
 from tests.xlora_engine.mixture.test_head import head_of
 from tests.xlora_engine.peft_reference import quiet_peft
 from xlora_engine.config import XLoraConfig
-from xlora_engine.decoding.decoder import Decoder
 from xlora_engine.decoding.drafted import DraftedForwards
 from xlora_engine.decoding.joint_cache import JointCache
 from xlora_engine.decoding.prefetched import PrefetchedDecoding
@@ -165,7 +164,7 @@ def prefetched(model: XLoraModel) -> None:
     cache = model(**prompt, use_cache=True).cache
     tokens, positions = prompt["input_ids"][:, 0], torch.arange(9, device=META).repeat(2, 1)
     joint = JointCache(cache, most_steps=8)
-    state = PrefetchedDecoding(Decoder(model), joint, prompt["attention_mask"], positions)
+    state = PrefetchedDecoding(model, joint, prompt["attention_mask"], positions)
     logits = state.look_again(tokens, tokens.bool(), torch.empty(2, 259, device=META))
     for _ in range(2):
         guess = logits.argmax(-1)
@@ -178,7 +177,7 @@ def prefetched(model: XLoraModel) -> None:
 def drafted(model: XLoraModel) -> None:
     prompt = ids(1)
     cache = UnevenCache(model(**prompt, use_cache=True).cache, prompt["attention_mask"], META)
-    forwards = DraftedForwards(Decoder(model), cache, torch.full((1, 1), 9, device=META))
+    forwards = DraftedForwards(model, cache, torch.full((1, 1), 9, device=META))
     forwards.accept()
     forwards.scale([3, 4, 5])
     forwards.step([3, 4], [5, 6, 7])

@@ -209,16 +209,16 @@ def test_a_shared_product_is_computed_once_and_kept_no_longer_than_it_is_wanted(
     q, k, v, _ = layers.values()
     x = torch.randn(2, 3, 5)
     rows: list[int] = []
-    q.down.register_forward_pre_hook(lambda *_: rows.append(len(context.waiting)))
+    q.down.register_forward_pre_hook(lambda *_: rows.append(len(context.pending)))
 
     with context.using(scalings):
         q(x), k(x)
-        assert len(context.waiting) == 1
+        assert len(context.pending) == 1
         v(x)
         assert rows == [0, 1, 1]
-        assert not context.waiting
+        assert not context.pending
         q(x)
-    assert not context.waiting, "what was not fetched goes with the scalings"
+    assert not context.pending, "what was not fetched goes with the scalings"
 
 
 def test_sharing_keeps_every_gradient(context: ScalingContext, scalings: Tensor) -> None:
