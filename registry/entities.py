@@ -82,6 +82,8 @@ class AdapterVersion:
     weights_digest: str
     files: tuple[FileRecord, ...]
     effect_score: float | None
+    #: What its training computed in, e.g. "bfloat16"; None where it was not trained here.
+    compute_dtype: str | None = None
     #: What the compatibility check warned of when the version was registered.
     warnings: tuple[str, ...] = ()
     #: "active" or "deleted".
@@ -102,7 +104,7 @@ class DatasetVersion:
     name: str
     version: int
     digest: str
-    rows: int
+    examples: int
     domain: str | None
     #: "train", "eval" or None.
     split: str | None
@@ -112,7 +114,7 @@ class DatasetVersion:
     origin: str
     size_bytes: int
     files: tuple[FileRecord, ...]
-    #: What was found odd when the version was registered, such as repeated rows.
+    #: What was found odd when the version was registered, such as repeated examples.
     warnings: tuple[str, ...] = ()
     state: str = "active"
     created_at: datetime
@@ -133,7 +135,7 @@ class NewEvaluation:
     metric: str
     value: float
     standard_error: float | None = None
-    #: Rows, or answers, that the value is over.
+    #: Examples that the value is over.
     n: int
     dataset_digest: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -160,19 +162,32 @@ class ExpertRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredMethod:
+    """How a composition mixes its experts, as its folder and its record keep it."""
+
+    name: str
+    #: Files of the method's own, beside the experts, in the order they are stored.
+    files: tuple[str, ...]
+    #: What the record keeps of it as JSON; two that differ here are two versions.
+    details: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompositionVersion:
     """One immutable version of a composition."""
 
     id: int
     name: str
     version: int
-    #: "xlora".
+    #: A name of the table of mixing methods, e.g. "xlora".
     method: str
     base_name: str
     base_digest: str
     experts: tuple[ExpertRecord, ...]
-    head_config: Mapping[str, Any]
-    head_digest: str
+    #: What only this method has, e.g. a scaling head's configuration and digest.
+    method_details: Mapping[str, Any]
+    #: Over method, details, experts and base model: equal digests compute the same.
+    content_digest: str
     #: The evaluation report: losses, intervals, routing.
     report: Mapping[str, Any]
     files: tuple[FileRecord, ...]
@@ -221,9 +236,13 @@ class Job:
     attempt: int
     max_attempts: int
     #: Attempts that died with their worker.
-    losses: int
+    lost_attempts: int
     #: Attempts that ran out of memory; each halves the micro-batch.
     memory_cuts: int
+    #: How many an attempt runs in, side by side.
+    processes: int
+    #: What the last attempt computed in, e.g. "bfloat16"; None before it has begun to.
+    compute_dtype: str | None
     #: Raised by every claim; what an older fence writes is refused.
     fence: int
     owner: str | None

@@ -13,7 +13,7 @@ import zoo
 from registry.entities import ExpertRecord, NewEvaluation
 from registry.service import Registry
 from registry.settings import Settings
-from tests.registry.folders import write_adapter, write_base, write_composition, write_dataset
+from tests.registry.folders import XLORA, write_adapter, write_base, write_composition, write_dataset
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def catalogue(home: Path, tmp_path: Path) -> Path:
             name="science",
             base_digest=base.digest,
             experts=experts,
-            head_config={"xlora_depth": 1},
+            method=XLORA,
             report={
                 "subjects": ["uniform", "composed"],
                 "scores": {

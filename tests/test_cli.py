@@ -148,7 +148,7 @@ def test_bases_and_datasets_are_listed_and_shown(catalogue: Path, ask: Ask) -> N
     assert ask("bases", "show", "pico", "--json").json["adapters"] == ["bio@1", "bio@2", "protein@1"]
     assert "parameter_count" in ask("bases", "show", "pico").out
     assert ask("datasets", "ls", "--domain", "bio", "-q").out == "bio.eval@1\n"
-    assert ask("datasets", "show", "bio.eval", "--json").json["rows"] == 3
+    assert ask("datasets", "show", "bio.eval", "--json").json["examples"] == 3
     assert "digest" in ask("datasets", "show", "bio.eval").out
 
 
@@ -158,7 +158,9 @@ def test_a_composition_is_shown_with_its_experts_and_its_report(catalogue: Path,
     assert "0.710 / 50%" in text
     assert [line.split()[0] for line in text.splitlines() if " / 50%" in line] == ["uniform", "composed"]
     assert "ok    bio: loss 0.710" in text
-    assert ask("compositions", "show", "science", "--json").json["head_config"] == {"xlora_depth": 1}
+    details = ask("compositions", "show", "science", "--json").json["method_details"]
+    assert details["config"] == {"xlora_depth": 1}
+    assert "config.xlora_depth  1" in text
 
 
 def test_an_unknown_name_exits_with_3_and_says_what_is_alike(catalogue: Path, ask: Ask) -> None:

@@ -1,6 +1,6 @@
 """`zoo compositions`: look at X-LoRA models and their reports, remove them, point aliases to them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -18,7 +18,7 @@ from registry.commands.output import Output, output_options
 from registry.lists import queries
 
 _COLUMNS = ("reference", "base", "method", "experts", "aliases", "job_id", "created_at")
-_PARTS = ("experts", "report", "files", "head_config")
+_PARTS = ("experts", "report", "files", "method_details")
 
 
 @click.group(name="compositions")
@@ -48,7 +48,7 @@ def ls(base: str | None, include_removed: bool, limit: int | None, output: Outpu
 @click.argument("reference")
 @output_options
 def show(reference: str, output: Output) -> None:
-    """Show one composition version: experts, scaling head, and its report.
+    """Show one composition version: experts, method, and its report.
 
     Example: zoo compositions show science
     """
@@ -65,9 +65,7 @@ def show(reference: str, output: Output) -> None:
         return
     output.emit_record({name: value for name, value in details.items() if name not in _PARTS})
     output.section("experts", details["experts"], columns=("position", "name", "adapter_reference"))
-    output.section(
-        "scaling head", [{"field": name, "value": value} for name, value in composition.head_config.items()]
-    )
+    output.section(f"method {composition.method}", list(_fields(composition.method_details)))
     output.section("loss / exact match on held-out data", _scores(composition.report))
     for finding in composition.report.get("verdict", ()):
         click.echo(f"{'ok  ' if finding['kept'] else 'WARN'}  {finding['sentence']}")
@@ -76,6 +74,15 @@ def show(reference: str, output: Output) -> None:
 
 add_removal(command, lambda registry: registry.compositions)
 add_aliases(command, lambda registry: registry.compositions)
+
+
+def _fields(details: Mapping[str, Any], *, of: str = "") -> Iterator[dict[str, object]]:
+    """What a method has of its own, a line each: `config.xlora_depth`."""
+    for name, value in details.items():
+        if isinstance(value, Mapping):
+            yield from _fields(value, of=f"{of}{name}.")
+        else:
+            yield {"field": f"{of}{name}", "value": value}
 
 
 def _scores(report: Mapping[str, Any]) -> list[dict[str, str]]:

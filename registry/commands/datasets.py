@@ -15,7 +15,7 @@ from registry.commands.managing import (
 from registry.commands.output import Output, output_options
 from registry.lists import queries
 
-_COLUMNS = ("reference", "domain", "split", "rows", "licence", "aliases", "size_bytes", "created_at")
+_COLUMNS = ("reference", "domain", "split", "examples", "licence", "aliases", "size_bytes", "created_at")
 
 
 @click.group(name="datasets")

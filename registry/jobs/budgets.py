@@ -23,7 +23,7 @@ class Budget:
 
 
 #: A worker that dies, or loses its lease, takes down attempts that did nothing wrong.
-LOSSES_ALLOWED = 10
+LOST_ATTEMPTS_ALLOWED = 10
 #: Each halves the micro-batch.
 MEMORY_CUTS_ALLOWED = 4
 
@@ -32,7 +32,7 @@ _MEMORY = Budget(counter="memory_cuts", allowed=MEMORY_CUTS_ALLOWED, first_pause
 #: Reason -> budget; what is not here would end the same way another time.
 BUDGETS = {
     "poison": Budget(counter="attempt", allowed=None, first_pause_s=1.0),
-    "infra": Budget(counter="losses", allowed=LOSSES_ALLOWED, first_pause_s=2.0),
+    "infra": Budget(counter="lost_attempts", allowed=LOST_ATTEMPTS_ALLOWED, first_pause_s=2.0),
     "cuda_oom": _MEMORY,
     "host_oom": _MEMORY,
 }
@@ -44,7 +44,7 @@ class Standing:
 
     attempt: int
     max_attempts: int
-    losses: int
+    lost_attempts: int
     memory_cuts: int
 
 

@@ -25,8 +25,9 @@ class JobRow(Table):
         CheckConstraint(f"({_TERMINAL}) = (finished_at IS NOT NULL)", name="finished_at"),
         CheckConstraint("attempt >= 0 AND attempt <= max_attempts AND attempt <= fence", name="attempt"),
         CheckConstraint("max_attempts > 0", name="max_attempts"),
-        CheckConstraint("losses >= 0 AND losses <= fence", name="losses"),
+        CheckConstraint("lost_attempts >= 0 AND lost_attempts <= fence", name="lost_attempts"),
         CheckConstraint("memory_cuts >= 0 AND memory_cuts <= fence", name="memory_cuts"),
+        CheckConstraint("processes > 0", name="processes"),
         CheckConstraint(f"reason IN ({', '.join(repr(reason) for reason in REASONS)})", name="known_reason"),
         Index(None, "state", "queue", "priority"),
     )
@@ -44,9 +45,13 @@ class JobRow(Table):
     attempt: Mapped[int] = mapped_column(insert_default=0)
     max_attempts: Mapped[int]
     # Attempts that died with their worker or were taken from it.
-    losses: Mapped[int] = mapped_column(insert_default=0)
+    lost_attempts: Mapped[int] = mapped_column(insert_default=0)
     # Attempts that ran out of memory; each halves the micro-batch.
     memory_cuts: Mapped[int] = mapped_column(insert_default=0)
+    # How many processes an attempt runs in, side by side.
+    processes: Mapped[int] = mapped_column(insert_default=1)
+    # What the last attempt computed in, e.g. "bfloat16"; None before it has begun to.
+    compute_dtype: Mapped[str | None]
     fence: Mapped[int] = mapped_column(BigInteger, insert_default=0)
     owner: Mapped[str | None]
     # The worker whose process the owner is; None for a command that runs the job itself.

@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, and_, case, false, func, or_, true
 
 from registry.database.times import database_now
 from registry.errors import InvalidField
-from registry.jobs.budgets import LOSSES_ALLOWED, Standing, judge
+from registry.jobs.budgets import LOST_ATTEMPTS_ALLOWED, Standing, judge
 from registry.jobs.models import JobRow
 from registry.jobs.states import REASONS, TERMINAL_STATES
 from registry.references import checked_name
@@ -36,22 +36,22 @@ def claimable() -> ColumnElement[bool]:
         in_time,
         or_(
             and_(JobRow.state == "queued", ready, JobRow.attempt < JobRow.max_attempts),
-            and_(lapsed(), JobRow.losses < LOSSES_ALLOWED),
+            and_(lapsed(), JobRow.lost_attempts < LOST_ATTEMPTS_ALLOWED),
         ),
     )
 
 
 def wants_at_most(processes: int | None) -> ColumnElement[bool]:
-    """The job's request names no more processes than this; any request does, where None is given."""
-    wanted = JobRow.spec["processes"].as_integer()
-    return true() if processes is None else or_(wanted.is_(None), wanted <= processes)
+    """The job runs in no more processes than this; any job does, where None is given."""
+    return true() if processes is None else JobRow.processes <= processes
 
 
 def spent() -> ColumnElement[bool]:
     """Nobody runs the job, and nobody may: it was lost too often, asked to end, or its deadline is past."""
+    is_lost_too_often = JobRow.lost_attempts >= LOST_ATTEMPTS_ALLOWED
     return or_(
         and_(JobRow.state == "queued", overdue()),
-        and_(lapsed(), or_(JobRow.losses >= LOSSES_ALLOWED, JobRow.cancel_requested, overdue())),
+        and_(lapsed(), or_(is_lost_too_often, JobRow.cancel_requested, overdue())),
     )
 
 
@@ -66,7 +66,7 @@ def claimed(*, owner: str, worker: str | None, lease_s: float) -> dict[str, Any]
         "worker": worker,
         "fence": JobRow.fence + 1,
         "attempt": case((was_queued, JobRow.attempt + 1), else_=JobRow.attempt),
-        "losses": case((was_queued, JobRow.losses), else_=JobRow.losses + 1),
+        "lost_attempts": case((was_queued, JobRow.lost_attempts), else_=JobRow.lost_attempts + 1),
         "lease_until": database_now(lease_s),
         "started_at": func.coalesce(JobRow.started_at, database_now()),
         "message": None,
@@ -96,14 +96,14 @@ def after_attempt(
     }
 
 
-def abandoned(*, losses: int, cancel_requested: bool, is_overdue: bool) -> tuple[str, dict[str, Any]]:
+def abandoned(*, lost_attempts: int, cancel_requested: bool, is_overdue: bool) -> tuple[str, dict[str, Any]]:
     """The event and the columns of a job that nobody runs and that may not be claimed again."""
     if cancel_requested:
         return "cancelled", ended(reason="cancelled")
     if is_overdue:
         message = "its deadline passed while nobody ran it"
         return "failed", {**ended(reason="deadline"), "message": message}
-    message = f"its worker ended without a word {losses + 1} times; see the log"
+    message = f"its worker ended without a word {lost_attempts + 1} times; see the log"
     return "failed", {**ended(reason="poison"), "message": message}
 
 
@@ -113,7 +113,7 @@ def started_over(*, max_attempts: int, deadline_s: float | None) -> dict[str, An
         "reason": None,
         "message": None,
         "attempt": 0,
-        "losses": 0,
+        "lost_attempts": 0,
         "memory_cuts": 0,
         "max_attempts": max_attempts,
         "owner": None,
@@ -139,7 +139,7 @@ def standing_of(row: JobRow) -> Standing:
     return Standing(
         attempt=row.attempt,
         max_attempts=row.max_attempts,
-        losses=row.losses,
+        lost_attempts=row.lost_attempts,
         memory_cuts=row.memory_cuts,
     )
 
@@ -154,6 +154,13 @@ def checked_attempts(max_attempts: int) -> int:
     if max_attempts < 1:
         raise InvalidField("max_attempts", allowed="at least 1", value=max_attempts)
     return max_attempts
+
+
+def checked_processes(processes: int) -> int:
+    """Return the number if it is at least 1; InvalidField otherwise."""
+    if processes < 1:
+        raise InvalidField("processes", allowed="at least 1", value=processes)
+    return processes
 
 
 def checked_terminal(state: str) -> str:

@@ -41,6 +41,7 @@ class JobStore:
         max_attempts: int = 3,
         idempotency_key: str | None = None,
         deadline_s: float | None = None,
+        processes: int = 1,
     ) -> Job:
         """Queue a job; the same idempotency key with the same request gives the job of the first time.
 
@@ -58,6 +59,7 @@ class JobStore:
             "max_attempts": job_rules.checked_attempts(max_attempts),
             "idempotency_key": idempotency_key,
             "deadline_at": job_rules.deadline(deadline_s),
+            "processes": job_rules.checked_processes(processes),
         }
         with self._database.write() as session:
             row = job_rows.insert(session, columns)
@@ -231,7 +233,9 @@ class JobStore:
             rows = session.execute(lost.with_for_update(skip_locked=True)).all()
             for row, is_overdue in rows:
                 event, values = job_rules.abandoned(
-                    losses=row.losses, cancel_requested=row.cancel_requested, is_overdue=bool(is_overdue)
+                    lost_attempts=row.lost_attempts,
+                    cancel_requested=row.cancel_requested,
+                    is_overdue=bool(is_overdue),
                 )
                 payload = {"reason": values["reason"]}
                 job_rows.transition(session, JobRow.id == row.id, values, event=event, payload=payload)
@@ -261,6 +265,10 @@ class JobStore:
         path = Path(log_path)
         noted = path.relative_to(self._home) if path.is_relative_to(self._home) else path
         return self._note(job_id, {"log_path": str(noted)}, fence=fence)
+
+    def set_compute_dtype(self, job_id: int, compute_dtype: str, fence: int) -> bool:
+        """Note what the attempt computes in, e.g. "bfloat16"; False if the fence is no longer ours."""
+        return self._note(job_id, {"compute_dtype": compute_dtype}, fence=fence)
 
     def newest(self, kind: str, spec_digest: str) -> Job | None:
         """The newest job that was asked for just this; None if there is none."""

@@ -46,14 +46,14 @@ FROM base_model v
 """
 
 _DATASETS = """
-SELECT v.id, n.name, v.version, n.name || '@' || v.version AS reference, v.rows, v.domain, v.split, v.format,
-       v.licence, v.origin, v.size_bytes, v.digest, v.warnings, v.state, v.created_at
+SELECT v.id, n.name, v.version, n.name || '@' || v.version AS reference, v.examples, v.domain, v.split,
+       v.format, v.licence, v.origin, v.size_bytes, v.digest, v.warnings, v.state, v.created_at
 FROM dataset_version v JOIN dataset n ON n.id = v.dataset_id
 """
 
 _COMPOSITIONS = """
 SELECT v.id, n.name, v.version, n.name || '@' || v.version AS reference, v.method, b.name AS base,
-       v.head_digest, v.job_id, v.state, v.created_at
+       v.content_digest, v.job_id, v.state, v.created_at
 FROM composition_version v
 JOIN composition n ON n.id = v.composition_id
 JOIN base_model b ON b.id = v.base_id

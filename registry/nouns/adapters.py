@@ -39,6 +39,7 @@ class Adapters(Versioned[AdapterVersion]):
         fence: int | None = None,
         parameters: Mapping[str, Any] | None = None,
         effect_score: float | None = None,
+        compute_dtype: str | None = None,
     ) -> AdapterVersion:
         """Register an adapter version: see `registration.adapters`.
 
@@ -53,6 +54,7 @@ class Adapters(Versioned[AdapterVersion]):
             origin=origin or f"file:{folder.name}",
             parameters=parameters or {},
             effect_score=effect_score,
+            compute_dtype=compute_dtype,
         )
         with self._database.read() as session:
             asked = as_base(find_base(session, base)) if base else None

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.database.database import Database
-from registry.entities import CompositionVersion, ExpertRecord
+from registry.entities import CompositionVersion, ExpertRecord, StoredMethod
 from registry.files.artifacts import ArtifactStore
 from registry.lists import queries
 from registry.lists.queries import Rows
@@ -29,7 +29,7 @@ class Compositions(Versioned[CompositionVersion]):
         name: str,
         base_digest: str,
         experts: Sequence[ExpertRecord],
-        head_config: Mapping[str, Any],
+        method: StoredMethod,
         report: Mapping[str, Any],
         job_id: int | None = None,
         fence: int | None = None,
@@ -43,7 +43,7 @@ class Compositions(Versioned[CompositionVersion]):
             name=name,
             base_digest=base_digest,
             experts=experts,
-            head_config=head_config,
+            method=method,
             report=report,
             holder=Holder.of(job_id, fence),
             database=self._database,

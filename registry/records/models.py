@@ -99,6 +99,8 @@ class AdapterVersionRow(Table):
     content_digest: Mapped[str]
     files: Mapped[list[Any]]
     effect_score: Mapped[float | None]
+    # What its training computed in; None where it was not trained here.
+    compute_dtype: Mapped[str | None]
     warnings: Mapped[list[Any]]
     state: Mapped[str] = mapped_column(insert_default="active")
     created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
@@ -125,7 +127,7 @@ class DatasetVersionRow(Table):
         UniqueConstraint("dataset_id", "version"),
         UniqueConstraint("dataset_id", "digest"),
         CheckConstraint("version > 0", name="version"),
-        CheckConstraint("rows > 0", name="rows"),
+        CheckConstraint("examples > 0", name="examples"),
         CheckConstraint("split IN ('train', 'eval')", name="split"),
         CheckConstraint(_RECORD_STATES, name="state"),
     )
@@ -134,7 +136,7 @@ class DatasetVersionRow(Table):
     dataset_id: Mapped[int] = mapped_column(ForeignKey("dataset.id"))
     version: Mapped[int]
     digest: Mapped[str] = mapped_column(index=True)
-    rows: Mapped[int] = mapped_column(BigInteger)
+    examples: Mapped[int] = mapped_column(BigInteger)
     domain: Mapped[str | None]
     split: Mapped[str | None]
     format: Mapped[str]
@@ -195,9 +197,9 @@ class CompositionVersionRow(Table):
     version: Mapped[int]
     method: Mapped[str]
     base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
-    head_config: Mapped[dict[str, Any]]
-    head_digest: Mapped[str]
-    # Head, experts and configuration together: registering the same again finds this row.
+    # What only this method has.
+    method_details: Mapped[dict[str, Any]]
+    # Method, details, base and experts together: registering the same again finds this row.
     content_digest: Mapped[str]
     report: Mapped[dict[str, Any]]
     files: Mapped[list[Any]]

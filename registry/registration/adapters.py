@@ -37,6 +37,7 @@ class AdapterLabels:
     origin: str
     parameters: Mapping[str, Any]
     effect_score: float | None = None
+    compute_dtype: str | None = None
 
     def columns(self) -> dict[str, Any]:
         """As the table keeps them.
@@ -54,6 +55,7 @@ class AdapterLabels:
             "origin": checked_line(self.origin, field="origin"),
             "parameters": dict(self.parameters),
             "effect_score": self.effect_score,
+            "compute_dtype": self.compute_dtype,
         }
 
 

@@ -7,20 +7,18 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from registry.database.database import Database
-from registry.entities import CompositionVersion, ExpertRecord, FileRecord
+from registry.entities import CompositionVersion, ExpertRecord, FileRecord, StoredMethod
 from registry.errors import Incompatible, InvalidComposition
 from registry.files.artifacts import ArtifactStore
 from registry.files.json_text import digest_of
 from registry.intake.compatibility import judge_together, refused
-from registry.intake.composition_files import CompositionManifest, read_composition
+from registry.intake.composition_files import composition_paths
 from registry.records.kinds import ADAPTER, COMPOSITION
 from registry.records.lookup import find_base, find_version
 from registry.records.models import AdapterVersionRow, ExpertRow
 from registry.records.record_rows import as_adapter, as_composition, file_columns
 from registry.records.versions import Holder, add_version, hold
 from registry.references import checked_name
-
-_METHOD = "xlora"
 
 
 def register_composition(
@@ -29,13 +27,13 @@ def register_composition(
     name: str,
     base_digest: str,
     experts: Sequence[ExpertRecord],
-    head_config: Mapping[str, Any],
+    method: StoredMethod,
     report: Mapping[str, Any],
     holder: Holder | None,
     database: Database,
     artifacts: ArtifactStore,
 ) -> CompositionVersion:
-    """Register a version; an equal head over equal experts under the same name is the version that is there.
+    """Register a version; an equal mixture of equal experts under the same name is the version that is there.
 
     Raises:
         InvalidComposition: the folder, or the list of experts, is not that of a saved composition.
@@ -44,14 +42,15 @@ def register_composition(
         LeaseLost: the job no longer holds its lease; nothing was registered.
     """
     checked_name(name, kind="composition")
+    checked_name(method.name, kind="method")
     ordered = _checked_experts(experts)
-    manifest = read_composition(folder, experts=[expert.name for expert in ordered])
-    files = artifacts.put_folder(folder, manifest.files)
+    paths = composition_paths(folder, own=method.files, experts=[expert.name for expert in ordered])
+    files = artifacts.put_folder(folder, paths)
     with database.write() as session:
         hold(session, holder)
         adapters = [_locked_adapter(session, expert) for expert in ordered]
         _refuse_misfits(adapters, base_digest=base_digest)
-        columns = _columns(manifest, files, base_digest=base_digest, experts=ordered, head_config=head_config)
+        columns = _columns(method, files, base_digest=base_digest, experts=ordered)
         columns |= {
             "base_id": find_base(session, base_digest).id,
             "report": dict(report),
@@ -108,24 +107,21 @@ def _refuse_misfits(adapters: Sequence[AdapterVersionRow], *, base_digest: str) 
 
 
 def _columns(
-    manifest: CompositionManifest,
+    method: StoredMethod,
     files: tuple[FileRecord, ...],
     *,
     base_digest: str,
     experts: Sequence[ExpertRecord],
-    head_config: Mapping[str, Any],
 ) -> dict[str, Any]:
     content = {
-        "method": _METHOD,
+        **method.details,
+        "method": method.name,
         "base": base_digest,
-        "head": manifest.head_digest,
-        "config": dict(head_config),
         "experts": [[expert.name, expert.weights_digest] for expert in experts],
     }
     return {
-        "method": _METHOD,
-        "head_config": dict(head_config),
-        "head_digest": manifest.head_digest,
+        "method": method.name,
+        "method_details": dict(method.details),
         "content_digest": digest_of(content),
         "files": file_columns(files),
     }

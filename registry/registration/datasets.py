@@ -54,7 +54,7 @@ def register_dataset(
     stored = artifacts.put_file(file, name=file.name)
     columns |= {
         "digest": manifest.digest,
-        "rows": manifest.rows,
+        "examples": manifest.rows,
         "size_bytes": manifest.size_bytes,
         "warnings": list(manifest.warnings),
         "files": file_columns([stored]),

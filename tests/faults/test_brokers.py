@@ -93,7 +93,7 @@ def test_row_10_a_broker_that_restarts_under_a_job_leaves_its_attempt_alone(
             )
             (folder / "enough").touch()
             ended = wait_for_state(registry, job, "succeeded", "failed")
-        assert (ended.state, ended.attempt, ended.fence, ended.losses) == ("succeeded", 1, 1, 0)
+        assert (ended.state, ended.attempt, ended.fence, ended.lost_attempts) == ("succeeded", 1, 1, 0)
 
 
 def test_row_12_a_full_broker_costs_no_job(served: Settings, valkey: ValkeyServer, tmp_path: Path) -> None:

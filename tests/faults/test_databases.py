@@ -69,7 +69,7 @@ def test_row_21_a_database_that_crashes_under_a_job_costs_it_no_attempt(tmp_path
                 time.sleep(2)  # so that the supervisor asks in vain
                 postgres = postgres.restarted()
                 ended = wait_for_state(registry, job, "succeeded", "failed")
-        assert (ended.state, ended.attempt, ended.fence, ended.losses) == ("succeeded", 1, 1, 0)
+        assert (ended.state, ended.attempt, ended.fence, ended.lost_attempts) == ("succeeded", 1, 1, 0)
     finally:
         postgres.stop()
 
@@ -89,7 +89,7 @@ def test_row_21_a_job_whose_lease_cannot_be_proved_is_ended_and_tried_again(sett
                 assert registry.jobs.get(job).fence == 1
             wait_until(lambda: registry.jobs.get(job).fence == 2, what="another attempt")
             again = registry.jobs.get(job)
-            assert (again.state, again.attempt, again.losses) == ("running", 1, 1)
+            assert (again.state, again.attempt, again.lost_attempts) == ("running", 1, 1)
 
 
 @pytest.mark.parametrize("off_s", [-86_400, 86_400])
@@ -113,7 +113,7 @@ def test_row_25_leases_are_timed_by_the_database_alone(
                     wait_until(lambda old=before: registry.jobs.get(job).lease_until != old, what="a beat")  # type: ignore[misc]
                 (folder / "enough").touch()
                 ended = wait_for_state(registry, job, "succeeded", "failed")
-        assert (ended.state, ended.fence, ended.losses) == ("succeeded", 1, 0)
+        assert (ended.state, ended.fence, ended.lost_attempts) == ("succeeded", 1, 0)
 
 
 def test_row_25_whoever_looks_with_another_clock_sees_who_is_lost_and_who_is_not(

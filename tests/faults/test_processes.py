@@ -78,7 +78,7 @@ def test_row_20_a_trainer_is_gone_before_the_job_of_its_frozen_supervisor_is_tak
             worker.send_signal(signal.SIGTERM)
             # What it had to write meanwhile names an old fence.
             assert worker.wait(timeout=120) == 0
-        assert (ended.state, ended.fence, ended.losses) == ("succeeded", 2, 1)
+        assert (ended.state, ended.fence, ended.lost_attempts) == ("succeeded", 2, 1)
         assert ended.outcome == {"first_runs": False}
         assert registry.jobs.get(job) == ended
 

@@ -8,8 +8,17 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from registry.entities import StoredMethod
+
 HIDDEN = 8
 VOCABULARY = 32
+
+#: The method that the compositions written here are made by.
+XLORA = StoredMethod(
+    name="xlora",
+    files=("head.safetensors", "probe.safetensors", "xlora.json"),
+    details={"head": "sha256:00", "config": {"xlora_depth": 1}},
+)
 LAYERS = 2
 
 #: Module path -> (d_out, d_in) of the linear layers of a base model folder.

@@ -26,7 +26,6 @@ from workers.processes.gpus import visible_gpus
 from workers.processes.job_log import JobLog
 from workers.processes.json_lines import JsonLines
 from workers.processes.memory_kills import memory_kills
-from workers.requests.specs import processes_of
 
 #: A trainer asked to end may write a checkpoint first.
 GRACE_S = 60.0
@@ -123,7 +122,7 @@ def order_for(
         "folder": str(folder),
         "settings": places,
         "parent_pid": os.getpid(),
-        "processes": processes_of(job.spec),
+        "processes": job.processes,
         "gpus": visible_gpus(os.environ),
         "until": until,
         "handlers": handlers,

@@ -101,7 +101,8 @@ def dataset(
     with opened() as registry:
         record = registry.datasets.register(file, name=name, domain=domain, split=split, licence=licence)
         output.emit_made(
-            record.reference, {"dataset": record.reference, "rows": record.rows, "digest": record.digest}
+            record.reference,
+            {"dataset": record.reference, "examples": record.examples, "digest": record.digest},
         )
 
 

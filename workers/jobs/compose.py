@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from registry.entities import AdapterVersion, BaseModel, ExpertRecord, NewEvaluation
+from registry.entities import AdapterVersion, BaseModel, ExpertRecord, NewEvaluation, StoredMethod
+from registry.files.digests import weights_digest
 from workers.attempts.context import JobContext
 from workers.jobs.composition_scores import record_routing, score_subjects
 from workers.jobs.device import device_here
@@ -30,6 +31,7 @@ from xlora_engine.head_training.stage_checkpoints import StageCheckpoints
 from xlora_engine.head_training.warm_start import StageStep, WarmStart, warm_start
 from xlora_engine.measuring.probe import effect_of
 from xlora_engine.model import XLoraModel
+from xlora_engine.saved.checkpoint import HEAD_FILE, MANIFEST_FILE, PROBE_FILE
 from xlora_engine.sources.base_model import context_length, load_base, load_tokenizer
 
 #: Tokens in one forward without gradients: enough to keep two cores busy, little enough for a laptop.
@@ -298,7 +300,11 @@ def _register(
             )
             for place, adapter in enumerate(parts.adapters)
         ),
-        head_config=model.config.to_json(),
+        method=StoredMethod(
+            name="xlora",
+            files=(HEAD_FILE, PROBE_FILE, MANIFEST_FILE),
+            details={"config": model.config.to_json(), "head": weights_digest(folder / HEAD_FILE)},
+        ),
         report=report,
         job_id=context.job.id,
         fence=context.fence,

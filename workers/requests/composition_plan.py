@@ -124,11 +124,11 @@ def make_plan(registry: Registry, request: Request) -> Plan:
     for adapter in adapters:
         domain = domains[adapter.name]
         train = _dataset(registry, adapter, domain, request.data, "train_dataset", "--data")
-        if train.rows < LEAST_ROWS:
+        if train.examples < LEAST_ROWS:
             raise InvalidField(
                 "--data",
                 allowed=f"of at least {LEAST_ROWS} rows, one of which is held out",
-                value=f"{domain}={train.reference} of {train.rows}",
+                value=f"{domain}={train.reference} of {train.examples}",
             )
         data[domain] = train.reference
         eval_data[domain] = _dataset(

@@ -5,7 +5,7 @@ from registry.errors import Conflict
 from registry.files.json_text import digest_of
 from registry.service import Registry
 from workers.requests.placement import Placement
-from workers.requests.specs import Spec
+from workers.requests.specs import Spec, processes_of
 
 
 def submit(registry: Registry, spec: Spec, *, force: bool = False, placement: Placement | None = None) -> Job:
@@ -26,6 +26,7 @@ def submit(registry: Registry, spec: Spec, *, force: bool = False, placement: Pl
         queue=placed.queue,
         priority=placed.priority,
         deadline_s=placed.deadline_s,
+        processes=processes_of(asked),
     )
 
 

@@ -113,9 +113,10 @@ def test_foreign_keys_are_enforced(database: Database) -> None:
         "attempt = 1",
         "attempt = -1",
         "max_attempts = 0",
-        "losses = 1",
-        "losses = -1",
+        "lost_attempts = 1",
+        "lost_attempts = -1",
         "memory_cuts = 1",
+        "processes = 0",
         "state = 'failed', finished_at = created_at, reason = 'bad luck'",
     ],
 )

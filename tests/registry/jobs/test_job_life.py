@@ -23,7 +23,7 @@ DEADLINE_S = 700.0
 STEPS_S = (400.0, 1200.0)
 MAX_ATTEMPTS = 2
 #: Stated once more, so that the code's own table is checked.
-ALLOWED = {"infra": ("losses", 10), "cuda_oom": ("memory_cuts", 4), "host_oom": ("memory_cuts", 4)}
+ALLOWED = {"infra": ("lost_attempts", 10), "cuda_oom": ("memory_cuts", 4), "host_oom": ("memory_cuts", 4)}
 WORKERS = ("one", "two")
 _TIMES = ("lease_until", "ready_at", "deadline_at")
 
@@ -42,7 +42,7 @@ class JobLife(RuleBasedStateMachine):
         self.state: str = "queued"
         self.reason: str | None = None
         self.fence = 0
-        self.used = {"attempt": 0, "losses": 0, "memory_cuts": 0}
+        self.used = {"attempt": 0, "lost_attempts": 0, "memory_cuts": 0}
         self.cancel_requested = False
         self.now = 0.0
         self.lease_ends = self.ready = 0.0
@@ -74,11 +74,11 @@ class JobLife(RuleBasedStateMachine):
     def claim(self, worker: str) -> None:
         claimed = self.jobs.claim(self.id, owner=worker, worker=worker, lease_s=LEASE_S)
         may_start = self.ready <= self.now and self.used["attempt"] < MAX_ATTEMPTS
-        free = (self.state == "queued" and may_start) or (self.is_lapsed and self.used["losses"] < 10)
+        free = (self.state == "queued" and may_start) or (self.is_lapsed and self.used["lost_attempts"] < 10)
         assert (claimed is not None) == (free and not self.cancel_requested and self.now < self.deadline)
         if claimed is None:
             return
-        self.used["attempt" if self.state == "queued" else "losses"] += 1
+        self.used["attempt" if self.state == "queued" else "lost_attempts"] += 1
         self.state, self.fence = "running", self.fence + 1
         self.lease_ends = self.now + LEASE_S
         self.believed[worker] = claimed.fence
@@ -151,7 +151,7 @@ class JobLife(RuleBasedStateMachine):
     def sweep(self) -> None:
         ended = self.id in self.jobs.sweep()
         overdue = self.now >= self.deadline
-        lost = self.is_lapsed and (self.used["losses"] >= 10 or self.cancel_requested or overdue)
+        lost = self.is_lapsed and (self.used["lost_attempts"] >= 10 or self.cancel_requested or overdue)
         assert ended == (lost or (self.state == "queued" and overdue))
         if ended and self.cancel_requested:
             self.end("cancelled", "cancelled")

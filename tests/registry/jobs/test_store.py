@@ -13,7 +13,7 @@ from sqlalchemy import text
 from registry.database.database import Database
 from registry.entities import Job
 from registry.errors import Conflict, InvalidField, InvalidName, JobNotFound, KeyReused
-from registry.jobs.budgets import LOSSES_ALLOWED, MEMORY_CUTS_ALLOWED
+from registry.jobs.budgets import LOST_ATTEMPTS_ALLOWED, MEMORY_CUTS_ALLOWED
 from registry.jobs.store import JobStore
 from registry.settings import Settings
 
@@ -166,8 +166,8 @@ def test_the_next_job_is_the_most_urgent_and_then_the_oldest_of_the_queue(jobs: 
 
 
 def test_a_job_of_more_processes_than_a_worker_has_gpus_is_left_for_another(jobs: JobStore) -> None:
-    three = jobs.submit("train", {"processes": 3}, priority=9).id
-    two = jobs.submit("train", {"processes": 2}).id
+    three = jobs.submit("train", {}, processes=3, priority=9).id
+    two = jobs.submit("train", {}, processes=2).id
     unsaid = jobs.submit("train", {"name": "bio"}).id
 
     taken = [jobs.claim_next(owner="w", lease_s=LEASE_S, most_processes=2) for _ in range(3)]
@@ -183,7 +183,7 @@ def test_a_lapsed_lease_is_taken_over_with_a_new_fence(jobs: JobStore) -> None:
     taken = jobs.claim_next(owner="second", lease_s=LEASE_S, worker="w")
     assert taken is not None
     assert (taken.id, taken.fence, taken.owner, taken.worker) == (lost.id, 2, "second", "w")
-    assert (taken.attempt, taken.losses) == (1, 1)
+    assert (taken.attempt, taken.lost_attempts) == (1, 1)
     assert taken.started_at == lost.started_at
 
 
@@ -237,7 +237,7 @@ def test_a_job_cannot_be_finished_into_a_state_that_is_no_end(jobs: JobStore) ->
 
 def test_a_job_that_takes_its_worker_down_is_started_so_often_and_no_more(jobs: JobStore) -> None:
     job = _running(jobs, lease_s=LAPSED_S, max_attempts=1)
-    for _ in range(LOSSES_ALLOWED):
+    for _ in range(LOST_ATTEMPTS_ALLOWED):
         assert jobs.sweep() == ()
         assert jobs.claim(job.id, owner="next", lease_s=LAPSED_S) is not None
 
@@ -265,7 +265,7 @@ def test_row_5_a_job_that_kills_its_process_is_started_so_often_and_no_more(jobs
 @pytest.mark.parametrize(
     ("reason", "starts"),
     [
-        ("infra", LOSSES_ALLOWED + 1),
+        ("infra", LOST_ATTEMPTS_ALLOWED + 1),
         ("cuda_oom", MEMORY_CUTS_ALLOWED + 1),
         ("host_oom", MEMORY_CUTS_ALLOWED + 1),
         *((reason, 1) for reason in ("error", "bad_input", "disk_full", "deadline")),

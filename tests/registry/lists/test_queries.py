@@ -24,7 +24,7 @@ from registry.lists import queries
 from registry.lists.driver import AT_ONCE
 from registry.service import Registry
 from registry.settings import Settings
-from tests.registry.folders import write_adapter, write_base, write_composition, write_dataset
+from tests.registry.folders import XLORA, write_adapter, write_base, write_composition, write_dataset
 from tests.services import settings_for
 
 
@@ -180,13 +180,17 @@ def test_bases_datasets_and_compositions_are_shown(
     ]
     folder = write_composition(tmp_path / "science", ["protein", "bio"])
     registry.compositions.register(
-        folder, name="science", base_digest=pico.digest, experts=experts, head_config={}, report={}
+        folder, name="science", base_digest=pico.digest, experts=experts, method=XLORA, report={}
     )
 
     (base,) = queries.bases(settings)
     assert (base["name"], base["digest"], base["created_at"]) == ("pico", pico.digest, pico.created_at)
     (row,) = queries.datasets(settings, domain="bio")
-    assert (row["reference"], row["rows"], row["aliases"]) == ("bio.train@1", dataset.rows, ["latest"])
+    assert (row["reference"], row["examples"], row["aliases"]) == (
+        "bio.train@1",
+        dataset.examples,
+        ["latest"],
+    )
     (composition,) = queries.compositions(settings, base="pico")
     assert (composition["reference"], composition["base"]) == ("science@1", "pico")
     assert composition["experts"] == ["protein@1", "bio@1"]

@@ -7,7 +7,7 @@ import pytest
 from registry.entities import AdapterVersion, BaseModel, CompositionVersion, ExpertRecord
 from registry.errors import AdapterNotFound, Conflict, InUse
 from registry.service import Registry
-from tests.registry.folders import write_adapter, write_composition, write_dataset
+from tests.registry.folders import XLORA, write_adapter, write_composition, write_dataset
 from tests.registry.listed import listed
 
 
@@ -19,7 +19,7 @@ def science(registry: Registry, pico: BaseModel, bio: AdapterVersion, tmp_path: 
     )
     folder = write_composition(tmp_path / "science", ["bio"])
     return registry.compositions.register(
-        folder, name="science", base_digest=pico.digest, experts=[expert], head_config={}, report={}
+        folder, name="science", base_digest=pico.digest, experts=[expert], method=XLORA, report={}
     )
 
 

@@ -1,5 +1,6 @@
 """Compositions: their experts are registered, unchanged and of one base model; their files just the known."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from registry.entities import AdapterVersion, BaseModel, CompositionVersion, ExpertRecord
 from registry.errors import AdapterNotFound, Incompatible, InvalidComposition, InvalidName, LeaseLost
 from registry.service import Registry
-from tests.registry.folders import write_adapter, write_base, write_composition
+from tests.registry.folders import XLORA, write_adapter, write_base, write_composition
 from tests.registry.listed import listed
 
 
@@ -34,7 +35,7 @@ def _register(
     stated = {
         "name": "science",
         "base_digest": registry.bases.get("pico").digest,
-        "head_config": {"xlora_depth": 1},
+        "method": XLORA,
         "report": {"worth_it": True},
         **options,
     }
@@ -52,7 +53,7 @@ def test_a_composition_keeps_its_experts_in_order(
     assert registered.reference == "science@1"
     assert registered.experts == experts
     assert (registered.base_name, registered.base_digest) == ("pico", pico.digest)
-    assert (registered.method, registered.head_config) == ("xlora", {"xlora_depth": 1})
+    assert (registered.method, registered.method_details) == ("xlora", XLORA.details)
     assert registered.report == {"worth_it": True}
     assert registry.compositions.get("science") == registered
     assert listed(registry.compositions) == [registered.reference]
@@ -74,7 +75,12 @@ def test_the_same_composition_again_is_the_version_that_is_there(
 ) -> None:
     first = _register(registry, _saved(tmp_path), experts)
     assert _register(registry, _saved(tmp_path / "again"), experts) == first
-    assert _register(registry, _saved(tmp_path, seed=1), experts).reference == "science@2"
+    other = replace(XLORA, details={**XLORA.details, "head": "sha256:01"})
+    second = _register(registry, _saved(tmp_path, seed=1), experts, method=other)
+    assert second.reference == "science@2"
+    # Two heads of one configuration are told apart, and found, by the digest over all that they are.
+    assert first.content_digest != second.content_digest
+    assert registry.compositions.get(f"science@{second.content_digest}") == second
 
 
 def test_experts_must_be_registered_and_unchanged(

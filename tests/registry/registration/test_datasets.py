@@ -16,7 +16,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_name_domain_and_split_come_from_the_file_name(registry: Registry, tmp_path: Path) -> None:
     dataset = registry.datasets.register(write_dataset(tmp_path / "bio.train.jsonl", rows=5))
     assert (dataset.reference, dataset.domain, dataset.split) == ("bio.train@1", "bio", "train")
-    assert (dataset.rows, dataset.format, dataset.origin) == (5, "chat", "file:bio.train.jsonl")
+    assert (dataset.examples, dataset.format, dataset.origin) == (5, "chat", "file:bio.train.jsonl")
     assert registry.datasets.get("bio.train") == dataset
     assert listed(registry.datasets) == [dataset.reference]
 

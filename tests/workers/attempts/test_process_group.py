@@ -38,7 +38,7 @@ def handler(name: str) -> dict[str, str]:
 
 @pytest.fixture
 def job(registry: Registry) -> Job:
-    return registry.jobs.submit("train", {"processes": SIZE})
+    return registry.jobs.submit("train", {}, processes=SIZE)
 
 
 def start_elsewhere(settings: Settings, job: Job) -> "subprocess.Popen[bytes]":
@@ -120,7 +120,7 @@ def test_more_processes_than_gpus_fail_as_a_bad_request(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-4")
-    asked = registry.jobs.submit("train", {"processes": 2})
+    asked = registry.jobs.submit("train", {}, processes=2)
     ended = run_here(registry, asked.id, handlers=handler("share"))
     assert (ended.state, ended.reason) == ("failed", "bad_input")
     assert "processes must be at most 1" in (ended.message or "")
@@ -167,7 +167,7 @@ def test_a_killed_supervisor_leaves_no_process(registry: Registry, job: Job, run
     running.supervisor.wait()
     running.wait_until_gone()
     ended = run_here(registry, job.id, handlers=handler("wait_together"))
-    assert (ended.state, ended.losses) == ("succeeded", 1)
+    assert (ended.state, ended.lost_attempts) == ("succeeded", 1)
 
 
 @pytest.mark.usefixtures("short_lease")
@@ -213,7 +213,7 @@ def test_one_process_out_of_memory_halves_the_micro_batch_of_all(registry: Regis
 
 
 def test_a_silent_death_is_the_reason_not_the_complaint_of_those_it_cut_off(registry: Registry) -> None:
-    job = registry.jobs.submit("train", {"processes": SIZE}, max_attempts=1)
+    job = registry.jobs.submit("train", {}, processes=SIZE, max_attempts=1)
     ended = run_here(registry, job.id, handlers=handler("die_and_be_missed"))
     assert (ended.state, ended.reason) == ("failed", "poison")
 

@@ -111,7 +111,7 @@ def test_a_killed_parent_leaves_no_trainer_and_its_job_can_be_taken_over_at_once
     parent.wait()
     wait_until_gone(pid, timeout_s=2)
     ended = run_here(registry, job.id, handlers=handler("succeed"))
-    assert (ended.state, ended.losses, ended.outcome["fence"]) == ("succeeded", 1, 2)
+    assert (ended.state, ended.lost_attempts, ended.outcome["fence"]) == ("succeeded", 1, 2)
 
 
 def test_row_5_a_job_that_kills_its_process_is_poison_after_its_attempts(
@@ -214,7 +214,7 @@ def test_a_fault_of_the_supervisor_gives_the_job_back_unspent(registry: Registry
         run_here(registry, job.id, on_progress=break_down, handlers=handler("ignore_everything"))
     wait_until_gone(int((job_folder(registry, job.id) / "pid").read_text()), timeout_s=2)
     given_back = registry.jobs.get(job.id)
-    assert (given_back.state, given_back.attempt, given_back.losses) == ("queued", 0, 1)
+    assert (given_back.state, given_back.attempt, given_back.lost_attempts) == ("queued", 0, 1)
 
 
 def test_what_a_library_prints_goes_to_the_log_and_it_can_read_nothing(registry: Registry, job: Job) -> None:

@@ -15,6 +15,7 @@ from registry.entities import ExpertRecord
 from registry.service import Registry
 from registry.settings import Settings
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama
+from tests.registry.folders import XLORA
 from workers.commands.export import OTHER_FORMATS
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import CheckpointUnreadable, CheckpointUnwritable
@@ -63,7 +64,7 @@ def run(
             name="science",
             base_digest=base.digest,
             experts=experts,
-            head_config={},
+            method=XLORA,
             report={},
         )
 

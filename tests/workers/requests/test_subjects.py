@@ -7,7 +7,7 @@ import pytest
 from registry.entities import ExpertRecord
 from registry.errors import AdapterNotFound
 from registry.service import Registry
-from tests.registry.folders import write_adapter, write_base, write_composition
+from tests.registry.folders import XLORA, write_adapter, write_base, write_composition
 from workers.requests.subjects import find, subject_of
 
 
@@ -28,7 +28,7 @@ def _twins(registry: Registry, tmp_path: Path) -> None:
                 weights_digest=adapter.weights_digest,
             )
         ],
-        head_config={},
+        method=XLORA,
         report={},
     )
 

@@ -103,7 +103,7 @@ def test_row_16_sigterm_saves_a_checkpoint_and_gives_the_job_back_unspent(
             process.send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 0
         given_back = registry.jobs.get(job)
-        assert (given_back.state, given_back.attempt, given_back.losses) == ("queued", 0, 0)
+        assert (given_back.state, given_back.attempt, given_back.lost_attempts) == ("queued", 0, 0)
         assert given_back.message == "its worker was shut down"
         assert (job_folder(registry, job) / "checkpoint").read_text() == "saved"
         with running(POLLING, replace(served, broker_url=None)):
@@ -128,7 +128,7 @@ def test_rows_2_and_19_a_killed_worker_leaves_no_trainer_and_another_takes_over_
                 first.wait()
                 noticed_s = wait_until(lambda: registry.jobs.get(job).fence == 2, what="the take-over")
                 taken = registry.jobs.get(job)
-                assert (taken.state, taken.losses, taken.attempt) == ("running", 1, 1)
+                assert (taken.state, taken.lost_attempts, taken.attempt) == ("running", 1, 1)
                 # Two seconds are the promise; the rest is room for a busy machine.
                 assert noticed_s < 6
                 wait_until(lambda: not any(map(command_line, below)), what="nothing of the first is left")
@@ -307,12 +307,12 @@ def test_row_4_every_process_of_a_worker_may_be_killed_alone(
         send(trainer, signal.SIGKILL)
         wait_until(lambda: registry.jobs.get(job).fence == 2, what="a second attempt after the trainer")
         spent = registry.jobs.get(job)
-        assert (spent.attempt, spent.losses) == (2, 0)
+        assert (spent.attempt, spent.lost_attempts) == (2, 0)
         wait_until(lambda: bool(trainers(worker.pid)), what="the second trainer")
         (pool,) = [pid for pid in descendants(worker.pid) if pid not in trainers(worker.pid)]
         send(pool, signal.SIGKILL)
         wait_until(lambda: registry.jobs.get(job).fence == 3, what="a third attempt after the pool's child")
         lost = registry.jobs.get(job)
-        assert (lost.attempt, lost.losses) == (2, 1)
+        assert (lost.attempt, lost.lost_attempts) == (2, 1)
         registry.jobs.request_cancel(job)
         wait_for_state(registry, job, "cancelled")
