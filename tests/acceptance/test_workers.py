@@ -135,7 +135,7 @@ def test_a_composition_that_is_killed_goes_on_to_the_head_of_an_undisturbed_one(
     assert all(torch.allclose(heads[0][name], heads[1][name], rtol=0, atol=1e-6) for name in heads[1])
 
 
-def test_more_processes_than_there_are_gpus_are_refused_or_left_for_a_worker_that_has_them(
+def test_more_processes_than_gpus_are_refused_or_left_for_a_worker_that_has_them(
     zoo: Zoo, tmp_path: Path
 ) -> None:
     gpus = {"ZOO_HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": "GPU-a,GPU-b"}

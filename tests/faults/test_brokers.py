@@ -47,7 +47,7 @@ def wait_until_consumed(valkey: ValkeyServer) -> None:
     wait_until(lambda: valkey.client().llen(_QUEUE) == 0, what="the worker has taken every message")
 
 
-def test_row_3_hints_that_die_with_their_worker_leave_no_job_waiting(
+def test_hints_that_die_with_their_worker_leave_no_job_waiting(
     served: Settings, valkey: ValkeyServer
 ) -> None:
     client = valkey.client()
@@ -76,7 +76,7 @@ def test_row_3_hints_that_die_with_their_worker_leave_no_job_waiting(
             assert [event.kind for event in registry.jobs.events(job)].count("succeeded") == 1
 
 
-def test_row_10_a_broker_that_restarts_under_a_job_leaves_its_attempt_alone(
+def test_a_broker_that_restarts_under_a_job_leaves_its_attempt_alone(
     served: Settings, valkey: ValkeyServer
 ) -> None:
     with Registry.open(served) as registry:
@@ -96,7 +96,7 @@ def test_row_10_a_broker_that_restarts_under_a_job_leaves_its_attempt_alone(
         assert (ended.state, ended.attempt, ended.fence, ended.lost_attempts) == ("succeeded", 1, 1, 0)
 
 
-def test_row_12_a_full_broker_costs_no_job(served: Settings, valkey: ValkeyServer, tmp_path: Path) -> None:
+def test_a_full_broker_costs_no_job(served: Settings, valkey: ValkeyServer, tmp_path: Path) -> None:
     client, log = valkey.client(), tmp_path / "log"
     with Registry.open(served) as registry, running(CELERY, served, log=log) as worker:
         wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is there")
@@ -110,7 +110,7 @@ def test_row_12_a_full_broker_costs_no_job(served: Settings, valkey: ValkeyServe
         assert worker.poll() is None
 
 
-def test_row_13_a_worker_takes_hints_again_after_twenty_restarts_of_the_broker(
+def test_a_worker_takes_hints_again_after_twenty_restarts_of_the_broker(
     served: Settings, valkey: ValkeyServer
 ) -> None:
     with Registry.open(served) as registry:
@@ -157,7 +157,7 @@ def _strange(hint: bytes, kind: str, canary: Path) -> bytes:
     return json.dumps({**message, "content-type": content_type, "content-encoding": encoding}).encode()
 
 
-def test_row_15_messages_of_another_kind_run_no_code_and_cost_no_job(
+def test_messages_of_another_kind_run_no_code_and_cost_no_job(
     served: Settings, valkey: ValkeyServer, tmp_path: Path
 ) -> None:
     canary, kinds = tmp_path / "canary", ("pickle", "yaml", "foreign", "wrong arguments", "unknown queue")

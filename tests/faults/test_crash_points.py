@@ -20,7 +20,7 @@ _IN_TRAINER = ("after_artifact_rename", "before_commit", "after_commit")
 
 
 @pytest.mark.parametrize("place", _OF_JOBS)
-def test_row_22_a_crash_at_any_place_loses_and_doubles_nothing(
+def test_a_crash_at_any_place_loses_and_doubles_nothing(
     settings: Settings, tmp_path: Path, place: str
 ) -> None:
     with Registry.open(settings) as registry:
@@ -40,7 +40,7 @@ def test_row_22_a_crash_at_any_place_loses_and_doubles_nothing(
         assert [event.kind for event in registry.jobs.events(job)].count("succeeded") == 1
 
 
-def test_row_27_a_relay_that_dies_after_publishing_is_made_good_by_the_next(
+def test_a_relay_that_dies_after_publishing_is_made_good_by_the_next(
     settings: Settings, valkey: ValkeyServer
 ) -> None:
     served = replace(settings, broker_url=valkey.url)

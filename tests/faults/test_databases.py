@@ -49,7 +49,7 @@ datetime.datetime = Shifted
 """
 
 
-def test_row_21_a_database_that_crashes_under_a_job_costs_it_no_attempt(tmp_path: Path) -> None:
+def test_a_database_that_crashes_under_a_job_costs_it_no_attempt(tmp_path: Path) -> None:
     postgres = new_postgres(CRASH_SAFE)
     settings = settings_for(postgres.url("postgres"), home=tmp_path / "home")
     try:
@@ -74,7 +74,7 @@ def test_row_21_a_database_that_crashes_under_a_job_costs_it_no_attempt(tmp_path
         postgres.stop()
 
 
-def test_row_21_a_job_whose_lease_cannot_be_proved_is_ended_and_tried_again(settings: Settings) -> None:
+def test_a_job_whose_lease_cannot_be_proved_is_ended_and_tried_again(settings: Settings) -> None:
     brief = replace(settings, lease_s=6.0)
     with Registry.open(brief) as registry:
         job = registry.jobs.submit("train", {"name": "bio"}).id
@@ -93,9 +93,7 @@ def test_row_21_a_job_whose_lease_cannot_be_proved_is_ended_and_tried_again(sett
 
 
 @pytest.mark.parametrize("off_s", [-86_400, 86_400])
-def test_row_25_leases_are_timed_by_the_database_alone(
-    settings: Settings, tmp_path: Path, off_s: int
-) -> None:
+def test_leases_are_timed_by_the_database_alone(settings: Settings, tmp_path: Path, off_s: int) -> None:
     (tmp_path / "sitecustomize.py").write_text(_OTHER_CLOCK.format(off_s=off_s))
     right = str(Path(__file__).parents[2])
     wrong = f"{tmp_path}:{right}"
@@ -116,7 +114,7 @@ def test_row_25_leases_are_timed_by_the_database_alone(
         assert (ended.state, ended.fence, ended.lost_attempts) == ("succeeded", 1, 0)
 
 
-def test_row_25_whoever_looks_with_another_clock_sees_who_is_lost_and_who_is_not(
+def test_whoever_looks_with_another_clock_sees_who_is_lost_and_who_is_not(
     settings: Settings, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(_OTHER_CLOCK.format(off_s=86_400))
@@ -147,7 +145,7 @@ def test_row_25_whoever_looks_with_another_clock_sees_who_is_lost_and_who_is_not
     ],
     ids=["polling, newer", "celery, newer", "polling, older"],
 )
-def test_row_30_a_worker_leaves_the_jobs_of_another_release_alone(
+def test_a_worker_leaves_the_jobs_of_another_release_alone(
     kind: tuple[str, ...],
     settings: Settings,
     valkey: ValkeyServer,

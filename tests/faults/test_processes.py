@@ -33,7 +33,7 @@ on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect
 
 
 @pytest.mark.parametrize("kind", [POLLING, CELERY], ids=["polling", "celery"])
-def test_row_17_sigquit_in_mid_job_loses_no_job_and_leaves_no_trainer(
+def test_sigquit_in_mid_job_loses_no_job_and_leaves_no_job_process(
     kind: tuple[str, ...], settings: Settings, valkey: ValkeyServer
 ) -> None:
     served = replace(settings, broker_url=valkey.url) if kind is CELERY else settings
@@ -53,7 +53,7 @@ def test_row_17_sigquit_in_mid_job_loses_no_job_and_leaves_no_trainer(
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads"])
-def test_row_17_a_pool_that_fails_jobs_on_sigquit_is_refused(
+def test_a_pool_that_fails_jobs_on_sigquit_is_refused(
     settings: Settings, valkey: ValkeyServer, tmp_path: Path, pool: str
 ) -> None:
     served, log = replace(settings, broker_url=valkey.url), tmp_path / "log"
@@ -63,7 +63,7 @@ def test_row_17_a_pool_that_fails_jobs_on_sigquit_is_refused(
 
 
 @on_postgresql
-def test_row_20_a_trainer_is_gone_before_the_job_of_its_frozen_supervisor_is_taken_over(
+def test_a_job_process_is_gone_before_its_frozen_supervisors_job_is_taken_over(
     database_url: str, tmp_path: Path
 ) -> None:
     brief = replace(settings_for(database_url, home=tmp_path), lease_s=6.0)
@@ -84,9 +84,7 @@ def test_row_20_a_trainer_is_gone_before_the_job_of_its_frozen_supervisor_is_tak
 
 
 @on_postgresql
-def test_row_20_a_machine_that_stood_still_wakes_up_without_an_effect(
-    database_url: str, tmp_path: Path
-) -> None:
+def test_a_machine_that_stood_still_wakes_up_without_an_effect(database_url: str, tmp_path: Path) -> None:
     brief = replace(settings_for(database_url, home=tmp_path), lease_s=6.0)
     with Registry.open(brief) as registry:
         registry.bases.register(write_base(tmp_path / "base"), name=BASE, source="hub:zoo/pico@abc")

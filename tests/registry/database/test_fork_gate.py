@@ -129,7 +129,7 @@ with Database(settings) as database:
     )
 
 
-def test_what_is_connected_is_disconnected_before_a_fork_but_not_within_a_transaction() -> None:
+def test_connections_are_closed_before_a_fork_but_not_within_a_transaction() -> None:
     script = """
 gate = ForkGate(limit_s=0.2)
 gate.guard_forks(lambda: order.append("disconnected"))

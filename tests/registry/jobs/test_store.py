@@ -86,7 +86,7 @@ def test_the_same_key_with_another_request_is_refused(jobs: JobStore) -> None:
         jobs.submit("eval", {"a": 1}, idempotency_key="k")
 
 
-def test_row_26_fifty_submissions_with_one_key_at_once_make_one_job(jobs: JobStore) -> None:
+def test_fifty_submissions_with_one_key_at_once_make_one_job(jobs: JobStore) -> None:
     together = Barrier(50)
 
     def submit(_: int) -> int:
@@ -251,7 +251,7 @@ def test_a_job_that_takes_its_worker_down_is_started_so_often_and_no_more(jobs: 
     assert jobs.sweep() == ()
 
 
-def test_row_5_a_job_that_kills_its_process_is_started_so_often_and_no_more(jobs: JobStore) -> None:
+def test_a_job_that_kills_its_process_is_started_so_often_and_no_more(jobs: JobStore) -> None:
     job = jobs.submit("train", {}, max_attempts=3)
     states = []
     while (claimed := jobs.claim(job.id, owner="w", lease_s=LEASE_S)) is not None:
@@ -301,7 +301,7 @@ def test_a_reason_nobody_knows_is_refused(jobs: JobStore) -> None:
             give_back()
 
 
-def test_row_28_a_job_that_was_claimed_and_never_beat_does_not_stay_running(jobs: JobStore) -> None:
+def test_a_job_that_was_claimed_and_never_beat_does_not_stay_running(jobs: JobStore) -> None:
     job = _running(jobs, lease_s=LAPSED_S)
     assert jobs.get(job.id).lease_until is not None
     assert jobs.claimable() == {"cpu": 1}

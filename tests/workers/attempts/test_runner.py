@@ -114,9 +114,7 @@ def test_a_killed_parent_leaves_no_trainer_and_its_job_can_be_taken_over_at_once
     assert (ended.state, ended.lost_attempts, ended.outcome["fence"]) == ("succeeded", 1, 2)
 
 
-def test_row_5_a_job_that_kills_its_process_is_poison_after_its_attempts(
-    registry: Registry, job: Job
-) -> None:
+def test_a_job_that_kills_its_process_is_poison_after_its_attempts(registry: Registry, job: Job) -> None:
     notes: list[Mapping[str, Any]] = []
     ended = run_here(
         registry, job.id, handlers=handler("die"), on_event=lambda kind, known: notes.append({kind: known})
@@ -169,7 +167,7 @@ def test_a_trainer_that_does_not_end_when_asked_to_is_killed_after_its_grace(
     assert is_gone(int((job_folder(registry, job.id) / "pid").read_text()))
 
 
-def test_row_7_a_job_past_its_deadline_saves_a_checkpoint_and_fails(registry: Registry) -> None:
+def test_a_job_past_its_deadline_saves_a_checkpoint_and_fails(registry: Registry) -> None:
     job = registry.jobs.submit("train", {}, deadline_s=3)
     ended = run_here(registry, job.id, handlers=handler("wait_to_be_stopped"), lease_s=3)
     assert (job_folder(registry, job.id) / "checkpoint").exists()
@@ -249,7 +247,7 @@ def test_a_job_that_runs_or_has_ended_is_not_started_again(registry: Registry, j
         run_here(registry, job.id)
 
 
-def test_row_6_a_job_out_of_memory_is_tried_again_with_less(registry: Registry, job: Job) -> None:
+def test_a_job_out_of_memory_is_tried_again_with_less(registry: Registry, job: Job) -> None:
     ended = run_here(registry, job.id, handlers=handler("need_less_memory"))
     assert (ended.state, ended.memory_cuts, ended.attempt) == ("succeeded", 2, 1)
     assert ended.outcome == {"rows": 2}
@@ -257,7 +255,7 @@ def test_row_6_a_job_out_of_memory_is_tried_again_with_less(registry: Registry, 
     assert kinds.count(("queued", "host_oom")) == 2
 
 
-def test_row_24_a_full_disk_ends_the_job_without_another_try(registry: Registry, job: Job) -> None:
+def test_a_full_disk_ends_the_job_without_another_try(registry: Registry, job: Job) -> None:
     ended = run_here(registry, job.id, handlers=handler("fill_the_disk"))
     assert (ended.state, ended.reason, ended.fence) == ("failed", "disk_full", 1)
 

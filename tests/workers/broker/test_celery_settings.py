@@ -49,7 +49,7 @@ def test_a_broker_that_is_not_there_is_given_up_at_once(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["amqp://rabbit//", "redis://valkey/0"])
-def test_hints_are_json_and_acknowledged_early_and_wait_behind_no_job_where_that_can_be_had(
+def test_wake_up_messages_are_json_acknowledged_early_and_wait_behind_no_job(
     url: str,
 ) -> None:
     settings = celery_settings(url)

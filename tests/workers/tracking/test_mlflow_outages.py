@@ -100,7 +100,7 @@ def complained(registry: Registry, job: Job) -> bool:
     return "tracking_unavailable" in [event.kind for event in registry.jobs.events(job.id)]
 
 
-def test_row_29_a_server_killed_and_restarted_in_mid_run_misses_and_doubles_nothing(
+def test_a_server_killed_and_restarted_in_mid_run_misses_and_doubles_nothing(
     tracked: Registry, job: Job, server: MlflowServer, client: Any, tmp_path: Path
 ) -> None:
     def crash(folder: Path) -> None:
@@ -119,7 +119,7 @@ def test_row_29_a_server_killed_and_restarted_in_mid_run_misses_and_doubles_noth
     assert_complete(client, run, steps=ended.outcome["steps"], to=tmp_path)
 
 
-def test_row_29_a_frozen_server_costs_a_moment_and_the_next_job_ships_what_it_missed(
+def test_a_frozen_server_costs_a_moment_and_the_next_job_ships_what_it_missed(
     tracked: Registry, job: Job, server: MlflowServer, client: Any, tmp_path: Path
 ) -> None:
     server.freeze()
@@ -142,7 +142,7 @@ def test_row_29_a_frozen_server_costs_a_moment_and_the_next_job_ships_what_it_mi
         assert_complete(client, run, steps=each.outcome["steps"], to=tmp_path)
 
 
-def test_answers_that_are_lost_one_after_the_other_leave_one_run_with_everything_once(
+def test_answers_lost_one_after_the_other_leave_one_run_with_everything_once(
     server: MlflowServer, client: Any, tmp_path: Path
 ) -> None:
     line = LossyLine(server.port)

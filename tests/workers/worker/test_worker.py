@@ -93,9 +93,7 @@ def test_queued_jobs_are_run_and_the_worker_is_listed(kind: str, served: Setting
         assert registry.workers.list() == ()
 
 
-def test_row_16_sigterm_saves_a_checkpoint_and_gives_the_job_back_unspent(
-    kind: str, served: Settings
-) -> None:
+def test_sigterm_saves_a_checkpoint_and_gives_the_job_back_unspent(kind: str, served: Settings) -> None:
     with Registry.open(served) as registry:
         job = queued(registry)
         with running(WORKERS[kind], served, TEST_HANDLER="wait_to_be_stopped") as process:
@@ -112,7 +110,7 @@ def test_row_16_sigterm_saves_a_checkpoint_and_gives_the_job_back_unspent(
 
 
 @pytest.mark.alone
-def test_rows_2_and_19_a_killed_worker_leaves_no_trainer_and_another_takes_over_in_two_seconds(
+def test_a_killed_worker_leaves_no_job_process_and_another_takes_over_in_2_s(
     kind: str, served: Settings
 ) -> None:
     with Registry.open(served) as registry:
@@ -140,7 +138,7 @@ def test_rows_2_and_19_a_killed_worker_leaves_no_trainer_and_another_takes_over_
             end_tree(first)
 
 
-def test_row_18_a_cancel_reaches_a_running_job_and_one_that_nobody_runs(kind: str, served: Settings) -> None:
+def test_a_cancel_reaches_a_running_job_and_one_that_nobody_runs(kind: str, served: Settings) -> None:
     with Registry.open(served) as registry:
         job = queued(registry)
         with running(WORKERS[kind], served, TEST_HANDLER="wait_to_be_stopped"):
@@ -203,7 +201,7 @@ def test_a_worker_that_is_asked_to_end_has_not_failed(
         assert worker.wait(timeout=60) == 0
 
 
-def test_row_8_a_wiped_broker_costs_no_job(valkey: ValkeyServer, settings: Settings) -> None:
+def test_a_wiped_broker_costs_no_job(valkey: ValkeyServer, settings: Settings) -> None:
     served = replace(settings, broker_url=valkey.url)
     with Registry.open(served) as registry, running(CELERY, served):
         first = queued(registry)
@@ -215,7 +213,7 @@ def test_row_8_a_wiped_broker_costs_no_job(valkey: ValkeyServer, settings: Setti
             assert wait_for_state(registry, job, "succeeded").fence == 1
 
 
-def test_row_9_a_worker_goes_on_while_the_broker_is_away(valkey: ValkeyServer, settings: Settings) -> None:
+def test_a_worker_goes_on_while_the_broker_is_away(valkey: ValkeyServer, settings: Settings) -> None:
     served = replace(settings, broker_url=valkey.url)
     with Registry.open(served) as registry, running(CELERY, served) as worker:
         wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is there")
@@ -229,7 +227,7 @@ def test_row_9_a_worker_goes_on_while_the_broker_is_away(valkey: ValkeyServer, s
             valkey.start()
 
 
-def test_row_11_a_broker_that_hangs_delays_no_submission(valkey: ValkeyServer, settings: Settings) -> None:
+def test_a_broker_that_hangs_delays_no_submission(valkey: ValkeyServer, settings: Settings) -> None:
     served = replace(settings, broker_url=valkey.url)
     with Registry.open(served) as registry, running(RELAY, served) as relay:
         valkey.client().flushall()
@@ -249,7 +247,7 @@ def test_row_11_a_broker_that_hangs_delays_no_submission(valkey: ValkeyServer, s
         assert relay.wait(timeout=60) == 0
 
 
-def test_row_1_hints_that_come_many_times_start_a_job_once(valkey: ValkeyServer, settings: Settings) -> None:
+def test_hints_that_come_many_times_start_a_job_once(valkey: ValkeyServer, settings: Settings) -> None:
     served = replace(settings, broker_url=valkey.url)
     client = valkey.client()
     client.flushall()
@@ -268,9 +266,7 @@ def test_row_1_hints_that_come_many_times_start_a_job_once(valkey: ValkeyServer,
 
 
 @pytest.mark.parametrize("message", [b"\x00garbage{", b"5", b"[" * 20_000])
-def test_row_14_a_malformed_message_costs_no_job(
-    valkey: ValkeyServer, settings: Settings, message: bytes
-) -> None:
+def test_a_malformed_message_costs_no_job(valkey: ValkeyServer, settings: Settings, message: bytes) -> None:
     served = replace(settings, broker_url=valkey.url)
     valkey.client().flushall()
     valkey.client().lpush("zoo:cpu", message)
@@ -292,9 +288,7 @@ def test_row_14_a_malformed_message_costs_no_job(
                 end_tree(worker)
 
 
-def test_row_4_every_process_of_a_worker_may_be_killed_alone(
-    valkey: ValkeyServer, settings: Settings
-) -> None:
+def test_every_process_of_a_worker_may_be_killed_alone(valkey: ValkeyServer, settings: Settings) -> None:
     served = replace(settings, broker_url=valkey.url)
     # No hint stays away so long that the main process takes the job: each attempt is the pool's.
     with (

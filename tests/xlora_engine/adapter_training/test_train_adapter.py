@@ -329,7 +329,7 @@ def test_a_run_goes_on_with_smaller_micro_batches_to_the_same_weights(run: Calla
 
 
 @pytest.mark.parametrize("damage", ["no seal", "cut", "other bytes", "file gone"])
-def test_row_23_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     run: Callable[..., Run], undisturbed: TrainedAdapter, damage: str
 ) -> None:
     disturbed = run("disturbed")

@@ -191,7 +191,7 @@ def test_a_message_that_holds_a_structural_token_is_refused(tokenizer: PreTraine
         encode(tokenizer, forged, max_tokens=512)
 
 
-def test_a_tokenizer_that_would_merge_across_the_border_gives_the_prompts_tokens_first() -> None:
+def test_a_tokenizer_that_merges_across_the_border_gives_the_prompts_tokens_first() -> None:
     # Given a tokenizer with one token for ": F", the border of prompt ": " and answer "F"
     text = json.loads(pico_tokenizer().backend_tokenizer.to_str())
     space = "Ġ"

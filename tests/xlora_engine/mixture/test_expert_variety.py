@@ -139,7 +139,7 @@ def test_experts_of_the_embedding_and_the_output_layer_are_those_of_the_slow_loo
 
 
 @each_rule
-def test_right_and_left_padding_change_no_real_tokens_logits_whichever_layers_experts_touch(
+def test_padding_on_either_side_changes_no_logits_whichever_layers_experts_touch(
     rule: str, outer_folders: list[Path], token_ids: Tensor
 ) -> None:
     config = XLoraConfig(layerwise_scalings=True, absent_experts=rule, scaling_pass_value=0.4)

@@ -392,7 +392,7 @@ def test_an_interrupted_save_leaves_nothing_new_and_the_old_folder_whole(
     XLoraModel.from_pretrained(tmp_path / "saved", pico_llama())
 
 
-def test_a_save_that_is_killed_leaves_the_old_folder_whole_and_no_half_one_by_its_name(
+def test_a_killed_save_leaves_the_old_folder_whole_and_no_half_one_by_its_name(
     mixture: Mixture, expert_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     mixture().save_pretrained(tmp_path / "saved")

@@ -253,7 +253,7 @@ def test_recomputed_gradients_are_those_kept(
         torch.testing.assert_close(found[parameter], gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_an_architecture_that_is_not_on_the_list_is_tried_with_a_warning_that_names_it(
+def test_an_architecture_not_on_the_list_is_tried_with_a_warning_that_names_it(
     tmp_path: Path, prompts: Tensor
 ) -> None:
     fields = SMALL_BASES["Llama"].fields
