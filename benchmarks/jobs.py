@@ -14,6 +14,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from registry.database.database import Database
+from registry.jobs.rows import insert
 from registry.lists import queries
 from registry.service import Registry
 from registry.settings import Settings
@@ -49,9 +51,7 @@ def claims(settings: Settings, *, count: int = 300) -> str:
 
 def listed(settings: Settings, *, count: int = 10_000) -> str:
     with Registry.open(settings) as registry:
-        with registry._database.write() as session:
-            from registry.jobs.rows import insert
-
+        with Database(settings) as database, database.write() as session:
             for number in range(count):
                 insert(
                     session,

@@ -5,6 +5,9 @@ import os
 
 import pytest
 
+#: Fixtures that several folders use.
+pytest_plugins = ("tests.services", "tests.command_line")
+
 #: Settings of the zoo and of the libraries beneath it that would change what a test sees.
 _SCRUBBED_PREFIXES = ("ZOO_", "MLFLOW_", "HF_", "TRANSFORMERS_", "CUDA_")
 

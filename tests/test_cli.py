@@ -12,10 +12,8 @@ import zoo
 from registry.lists import queries
 from registry.service import Registry
 from registry.settings import Settings
-from tests.command_line import Ask, ask, catalogue, home
+from tests.command_line import Ask
 from tests.registry.folders import write_dataset
-
-__all__ = ["ask", "catalogue", "home"]
 
 ROOT = Path(__file__).resolve().parents[1]
 

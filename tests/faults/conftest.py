@@ -8,9 +8,7 @@ import pytest
 
 from registry.settings import Settings
 from tests.brokers import ValkeyServer
-from tests.services import database_url, migrated_sqlite, settings_for
-
-__all__ = ["database_url", "migrated_sqlite"]
+from tests.services import settings_for
 
 
 @pytest.fixture

@@ -162,16 +162,16 @@ def test_a_worker_leaves_the_jobs_of_another_release_alone(
         running(kind, served, log=log, TEST_PATIENCE_S="0.5") as worker,
     ):
         wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is there")
-        _write_revision(registry, revision)
+        _write_revision(settings, revision)
         job = registry.jobs.submit("train", {"name": "bio"}).id
         wait_until(lambda: log.read_text().count(way_out) >= times, what="it says why it takes nothing")
         untouched = registry.jobs.get(job)
         assert (untouched.state, untouched.attempt, untouched.fence) == ("queued", 0, 0)
-        _write_revision(registry, HEAD)
+        _write_revision(settings, HEAD)
         assert wait_for_state(registry, job, "succeeded", "failed").fence == 1
         assert worker.poll() is None
 
 
-def _write_revision(registry: Registry, revision: str) -> None:
-    with registry._database.write() as session:
+def _write_revision(settings: Settings, revision: str) -> None:
+    with Database(settings) as database, database.write() as session:
         session.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})

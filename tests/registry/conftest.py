@@ -9,9 +9,6 @@ from registry.entities import AdapterVersion, BaseModel
 from registry.service import Registry
 from registry.settings import Settings
 from tests.registry.folders import write_adapter, write_base
-from tests.services import database, database_url, empty_database_url, migrated_sqlite, settings
-
-__all__ = ["database", "database_url", "empty_database_url", "migrated_sqlite", "settings"]
 
 
 @pytest.fixture

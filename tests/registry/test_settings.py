@@ -1,4 +1,4 @@
-"""Settings: five variables, their defaults, and what is refused."""
+"""Settings: their variables, their defaults, and what is refused."""
 
 from pathlib import Path
 

@@ -10,11 +10,9 @@ import pytest
 from registry.entities import Job
 from registry.service import Registry
 from registry.settings import Settings
-from tests.services import migrated_sqlite, settings_for
+from tests.services import settings_for
 from workers.requests.specs import TrainSpec
 from workers.tracking.shipping import NO_TRACKING
-
-__all__ = ["migrated_sqlite"]
 
 
 @pytest.fixture

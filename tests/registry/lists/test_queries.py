@@ -230,14 +230,14 @@ def test_who_is_lost_is_told_by_the_databases_clock(registry: Registry, settings
 
 
 def test_more_rows_than_are_read_at_once_are_all_there_in_order(
-    registry: Registry, settings: Settings
+    database: Database, settings: Settings
 ) -> None:
     count = 2 * AT_ONCE + 1
     columns = {"kind": "train", "spec_digest": "", "queue": "cpu", "priority": 0, "max_attempts": 3}
     specs: list[dict[str, object]] = [
         {"step": number, "words": ["a"] * (number % 3)} for number in range(count)
     ]
-    with registry._database.write() as session:
+    with database.write() as session:
         session.execute(insert(JobRow), [{**columns, "spec": spec} for spec in specs])
     rows = queries.jobs(settings)
     assert [row["spec"] for row in rows] == specs[::-1]

@@ -13,11 +13,9 @@ import pytest
 
 from registry.settings import Settings
 from tests.brokers import ValkeyServer
-from tests.workers.findings import only, silent, states
+from tests.workers.findings import only, states
 from workers.checks import broker
 from workers.checks.findings import FAULT, OK, WARNING
-
-__all__ = ["silent"]
 
 
 @pytest.fixture(scope="module")

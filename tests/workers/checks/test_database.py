@@ -12,12 +12,10 @@ import pytest
 
 from migrations import HEAD
 from registry.settings import Settings
-from tests.services import empty_database_url, postgres_server
-from tests.workers.findings import only, silent, states
+from tests.services import postgres_server
+from tests.workers.findings import only, states
 from workers.checks import database, sqlite_file
 from workers.checks.findings import FAULT, OK, WARNING
-
-__all__ = ["empty_database_url", "silent"]
 
 
 def test_a_migrated_one_is_healthy_and_left_as_it_was(settings: Settings) -> None:

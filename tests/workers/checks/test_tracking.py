@@ -10,13 +10,11 @@ from dataclasses import replace
 import pytest
 
 from registry.settings import Settings
-from tests.workers.findings import only, silent
+from tests.workers.findings import only
 from workers.checks import tracking
 from workers.checks.findings import FAULT, OK, WARNING
 from workers.tracking.shipping import NO_TRACKING
 from workers.tracking.spool import Run
-
-__all__ = ["silent"]
 
 
 @contextmanager

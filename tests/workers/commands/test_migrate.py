@@ -7,9 +7,6 @@ import pytest
 import zoo
 from migrations import HEAD
 from registry.settings import Settings
-from tests.services import empty_database_url
-
-__all__ = ["empty_database_url"]
 
 
 def test_an_empty_database_is_brought_up_to_date_once(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.xlora_engine.conftest import Collected, Mixture
+from tests.xlora_engine.decoding.forwards import count_forwards
 from xlora_engine.decoding.coupled_sampling import CoupledChoice
 from xlora_engine.decoding.decoder import Decoder
 from xlora_engine.decoding.joint_cache import LEAST_GROWTH
@@ -96,16 +97,7 @@ def row(request: pytest.FixtureRequest, token_ids: Tensor) -> dict[str, Tensor]:
 
 def forwards(model: XLoraModel, row: Tensor, make_drafts: MakeDrafts, **asked: Any) -> int:
     """How often the base model's decoder ran after the prompt."""
-    count = 0
-
-    def counting(*_: Any) -> None:
-        nonlocal count
-        count += 1
-
-    hook = model.base.get_decoder().register_forward_hook(counting)
-    generate(model, row, make_drafts, **asked)
-    hook.remove()
-    return count - 2
+    return count_forwards(model, lambda: generate(model, row, make_drafts, **asked)) - 2
 
 
 def assert_alike(drafted: Any, plain: Any, *, padding: int = 0) -> None:

@@ -10,6 +10,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from tests.pico import pico_adapter
 from tests.small_bases import SMALL_BASES
 from tests.xlora_engine.conftest import Collected, Mixture
+from tests.xlora_engine.decoding.forwards import count_forwards
 from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding.coupled_sampling import CoupledChoice
 from xlora_engine.decoding.joint_cache import LEAST_GROWTH
@@ -48,16 +49,7 @@ def both(model: XLoraModel, token_ids: Tensor, **asked: Any) -> tuple[Any, Any]:
 
 def passes(model: XLoraModel, token_ids: Tensor, **asked: Any) -> int:
     """How often the base model's decoder ran."""
-    count = 0
-
-    def counting(*_: Any) -> None:
-        nonlocal count
-        count += 1
-
-    hook = model.base.get_decoder().register_forward_hook(counting)
-    generate(model, token_ids, **asked)
-    hook.remove()
-    return count
+    return count_forwards(model, lambda: generate(model, token_ids, **asked))
 
 
 @pytest.mark.parametrize("loudness", LOUDNESS.values(), ids=LOUDNESS)
