@@ -1,6 +1,10 @@
 """What a check raises, whoever asks for it: the message says what, which value, and what is allowed."""
 
+from collections.abc import Callable
 from typing import Self
+
+#: Makes the error that a refusal raises from its message: a class of the caller's, as a rule.
+Refusal = Callable[[str], Exception]
 
 
 class InvalidField(Exception):

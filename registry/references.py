@@ -5,11 +5,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from formats.names import NAME_ALLOWED, is_name
 from registry.errors import InvalidName, InvalidReference
 
-#: Names become folder names and parts of URLs, so nothing else is let in.
-NAME_RULE = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
-_NAME = re.compile(NAME_RULE)
 _VERSION = re.compile("[1-9][0-9]{0,8}")
 _DIGEST = re.compile("sha256:([0-9a-f]{4,64})")
 
@@ -44,7 +42,7 @@ def parse(text: str) -> Reference:
     if alone:
         return Reference(name=None, digest_prefix=alone.group(1))
     name, separator, selector = text.partition("@")
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise InvalidReference(f"{text!r} is not a reference; write {_FORMS}")
     if not separator:
         return Reference(name=name)
@@ -53,7 +51,7 @@ def parse(text: str) -> Reference:
     digest = _DIGEST.fullmatch(selector)
     if digest:
         return Reference(name=name, digest_prefix=digest.group(1))
-    if _NAME.fullmatch(selector) and not selector.isdigit():
+    if is_name(selector) and not selector.isdigit():
         return Reference(name=name, alias=selector)
     raise InvalidReference(f"{text!r} is not a reference: {selector!r} selects nothing; write {_FORMS}")
 
@@ -64,11 +62,8 @@ def checked_name(name: str, *, kind: str) -> str:
     Raises:
         InvalidName: it does not follow the rule.
     """
-    if not _NAME.fullmatch(name):
-        raise InvalidName(
-            f"{kind} name {name!r} is not allowed: use letters, digits, '.', '_' and '-',"
-            " starting with a letter or digit, at most 128 characters"
-        )
+    if not is_name(name):
+        raise InvalidName(f"{kind} name {name!r} is not allowed: use {NAME_ALLOWED}")
     return name
 
 

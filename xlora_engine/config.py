@@ -5,12 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from formats.names import NAME_ALLOWED, is_name
 from xlora_engine.errors import ConfigInvalid
-
-#: An expert's name is also a folder of the checkpoint.
-EXPERT_NAME_ALLOWED = (
-    "letters, digits, '.', '_' or '-', not starting with '.', '_' or '-', at most 128 characters"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,15 +135,10 @@ def _check_names(names: tuple[str, ...]) -> None:
     if not isinstance(names, tuple):
         raise ConfigInvalid("adapters", "a tuple of names", names)
     for name in names:
-        if not isinstance(name, str) or not _is_expert_name(name):
-            raise ConfigInvalid("adapters", f"names of {EXPERT_NAME_ALLOWED}", name)
+        if not isinstance(name, str) or not is_name(name):
+            raise ConfigInvalid("adapters", f"names of {NAME_ALLOWED}", name)
     if len(set(names)) < len(names):
         raise ConfigInvalid("adapters", "names that differ from each other", names)
-
-
-def _is_expert_name(name: str) -> bool:
-    plain = name.replace(".", "").replace("_", "").replace("-", "")
-    return name.isascii() and plain.isalnum() and name[0] not in "._-" and len(name) <= 128
 
 
 def _check_combinations(config: XLoraConfig) -> None:

@@ -5,10 +5,11 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+from formats.errors import Refusal
+from formats.strict_json import shown
 from registry.errors import ArtifactMissing, WeightsInvalid
-from registry.files.regular_files import Refusal, open_regular
+from registry.files.regular_files import open_regular
 from registry.files.safetensors_header import TensorEntry, read_header
-from registry.files.strict_json import shown
 
 _CHUNK_BYTES = 1024 * 1024
 

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from registry.files.regular_files import Refusal, read_bounded
+from formats.errors import Refusal
+from registry.files.regular_files import read_bounded
 
 CARD_FILE = "README.md"
 CARD_LIMIT_BYTES = 1024 * 1024

@@ -7,13 +7,9 @@ import errno
 import io
 import os
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
-from registry.errors import RegistryError
-
-#: Makes the error that a refusal raises from its message: a class of errors.py, as a rule.
-Refusal = Callable[[str], RegistryError]
+from formats.errors import Refusal
 
 # Windows has neither flag, and no FIFOs that a name in a folder could stand for.
 _FLAGS = (

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from formats.strict_json import parse_object, shown
 from registry.errors import WeightsInvalid
 from registry.files.regular_files import open_regular
-from registry.files.strict_json import parse_object, shown
 
 if TYPE_CHECKING:
     import numpy as np

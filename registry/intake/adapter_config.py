@@ -1,19 +1,21 @@
 """adapter_config.json, rebuilt from an allow-list: what an adapter says of itself, typed and ranged.
 
-What a mixture of plain LoRA cannot honour is refused by name. Nothing of the file is passed on as it is: what
+Nothing of the file is passed on as it is: what
 is stored is written anew from the fields below. Field names and defaults: peft 0.21.2, `LoraConfig`.
 """
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from formats.peft import CONFIG_FILE, by_pattern
+from formats.refused_features import REFUSED_FEATURES, TYPE_FIELD, refused_feature
+from formats.strict_json import has_key, parse_object, shown
 from registry.errors import AdapterConfigInvalid, NotALora
-from registry.files.strict_json import has_key, parse_object, shown
 from registry.intake import config_fields
-from registry.intake.config_fields import ALL_LINEAR, CONFIG_FILE, Reader, Value, is_transformers_class
+from registry.intake.config_fields import ALL_LINEAR, Reader
 
 CONFIG_LIMIT_BYTES = 1024 * 1024
 
@@ -44,7 +46,7 @@ class AdapterConfig:
 
     def rank_of(self, path: str) -> int:
         """The rank that the configuration gives the module at `path`."""
-        return _by_pattern(self.rank_pattern, path, default=self.rank)
+        return by_pattern(self.rank_pattern, path, default=self.rank)
 
 
 def parse_config(data: bytes) -> AdapterConfig:
@@ -58,11 +60,6 @@ def parse_config(data: bytes) -> AdapterConfig:
     stated = parse_object(data, what=CONFIG_FILE, refusal=AdapterConfigInvalid)
     if has_key(stated, "trust_remote_code"):
         raise AdapterConfigInvalid(f"{CONFIG_FILE}: trust_remote_code must not be there, whatever its value")
-    if stated.get("peft_type") != "LORA":
-        raise NotALora(
-            f"{CONFIG_FILE}: peft_type must be 'LORA', got {shown(stated.get('peft_type'))};"
-            " only LoRA adapters can be catalogued and composed"
-        )
     _refuse_unsupported(stated)
     read = {field: reader(field, stated.get(field)) for field, reader in _READERS.items()}
     for field, reader in _INERT.items():
@@ -104,15 +101,6 @@ def rebuild_config(config: AdapterConfig, *, modules: Iterable[str]) -> bytes:
     return (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode()
 
 
-def _by_pattern(patterns: Mapping[str, Value], path: str, *, default: Value) -> Value:
-    """The first name that is the path, or ends it after a dot unless it starts with `^`: as PEFT picks it."""
-    for name, value in patterns.items():
-        plain = name.removeprefix("^")
-        if path == plain or (plain == name and path.endswith(f".{plain}")):
-            return value
-    return default
-
-
 def _without_point(number: float) -> float:
     return int(number) if number == int(number) else number
 
@@ -147,44 +135,12 @@ _INERT: Mapping[str, Reader[Any]] = {
 }
 
 
-def _is_unset(value: Any) -> bool:
-    return not value
-
-
-#: What a mixture of plain LoRA cannot honour: field -> whether the value asks for nothing, and the reason.
-_UNSUPPORTED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "use_dora": (_is_unset, "DoRA rescales the base model's weights"),
-    "bias": (lambda value: value in (None, "none"), "biases of the base model would change"),
-    "lora_bias": (_is_unset, "a bias beside B is not part of a mixture"),
-    "modules_to_save": (_is_unset, "whole layers of the base model would be replaced"),
-    "layer_replication": (_is_unset, "the base model would get other layers"),
-    "trainable_token_indices": (_is_unset, "the vocabulary would change"),
-    "target_parameters": (_is_unset, "only whole modules can be experts"),
-    "ensure_weight_tying": (_is_unset, "tied adapters are not part of a mixture"),
-    "megatron_config": (_is_unset, "it makes PEFT import code"),
-    "megatron_core": (lambda value: value in (None, "megatron.core"), "it makes PEFT import code"),
-    "auto_mapping": (lambda value: not value or is_transformers_class(value), "it makes PEFT import code"),
-    "tokenizer_kwargs": (_is_unset, "it belongs to prompt tuning and can load code"),
-    "alora_invocation_tokens": (_is_unset, "activated LoRA changes only what follows an invocation"),
-    "use_qalora": (_is_unset, "QALoRA needs a quantised base model"),
-    "use_bdlora": (_is_unset, "block-diagonal factors are not plain LoRA"),
-    "arrow_config": (_is_unset, "Arrow routes adapters in a way of its own"),
-    "kasa_config": (_is_unset, "KaSA truncates the base model's weights"),
-    "monteclora_config": (_is_unset, "Monte Carlo samples would be added to the weights"),
-    "corda_config": (_is_unset, "CorDA changes the base model and can load a pickle"),
-    "lora_ga_config": (_is_unset, "LoRA-GA changes the base model and can load a pickle"),
-    "loftq_config": (_is_unset, "LoftQ changes the base model's weights"),
-}
-
-
 def _refuse_unsupported(stated: Mapping[str, Any]) -> None:
-    for field, (asks_nothing, reason) in _UNSUPPORTED.items():
-        if not asks_nothing(stated.get(field)):
-            raise AdapterConfigInvalid(
-                f"{CONFIG_FILE}: {field} = {shown(stated[field])} cannot be honoured: {reason};"
-                " train the adapter again without it"
-            )
-    known = _READERS.keys() | _INERT.keys() | _UNSUPPORTED.keys() | {"peft_type"}
+    feature = refused_feature(stated)
+    if feature is not None:
+        refusal = NotALora if feature.field == TYPE_FIELD else AdapterConfigInvalid
+        raise refusal(f"{CONFIG_FILE}: {feature.refusal(stated)}")
+    known = _READERS.keys() | _INERT.keys() | {row.field for row in REFUSED_FEATURES}
     for field in stated.keys() - known:
         # A field of a later PEFT that is not set asks for nothing.
         if stated[field]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from formats.peft import CONFIG_FILE, PICKLED_WEIGHTS_FILE, WEIGHTS_FILE
 from registry.errors import AdapterConfigInvalid, InvalidAdapter, PickleRefused, WeightsInvalid
 from registry.files.digests import weights_digest
 from registry.files.file_kinds import FileKind, kind_of_name
@@ -15,9 +16,7 @@ from registry.files.regular_files import names_in, open_regular, read_bounded
 from registry.files.safetensors_header import read_header
 from registry.intake.adapter_config import CONFIG_LIMIT_BYTES, AdapterConfig, parse_config, rebuild_config
 from registry.intake.adapter_tensors import ModuleShape, check_values, dtype_name, pair_modules
-from registry.intake.config_fields import CONFIG_FILE
 
-WEIGHTS_FILE = "adapter_model.safetensors"
 _TEXT_LIMIT_BYTES = 1024 * 1024
 
 #: Beginnings of what `torch.save` writes: a zip, or a bare pickle of protocol 2 to 5.
@@ -126,7 +125,7 @@ def _refuse_disguised_pickle(weights: Path) -> None:
     if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
         raise PickleRefused(
             f"{weights} is a pickle under another name, and loading a pickle can run code. Rename it to"
-            f" adapter_model.bin. {_conversion(weights.with_name('adapter_model.bin'))}"
+            f" {PICKLED_WEIGHTS_FILE}. {_conversion(weights.with_name(PICKLED_WEIGHTS_FILE))}"
         )
 
 

@@ -1,28 +1,17 @@
 """From the tensors of an adapter to the modules it touches: every A with its B, of the rank that is stated.
 
-The map between PEFT's keys and module paths, for the registry; knows nothing of folders or base models.
+Knows nothing of folders or base models.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from formats.peft import KEY_PREFIX, Factor, factor_of, is_module_path
+from formats.strict_json import shown
 from registry.errors import ChangesNothing, WeightsInvalid
 from registry.files.safetensors_header import TensorEntry, read_tensor
-from registry.files.strict_json import shown
 from registry.intake.adapter_config import AdapterConfig
-from registry.intake.config_fields import is_module_path
-
-#: What PEFT puts before a module's path: the PeftModel, then the LoraModel.
-KEY_PREFIX = "base_model.model."
-
-#: Ending of a key -> (factor, whether of an embedding).
-_FACTORS = {
-    ".lora_A.weight": ("A", False),
-    ".lora_B.weight": ("B", False),
-    ".lora_embedding_A": ("A", True),
-    ".lora_embedding_B": ("B", True),
-}
 
 #: dtype in the file -> its name elsewhere; a factor in another dtype is quantised, or no weight at all.
 FLOATS: Mapping[str, str] = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -62,13 +51,14 @@ def pair_modules(entries: Iterable[TensorEntry], config: AdapterConfig) -> dict[
     factors: dict[str, dict[str, TensorEntry]] = {}
     embeddings: dict[str, bool] = {}
     for entry in entries:
-        path, factor, is_embedding = _place(entry)
-        if (
-            factor in factors.setdefault(path, {})
-            or embeddings.setdefault(path, is_embedding) != is_embedding
-        ):
-            raise WeightsInvalid(f"{path} has two factors {factor}, one of them {shown(entry.name)}")
-        factors[path][factor] = entry
+        factor = _factor(entry)
+        halves = factors.setdefault(factor.module, {})
+        is_embedding = embeddings.setdefault(factor.module, factor.is_embedding)
+        if factor.half in halves or is_embedding != factor.is_embedding:
+            raise WeightsInvalid(
+                f"{factor.module} has two factors {factor.half}, one of them {shown(entry.name)}"
+            )
+        halves[factor.half] = entry
     if not factors:
         raise WeightsInvalid("the file holds no tensors, so there is no adapter in it")
     return {
@@ -91,7 +81,7 @@ def check_values(path: Path, entries: Sequence[TensorEntry]) -> int:
         values = read_tensor(path, entry)
         if not np.isfinite(values).all():
             raise WeightsInvalid(f"{path}: {shown(entry.name)} holds NaN or infinity; training had diverged")
-        module, _, _ = _place(entry)
+        module = _factor(entry).module
         modules.add(module)
         if not values.any():
             silent.add(module)
@@ -108,14 +98,13 @@ def dtype_name(entries: Iterable[TensorEntry]) -> str:
     return ",".join(sorted({FLOATS.get(entry.dtype, entry.dtype.lower()) for entry in entries}))
 
 
-def _place(entry: TensorEntry) -> tuple[str, str, bool]:
-    ending = next((ending for ending in _FACTORS if entry.name.endswith(ending)), None)
-    if ending is None or not entry.name.startswith(KEY_PREFIX):
+def _factor(entry: TensorEntry) -> Factor:
+    factor = factor_of(entry.name)
+    if factor is None:
         raise WeightsInvalid(f"tensor {shown(entry.name)} is {_what_instead(entry.name)}")
-    path = entry.name.removeprefix(KEY_PREFIX).removesuffix(ending)
-    if not is_module_path(path):
+    if not is_module_path(factor.module):
         raise WeightsInvalid(f"tensor {shown(entry.name)} names no module")
-    return (path, *_FACTORS[ending])
+    return factor
 
 
 def _what_instead(name: str) -> str:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from formats.strict_json import has_key, parse_object, shown
 from registry.errors import InvalidBase
 from registry.files.json_text import digest_of
 from registry.files.regular_files import read_bounded
-from registry.files.strict_json import has_key, parse_object, shown
 
 CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from formats.strict_json import shown
 from registry.errors import InvalidBase, WeightsInvalid
 from registry.files.digests import file_digest, weights_digest
 from registry.files.file_kinds import FileKind, kind_of_name
@@ -13,7 +14,6 @@ from registry.files.json_text import digest_of
 from registry.files.model_card import read_licence
 from registry.files.regular_files import names_in
 from registry.files.safetensors_header import TensorEntry, read_header
-from registry.files.strict_json import shown
 from registry.intake.adapter_tensors import dtype_name
 from registry.intake.base_config import (
     CHAT_TEMPLATE_FILE,

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from formats.saved_model import EXPERT_FILES, EXPERTS_FOLDER
 from registry.errors import InvalidComposition
 from registry.files.regular_files import names_in
-
-EXPERTS_FOLDER = "experts"
-
-_EXPERT_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def composition_paths(folder: Path, *, own: Sequence[str], experts: Sequence[str]) -> tuple[str, ...]:
@@ -20,8 +17,8 @@ def composition_paths(folder: Path, *, own: Sequence[str], experts: Sequence[str
     _check_entries(folder, dict.fromkeys(own, False) | {EXPERTS_FOLDER: True})
     _check_entries(folder / EXPERTS_FOLDER, dict.fromkeys(experts, True))
     for name in experts:
-        _check_entries(folder / EXPERTS_FOLDER / name, dict.fromkeys(_EXPERT_FILES, False))
-    return (*own, *(f"{EXPERTS_FOLDER}/{name}/{file}" for name in experts for file in _EXPERT_FILES))
+        _check_entries(folder / EXPERTS_FOLDER / name, dict.fromkeys(EXPERT_FILES, False))
+    return (*own, *(f"{EXPERTS_FOLDER}/{name}/{file}" for name in experts for file in EXPERT_FILES))
 
 
 def _check_entries(folder: Path, expected: dict[str, bool]) -> None:

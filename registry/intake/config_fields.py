@@ -3,14 +3,13 @@
 A reader takes the field's name and value (None where absent) and gives what is kept.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from formats.peft import CONFIG_FILE, is_module_path, is_plain_pattern
+from formats.strict_json import shown
 from registry.errors import AdapterConfigInvalid
-from registry.files.strict_json import shown
 
-CONFIG_FILE = "adapter_config.json"
 ALL_LINEAR = "all-linear"
 RANK_LIMIT = 4096
 _NAMES_LIMIT = 10_000
@@ -18,19 +17,8 @@ _TEXT_LIMIT = 1024
 #: Further than any adapter can mean; beyond float32, scalings would be infinite.
 _ALPHA_LIMIT = 1e30
 
-_MODULE_PATH = re.compile(r"(?=.{1,256}\Z)[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
-_TRANSFORMERS_MODULE = re.compile(r"transformers(?:\.[a-z0-9_]+)*")
-
-#: Ways to begin training that leave the base model's weights alone, so that A and B say everything.
-_PLAIN_STARTS = ("gaussian", "orthogonal", "eva")
-
 Value = TypeVar("Value")
 Reader = Callable[[str, Any], Value]
-
-
-def is_module_path(text: str) -> bool:
-    """Whether a text is a dotted path of plain module names."""
-    return _MODULE_PATH.fullmatch(text) is not None
 
 
 def _refused(field: str, allowed: str, value: object) -> AdapterConfigInvalid:
@@ -105,24 +93,16 @@ def pattern(check: Reader[Value]) -> Reader[Mapping[str, Value]]:
         if not isinstance(value, dict) or len(value) > _NAMES_LIMIT:
             raise _refused(field, "an object from module name to number", value)
         for name in value:
-            if not is_module_path(name.removeprefix("^")):
+            if not is_plain_pattern(name):
                 raise _refused(field, "keyed by plain module names (no regular expression)", name)
         return {name: check(f"{field}[{shown(name)}]", item) for name, item in value.items()}
 
     return read
 
 
-def start(field: str, value: Any) -> bool | str:
-    """How training began: what PEFT calls init_lora_weights; true where absent."""
-    if value is None or isinstance(value, bool):
-        return value is not False
-    if isinstance(value, str) and value.lower() in _PLAIN_STARTS:
-        return value.lower()
-    raise AdapterConfigInvalid(
-        f"{CONFIG_FILE}: {field} = {shown(value)} cannot be honoured: a start such as PiSSA, OLoRA, CorDA,"
-        " LoftQ, LoRA-GA or MiCA changes the base model or depends on its weights. Save the adapter again"
-        " with save_pretrained(..., path_initial_model_for_weight_conversion=...), which makes it plain LoRA"
-    )
+def start(_: str, value: Any) -> bool | str:
+    """How training began: what PEFT calls init_lora_weights, of those not refused; true where absent."""
+    return value.lower() if isinstance(value, str) else value is not False
 
 
 def task(field: str, value: Any) -> str | None:
@@ -149,13 +129,3 @@ def whole(field: str, value: Any) -> None:
     """A whole number that only training needs."""
     if value is not None and type(value) is not int:
         raise _refused(field, "a whole number", value)
-
-
-def is_transformers_class(value: Any) -> bool:
-    """What PEFT writes by itself where the task type was left out: a class of transformers, by name."""
-    return (
-        isinstance(value, dict)
-        and set(value) <= {"base_model_class", "parent_library"}
-        and str(value.get("base_model_class", "x")).isidentifier()
-        and _TRANSFORMERS_MODULE.fullmatch(str(value.get("parent_library", "transformers"))) is not None
-    )

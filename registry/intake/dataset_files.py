@@ -13,9 +13,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from formats.strict_json import parse_object, shown
 from registry.errors import InvalidDataset
 from registry.files.regular_files import open_regular
-from registry.files.strict_json import parse_object, shown
 
 LINE_LIMIT_BYTES = 8 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024

@@ -1,10 +1,4 @@
-"""A saved X-LoRA model: one self-contained folder, written whole or not at all, verified when read.
-
-xlora.json             format, configuration, experts with their digests, layer numbering, base model's shape
-head.safetensors       the scaling head: layers.0.weight, layers.0.bias, …
-probe.safetensors      fixed token ids, and the logits the saved model gave for them
-experts/<name>/        adapter_config.json, adapter_model.safetensors (PEFT's own format)
-"""
+"""A saved X-LoRA model: one self-contained folder, written whole or not at all, verified when read."""
 
 import hashlib
 import json
@@ -15,20 +9,18 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from formats.saved_model import EXPERT_FILES, EXPERTS_FOLDER, HEAD_FILE, MANIFEST_FILE, PROBE_FILE, TOP_FILES
+from formats.strict_json import read_object
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import CheckpointInvalid, CheckpointUnreadable, ConfigInvalid, ExpertChanged
 from xlora_engine.mixture.mixture import Mixture
 from xlora_engine.saved.saved_model import Probe, SavedModel, ask_probe
-from xlora_engine.sources.adapter_weights import CONFIG_FILE, WEIGHTS_FILE, read_expert, write_expert
+from xlora_engine.sources.adapter_weights import read_expert, write_expert
 from xlora_engine.sources.weights_file import load_weights
 
 FORMAT = "adapter-zoo/xlora"
 FORMAT_VERSION = 1
-MANIFEST_FILE = "xlora.json"
-HEAD_FILE = "head.safetensors"
-PROBE_FILE = "probe.safetensors"
-EXPERTS_FOLDER = "experts"
-_ENTRIES = (MANIFEST_FILE, HEAD_FILE, PROBE_FILE, EXPERTS_FOLDER)
+_ENTRIES = (*TOP_FILES, EXPERTS_FOLDER)
 
 
 def save_checkpoint(model: Mixture, folder: Path) -> None:
@@ -62,7 +54,7 @@ def load_checkpoint(folder: Path) -> SavedModel:
         config = XLoraConfig.from_json(manifest["config"])
         experts = {name: folder / EXPERTS_FOLDER / name for name in config.adapters}
         for name, expert_folder in experts.items():
-            for file in (CONFIG_FILE, WEIGHTS_FILE):
+            for file in EXPERT_FILES:
                 _check_digest(expert_folder / file, manifest["experts"][name][file], ExpertChanged)
         for file in (HEAD_FILE, PROBE_FILE):
             _check_digest(folder / file, manifest["files"][file], CheckpointUnreadable)
@@ -110,7 +102,7 @@ def _write(model: Mixture, folder: Path) -> None:
     for expert in model.experts:
         expert_folder = folder / EXPERTS_FOLDER / expert.name
         write_expert(expert_folder, expert, model.updates_of(expert))
-        experts[expert.name] = {file: _digest(expert_folder / file) for file in (CONFIG_FILE, WEIGHTS_FILE)}
+        experts[expert.name] = {file: _digest(expert_folder / file) for file in EXPERT_FILES}
     manifest = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -124,18 +116,16 @@ def _write(model: Mixture, folder: Path) -> None:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointUnreadable(
-            f"cannot read {path}: {error}; is it a folder of save_pretrained?"
-        ) from error
-    version = (manifest.get("format"), manifest.get("format_version")) if isinstance(manifest, dict) else None
+    def refusal(message: str) -> CheckpointUnreadable:
+        return CheckpointUnreadable(f"{message}; is it a folder of save_pretrained?")
+
+    manifest = read_object(path, refusal=refusal)
+    version = (manifest.get("format"), manifest.get("format_version"))
     if version != (FORMAT, FORMAT_VERSION):
         raise CheckpointUnreadable(
             f"{path} is of format {version}, this version reads {(FORMAT, FORMAT_VERSION)}"
         )
-    return dict(manifest)
+    return manifest
 
 
 def _check_digest(path: Path, expected: str, changed: type[CheckpointInvalid]) -> None:

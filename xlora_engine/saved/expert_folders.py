@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from formats.peft import CONFIG_FILE
 from xlora_engine.errors import ConfigInvalid, ExpertNotFound
-from xlora_engine.sources.adapter_weights import CONFIG_FILE
 from xlora_engine.sources.hub import local_folder
 
 #: Expert folders, or hub repositories, by name; in the order of the head's outputs where that matters.

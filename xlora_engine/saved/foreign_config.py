@@ -1,11 +1,11 @@
 """Configurations that other X-LoRA implementations wrote: what their fields mean here, or why they cannot."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from formats.strict_json import read_object
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import CheckpointUnreadable, ConfigInvalid, NotRepresentable
 
@@ -101,13 +101,7 @@ def read_fields(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointUnreadable: the file is missing, or holds something else.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointUnreadable(f"cannot read {path}: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointUnreadable(f"{path} must hold one JSON object")
-    return content
+    return read_object(path, refusal=CheckpointUnreadable)
 
 
 def config_of(

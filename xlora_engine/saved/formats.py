@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from formats.saved_model import MANIFEST_FILE
 from xlora_engine.errors import CheckpointUnreadable, ConfigInvalid
 from xlora_engine.saved import checkpoint, original_format
 from xlora_engine.saved.expert_folders import Adapters
@@ -39,7 +40,7 @@ def _has(name: str) -> Callable[[Path], bool]:
 #: Asked in this order: an ordering file makes mistral.rs's folder of the original package's.
 FORMATS: Mapping[str, Format] = MappingProxyType(
     {
-        "zoo": Format(marks=_has(checkpoint.MANIFEST_FILE), read=_read_own, write=None),
+        "zoo": Format(marks=_has(MANIFEST_FILE), read=_read_own, write=None),
         "mistralrs": Format(
             marks=lambda folder: _has(original_format.CONFIG_FILE)(folder) and has_ordering(folder),
             read=read_mistralrs,
@@ -68,7 +69,7 @@ def format_of(folder: Path) -> str:
         if row.marks(folder):
             return name
     raise CheckpointUnreadable(
-        f"cannot read {folder}: it holds no {checkpoint.MANIFEST_FILE} (save_pretrained), "
+        f"cannot read {folder}: it holds no {MANIFEST_FILE} (save_pretrained), "
         f"{original_format.CONFIG_FILE} (the original package, mistral.rs) or adapter_config.json of "
         "an X-LoRA model (PEFT)"
     )

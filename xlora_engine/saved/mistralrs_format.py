@@ -12,12 +12,13 @@ from typing import Any
 
 from torch import Tensor
 
+from formats.peft import CONFIG_FILE, WEIGHTS_FILE
 from xlora_engine.errors import CheckpointUnreadable, NotRepresentable
 from xlora_engine.saved.expert_folders import Adapters
 from xlora_engine.saved.foreign_config import ORIGINAL_FIELDS, Dialect, Inexact, read_fields
 from xlora_engine.saved.original_format import HEAD_FILE, NEUTRAL, read_original, write_files
 from xlora_engine.saved.saved_model import SavedModel
-from xlora_engine.sources.adapter_weights import CONFIG_FILE, WEIGHTS_FILE, Expert
+from xlora_engine.sources.adapter_weights import Expert
 
 ORDERING_FILE = "xlora-ordering.json"
 _ORDERING_FILES = "*ordering*.json"

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from formats.peft import CONFIG_FILE, KEY_PREFIX, PICKLED_WEIGHTS_FILE, WEIGHTS_FILE
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import (
     CheckpointUnreadable,
@@ -34,15 +35,7 @@ from xlora_engine.saved.foreign_config import (
     read_fields,
 )
 from xlora_engine.saved.saved_model import SavedModel
-from xlora_engine.sources.adapter_weights import (
-    CONFIG_FILE,
-    KEY_PREFIX,
-    PICKLED_WEIGHTS_FILE,
-    WEIGHTS_FILE,
-    Expert,
-    read_expert,
-    write_expert,
-)
+from xlora_engine.sources.adapter_weights import Expert, read_expert, write_expert
 from xlora_engine.sources.weights_file import load_weights
 
 PEFT_TYPE = "XLORA"

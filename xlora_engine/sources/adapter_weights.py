@@ -1,4 +1,4 @@
-"""LoRA adapters on disk to expert tensors: the one map between PEFT's keys and a base model's modules."""
+"""LoRA adapters on disk to expert tensors, and back; whether they fit a base model."""
 
 import json
 import math
@@ -12,6 +12,18 @@ from jaxtyping import Float
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from formats.peft import (
+    CONFIG_FILE,
+    KEY_PREFIX,
+    PICKLED_WEIGHTS_FILE,
+    WEIGHTS_FILE,
+    Factor,
+    by_pattern,
+    factor_of,
+    is_plain_pattern,
+)
+from formats.refused_features import refused_feature
+from formats.strict_json import read_object
 from xlora_engine.errors import (
     BaseUnsupported,
     CheckpointInvalid,
@@ -21,44 +33,8 @@ from xlora_engine.errors import (
 )
 from xlora_engine.sources.weights_file import load_weights
 
-CONFIG_FILE = "adapter_config.json"
-WEIGHTS_FILE = "adapter_model.safetensors"
-PICKLED_WEIGHTS_FILE = "adapter_model.bin"
-#: What PEFT puts before a module's path: the PeftModel, then the LoraModel.
-KEY_PREFIX = "base_model.model."
-
-#: Key endings of PEFT's LoRA tensors: ending -> (factor, whether the module is an embedding).
-_FACTORS = {
-    ".lora_A.weight": ("A", False),
-    ".lora_B.weight": ("B", False),
-    ".lora_embedding_A": ("A", True),
-    ".lora_embedding_B": ("B", True),
-}
-
 #: Ending of a weight of the base model's own, which PEFT saves along with an update of it.
 _BASE_COPY = ".base_layer.weight"
-
-#: Features a mixture cannot honour: field -> whether its value asks for the feature.
-_UNSUPPORTED: Mapping[str, Callable[[Any], bool]] = {
-    "peft_type": lambda value: value != "LORA",
-    "use_dora": bool,
-    "bias": lambda value: value not in (None, "none"),
-    "lora_bias": bool,
-    "modules_to_save": bool,
-    "layer_replication": bool,
-    "trainable_token_indices": bool,
-    "target_parameters": bool,
-    "megatron_config": bool,
-    "alora_invocation_tokens": bool,
-    "use_qalora": bool,
-    "use_bdlora": bool,
-    "arrow_config": bool,
-    "kasa_config": bool,
-    "monteclora_config": bool,
-    "init_lora_weights": lambda value: (
-        isinstance(value, str) and value.lower() not in ("gaussian", "orthogonal", "eva")
-    ),
-}
 
 #: PEFT's, where a configuration leaves it out.
 _DEFAULT_ALPHA = 8
@@ -123,12 +99,9 @@ def read_expert(
 
 
 def _make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Expert:
-    for feature, asks in _UNSUPPORTED.items():
-        if feature in config and asks(config[feature]):
-            raise ExpertUnsupported(
-                f"expert {name!r} has {feature} = {config[feature]!r}, which a mixture of plain LoRA "
-                "cannot honour; train it again without"
-            )
+    feature = refused_feature(config)
+    if feature is not None:
+        raise ExpertUnsupported(f"expert {name!r}: {feature.refusal(config)}")
     copies = {key: tensor for key, tensor in tensors.items() if key.endswith(_BASE_COPY)}
     factors = _pair_factors({key: t for key, t in tensors.items() if key not in copies}, name)
     return Expert(
@@ -144,9 +117,9 @@ def write_expert(folder: Path, expert: Expert, updates: Mapping[str, LowRank]) -
     folder.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
     for path, update in updates.items():
-        ending_a, ending_b = _endings(update.is_embedding)
-        tensors[f"{KEY_PREFIX}{path}{ending_a}"] = update.A.detach().cpu().contiguous()
-        tensors[f"{KEY_PREFIX}{path}{ending_b}"] = update.B.detach().cpu().contiguous()
+        for half, tensor in (("A", update.A), ("B", update.B)):
+            factor = Factor(module=path, half=half, is_embedding=update.is_embedding)
+            tensors[factor.key] = tensor.detach().cpu().contiguous()
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     kept = {field: expert.config[field] for field in _KEPT_FIELDS if field in expert.config}
     config = {**kept, "base_model_name_or_path": None, "inference_mode": True}
@@ -219,14 +192,10 @@ def _widths(module: nn.Module, *, is_embedding: bool) -> tuple[int, int] | None:
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ExpertUnreadable(f"expert {name!r}: cannot read {path}: {error}") from error
-    if not isinstance(config, dict):
-        raise ExpertUnreadable(f"expert {name!r}: {path} must hold one JSON object")
-    return config
+    def refusal(message: str) -> ExpertUnreadable:
+        return ExpertUnreadable(f"expert {name!r}: {message}")
+
+    return read_object(folder / CONFIG_FILE, refusal=refusal)
 
 
 def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
@@ -239,12 +208,10 @@ def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
 def _pair_factors(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str, tuple[Tensor, bool]]]:
     factors: dict[str, dict[str, tuple[Tensor, bool]]] = {}
     for key, tensor in tensors.items():
-        ending = next((ending for ending in _FACTORS if key.endswith(ending)), None)
-        if ending is None or not key.startswith(KEY_PREFIX):
+        factor = factor_of(key)
+        if factor is None:
             raise ExpertUnsupported(f"expert {name!r} holds {key!r}, which is no LoRA factor of a module")
-        factor, is_embedding = _FACTORS[ending]
-        path = key.removeprefix(KEY_PREFIX).removesuffix(ending)
-        factors.setdefault(path, {})[factor] = (tensor, is_embedding)
+        factors.setdefault(factor.module, {})[factor.half] = (tensor, factor.is_embedding)
     if not factors:
         raise ExpertUnreadable(f"expert {name!r} holds no LoRA tensors")
     return factors
@@ -273,7 +240,8 @@ def _scale(path: str, rank: int, config: Mapping[str, Any], name: str) -> float:
         raise ExpertUnreadable(
             f"expert {name!r} has rank {rank} at {path!r}, where {CONFIG_FILE} says {config['r']!r}"
         )
-    alpha = _by_pattern(config.get("alpha_pattern"), path, config.get("lora_alpha", _DEFAULT_ALPHA), name)
+    patterns = _plain_patterns(config.get("alpha_pattern"), name)
+    alpha = by_pattern(patterns, path, default=config.get("lora_alpha", _DEFAULT_ALPHA))
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise ExpertUnreadable(
             f"expert {name!r} has the alpha {alpha!r} at {path!r}, which is no finite number"
@@ -281,26 +249,17 @@ def _scale(path: str, rank: int, config: Mapping[str, Any], name: str) -> float:
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
 
 
-def _by_pattern(patterns: Any, path: str, default: Any, name: str) -> Any:
-    """The first pattern that names the end of a module path, as PEFT's `get_pattern_key` picks it."""
+def _plain_patterns(patterns: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(patterns, Mapping | None):
         raise ExpertUnreadable(
             f"expert {name!r}: {CONFIG_FILE} must map module names to alphas, not {patterns!r}"
         )
-    for pattern, value in (patterns or {}).items():
-        plain = pattern.removeprefix("^")
-        if not plain.replace(".", "").replace("_", "").isalnum():
+    for pattern in patterns or {}:
+        if not is_plain_pattern(pattern):
             raise ExpertUnsupported(
                 f"expert {name!r}: the pattern {pattern!r} is a regular expression; write module names"
             )
-        if path == plain or (plain == pattern and path.endswith(f".{plain}")):
-            return value
-    return default
-
-
-def _endings(is_embedding: bool) -> tuple[str, str]:
-    endings = [ending for ending, (_, embedding) in _FACTORS.items() if embedding is is_embedding]
-    return endings[0], endings[1]
+    return patterns or {}
 
 
 def stacked(

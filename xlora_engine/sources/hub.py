@@ -4,6 +4,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from formats.saved_model import EXPERT_FILES, TOP_FILES
 from xlora_engine.errors import ConfigInvalid, HubNotFound, HubUnavailable
 
 #: `owner/name`, as the hub allows them.
@@ -11,14 +12,11 @@ _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 #: All that any format of a saved model consists of: repositories may hold pickles, or a whole base model.
 FILES = (
-    "xlora.json",
-    "head.safetensors",
-    "probe.safetensors",
+    *TOP_FILES,
     "xlora_config.json",
     "xlora_classifier.safetensors",
     "*ordering*.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
+    *EXPERT_FILES,
 )
 
 

@@ -231,12 +231,12 @@ def test_trust_remote_code_is_refused_wherever_it_is(fields: dict[str, Any]) -> 
     "peft_type", ["PROMPT_TUNING", "XLORA", "ADALORA", "LOHA", "lora", None, ["LORA"], 1]
 )
 def test_another_kind_of_adapter_is_named(peft_type: Any) -> None:
-    with pytest.raises(NotALora, match="peft_type must be 'LORA', got"):
+    with pytest.raises(NotALora, match=r"peft_type = .* must be 'LORA'"):
         parsed(peft_type=peft_type)
 
 
 def test_a_configuration_without_a_type_is_no_lora() -> None:
-    with pytest.raises(NotALora, match="got None"):
+    with pytest.raises(NotALora, match="peft_type = None"):
         parse_config(b"{}")
 
 

@@ -286,7 +286,11 @@ DAMAGES: dict[str, tuple[Damage, type[CheckpointInvalid], str]] = {
         CheckpointUnreadable,
         "cannot read",
     ),
-    "a manifest of a list": (lambda f: (f / "xlora.json").write_text("[]"), CheckpointUnreadable, "format"),
+    "a manifest of a list": (
+        lambda f: (f / "xlora.json").write_text("[]"),
+        CheckpointUnreadable,
+        "must hold a JSON object",
+    ),
     "a newer format": (
         lambda f: change_manifest(f, lambda m: m.update(format_version=2)),
         CheckpointUnreadable,

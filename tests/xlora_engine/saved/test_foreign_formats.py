@@ -424,7 +424,7 @@ REFUSED: dict[str, tuple[Damage, type[EngineError], str]] = {
     "a configuration that is a list": (
         lambda f: (f / "xlora_config.json").write_text("[]"),
         CheckpointUnreadable,
-        "must hold one JSON object",
+        "must hold a JSON object",
     ),
     "adapters of another type": (
         lambda f: change_config(f, adapters="bio"),

@@ -1,11 +1,12 @@
-"""JSON from strangers: bounded, UTF-8 without BOM, no NaN, no duplicate keys, no depth bombs."""
+"""JSON from strangers: UTF-8 without BOM, no NaN, no duplicate keys, no depth bombs."""
 
 import json
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any, NoReturn
 
-from registry.files.regular_files import Refusal
+from formats.errors import Refusal
 
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
@@ -39,8 +40,8 @@ def parse(data: bytes, *, what: str, refusal: Refusal) -> Any:
     except RecursionError as exc:
         raise refusal(f"{what} is nested too deeply to be read") from exc
     except json.JSONDecodeError as exc:
-        place = f"column {exc.colno}" if exc.lineno == 1 else f"line {exc.lineno}, column {exc.colno}"
-        raise refusal(f"{what} is not JSON: {exc.msg} at {place}") from exc
+        position = f"column {exc.colno}" if exc.lineno == 1 else f"line {exc.lineno}, column {exc.colno}"
+        raise refusal(f"{what} is not JSON: {exc.msg} at {position}") from exc
     except ValueError as exc:  # ours above, and Python's own limit on the digits of a whole number
         raise refusal(f"{what} is not accepted: {exc}") from exc
     return value
@@ -52,6 +53,19 @@ def parse_object(data: bytes, *, what: str, refusal: Refusal) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise refusal(f"{what} must hold a JSON object, got {shown(value)}")
     return value
+
+
+def read_object(path: Path, *, refusal: Refusal) -> dict[str, Any]:
+    """The JSON object in a file, which may be a link, as those of a hub's cache are.
+
+    Raises:
+        refusal: the file cannot be read, or holds something else.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as exc:
+        raise refusal(f"cannot read {path}: {exc}") from exc
+    return parse_object(data, what=f"cannot read {path}: it", refusal=refusal)
 
 
 def has_key(value: Any, key: str) -> bool:

@@ -1,12 +1,13 @@
-"""JSON that Python would take and the registry does not."""
+"""JSON that Python would take and we do not."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from formats.strict_json import has_key, parse, parse_object, read_object, shown
 from registry.errors import AdapterConfigInvalid, InvalidDataset
-from registry.files.strict_json import has_key, parse, parse_object, shown
 
 REFUSED = {
     "a byte order mark": (b"\xef\xbb\xbf{}", "byte order mark"),
@@ -75,3 +76,17 @@ def test_a_key_is_found_wherever_it_is(value: Any, found: bool) -> None:
 def test_values_in_messages_are_short_and_cannot_write_on_the_terminal(value: Any, text: str) -> None:
     assert text in shown(value)
     assert len(shown(value)) < 120
+
+
+def test_a_file_is_read_through_a_link_as_those_of_a_hub_are(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_text('{"a": 1}')
+    (tmp_path / "x.json").symlink_to("blob")
+    assert read_object(tmp_path / "x.json", refusal=AdapterConfigInvalid) == {"a": 1}
+
+
+@pytest.mark.parametrize(("data", "reason"), [(None, "No such file"), (b"[]", "it must hold a JSON object")])
+def test_a_file_that_holds_no_object_is_named(tmp_path: Path, data: bytes | None, reason: str) -> None:
+    if data is not None:
+        (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(AdapterConfigInvalid, match=rf"cannot read .*x\.json: .*{reason}"):
+        read_object(tmp_path / "x.json", refusal=AdapterConfigInvalid)

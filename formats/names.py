@@ -1,0 +1,13 @@
+"""The one rule for names: they become folder names and parts of URLs, so nothing else is let in."""
+
+import re
+
+NAME_RULE = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+#: The rule in words, for messages.
+NAME_ALLOWED = "letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128 characters"
+_NAME = re.compile(NAME_RULE)
+
+
+def is_name(text: str) -> bool:
+    """Whether a text follows the rule."""
+    return _NAME.fullmatch(text) is not None

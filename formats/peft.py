@@ -1,0 +1,76 @@
+"""How PEFT lays out a LoRA adapter on disk: its files, the keys of its tensors, how its patterns match.
+
+Source: peft 0.21.2, `LoraConfig`, `get_peft_model_state_dict` and `get_pattern_key`.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+#: What older releases wrote in place of the weights file.
+PICKLED_WEIGHTS_FILE = "adapter_model.bin"
+
+#: What PEFT puts before a module's path: the PeftModel, then the LoraModel.
+KEY_PREFIX = "base_model.model."
+
+#: Ending of a key -> (factor, whether of an embedding).
+_ENDINGS = {
+    ".lora_A.weight": ("A", False),
+    ".lora_B.weight": ("B", False),
+    ".lora_embedding_A": ("A", True),
+    ".lora_embedding_B": ("B", True),
+}
+
+_MODULE_PATH = re.compile(r"(?=.{1,256}\Z)[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factor:
+    """Which half of which module's update a tensor is."""
+
+    #: Path of the module in the base model.
+    module: str
+    #: "A" or "B".
+    half: str
+    is_embedding: bool
+
+    @property
+    def key(self) -> str:
+        """The tensor's key in the weights file."""
+        wanted = (self.half, self.is_embedding)
+        ending = next(ending for ending, meaning in _ENDINGS.items() if meaning == wanted)
+        return f"{KEY_PREFIX}{self.module}{ending}"
+
+
+def factor_of(key: str) -> Factor | None:
+    """What the tensor of this key is; None if it is no LoRA factor of a module."""
+    ending = next((ending for ending in _ENDINGS if key.endswith(ending)), None)
+    if ending is None or not key.startswith(KEY_PREFIX):
+        return None
+    half, is_embedding = _ENDINGS[ending]
+    module = key.removeprefix(KEY_PREFIX).removesuffix(ending)
+    return Factor(module=module, half=half, is_embedding=is_embedding)
+
+
+def is_module_path(text: str) -> bool:
+    """Whether a text is a dotted path of plain module names."""
+    return _MODULE_PATH.fullmatch(text) is not None
+
+
+def is_plain_pattern(text: str) -> bool:
+    """Whether a pattern is a module's name, anchored by `^` perhaps, and no regular expression."""
+    return is_module_path(text.removeprefix("^"))
+
+
+def by_pattern(patterns: Mapping[str, Value], path: str, *, default: Value) -> Value:
+    """The value of the first plain pattern that is the path, or ends it after a dot unless it has a `^`."""
+    for name, value in patterns.items():
+        plain = name.removeprefix("^")
+        if path == plain or (plain == name and path.endswith(f".{plain}")):
+            return value
+    return default

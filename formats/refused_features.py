@@ -1,0 +1,114 @@
+"""What an adapter's configuration may ask for and a mixture of plain LoRA cannot honour: one table.
+
+Whoever takes an adapter in and whoever computes with it refuse by this table, so that nothing is registered
+that cannot be loaded, and nothing is loaded as something else than it is. Source: peft 0.21.2, `LoraConfig`.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from formats.strict_json import shown
+
+#: Ways to begin training that leave the base model's weights alone, so that A and B say everything.
+PLAIN_STARTS = ("gaussian", "orthogonal", "eva")
+
+_TRANSFORMERS_MODULE = re.compile(r"transformers(?:\.[a-z0-9_]+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefusedFeature:
+    """One field of adapter_config.json, the values that ask for the feature, why not, and the way out."""
+
+    field: str
+    #: Whether a value, None where the field is absent, asks for the feature.
+    asks: Callable[[Any], bool] = bool
+    reason: str
+    remedy: str = "train the adapter again without it"
+
+    def refusal(self, config: Mapping[str, Any]) -> str:
+        """What is said of a configuration that asks for the feature."""
+        value = shown(config.get(self.field))
+        return f"{self.field} = {value} cannot be honoured: {self.reason}; {self.remedy}"
+
+
+def refused_feature(config: Mapping[str, Any]) -> RefusedFeature | None:
+    """The first feature of the table that a configuration asks for, if any."""
+    return next((row for row in REFUSED_FEATURES if row.asks(config.get(row.field))), None)
+
+
+def _is_no_transformers_class(value: Any) -> bool:
+    """Whether it is set, and not what PEFT writes by itself where the task type was left out."""
+    if not value:
+        return False
+    is_class = (
+        isinstance(value, dict)
+        and set(value) <= {"base_model_class", "parent_library"}
+        and str(value.get("base_model_class", "x")).isidentifier()
+        and _TRANSFORMERS_MODULE.fullmatch(str(value.get("parent_library", "transformers"))) is not None
+    )
+    return not is_class
+
+
+def _changes_the_base(start: Any) -> bool:
+    is_plain = isinstance(start, str) and start.lower() in PLAIN_STARTS
+    return not (start is None or isinstance(start, bool) or is_plain)
+
+
+def _is_other_than(*allowed: Any) -> Callable[[Any], bool]:
+    return lambda value: value not in allowed
+
+
+#: The field that says which kind of adapter it is; its row comes first.
+TYPE_FIELD = "peft_type"
+
+REFUSED_FEATURES: tuple[RefusedFeature, ...] = (
+    RefusedFeature(
+        field=TYPE_FIELD,
+        asks=_is_other_than("LORA"),
+        reason="it must be 'LORA', no other kind of adapter can be an expert",
+        remedy="train a LoRA adapter",
+    ),
+    RefusedFeature(field="use_dora", reason="DoRA rescales the base model's weights"),
+    RefusedFeature(
+        field="bias", asks=_is_other_than(None, "none"), reason="biases of the base model would change"
+    ),
+    RefusedFeature(field="lora_bias", reason="a bias beside B is not part of a mixture"),
+    RefusedFeature(field="modules_to_save", reason="whole layers of the base model would be replaced"),
+    RefusedFeature(field="layer_replication", reason="the base model would get other layers"),
+    RefusedFeature(field="trainable_token_indices", reason="the vocabulary would change"),
+    RefusedFeature(field="target_parameters", reason="only whole modules can be experts"),
+    RefusedFeature(field="ensure_weight_tying", reason="tied adapters are not part of a mixture"),
+    RefusedFeature(field="megatron_config", reason="it makes PEFT import code"),
+    RefusedFeature(
+        field="megatron_core",
+        asks=_is_other_than(None, "megatron.core"),
+        reason="it makes PEFT import code",
+    ),
+    RefusedFeature(field="auto_mapping", asks=_is_no_transformers_class, reason="it makes PEFT import code"),
+    RefusedFeature(field="tokenizer_kwargs", reason="it belongs to prompt tuning and can load code"),
+    RefusedFeature(
+        field="alora_invocation_tokens", reason="activated LoRA changes only what follows an invocation"
+    ),
+    RefusedFeature(field="use_qalora", reason="QALoRA needs a quantised base model"),
+    RefusedFeature(field="use_bdlora", reason="block-diagonal factors are not plain LoRA"),
+    RefusedFeature(field="arrow_config", reason="Arrow routes adapters in a way of its own"),
+    RefusedFeature(field="kasa_config", reason="KaSA truncates the base model's weights"),
+    RefusedFeature(field="monteclora_config", reason="Monte Carlo samples would be added to the weights"),
+    RefusedFeature(field="corda_config", reason="CorDA changes the base model and can load a pickle"),
+    RefusedFeature(field="lora_ga_config", reason="LoRA-GA changes the base model and can load a pickle"),
+    RefusedFeature(field="loftq_config", reason="LoftQ changes the base model's weights"),
+    RefusedFeature(
+        field="init_lora_weights",
+        asks=_changes_the_base,
+        reason=(
+            "a start such as PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA or MiCA changes the base model or depends on"
+            " its weights"
+        ),
+        remedy=(
+            "save the adapter again with save_pretrained(..., path_initial_model_for_weight_conversion=...),"
+            " which makes it plain LoRA"
+        ),
+    ),
+)
