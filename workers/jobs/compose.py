@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from formats.saved_model import HEAD_FILE, MANIFEST_FILE, PROBE_FILE
 from registry.entities import AdapterVersion, BaseModel, ExpertRecord, NewEvaluation, StoredMethod
 from registry.files.digests import weights_digest
 from workers.attempts.context import JobContext
@@ -31,7 +32,6 @@ from xlora_engine.head_training.stage_checkpoints import StageCheckpoints
 from xlora_engine.head_training.warm_start import StageStep, WarmStart, warm_start
 from xlora_engine.measuring.probe import effect_of
 from xlora_engine.model import XLoraModel
-from xlora_engine.saved.checkpoint import HEAD_FILE, MANIFEST_FILE, PROBE_FILE
 from xlora_engine.sources.base_model import context_length, load_base, load_tokenizer
 
 #: Tokens in one forward without gradients: enough to keep two cores busy, little enough for a laptop.
