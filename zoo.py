@@ -1,5 +1,6 @@
 """The `zoo` command: a table of commands, each imported when it is used."""
 
+import errno
 import importlib
 import os
 import sys
@@ -92,6 +93,7 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; errors become one line and an exit code."""
+    _open_closed_streams()
     try:
         status: Any = cli.main(args=arguments, prog_name="zoo", standalone_mode=False)
     except click.exceptions.Exit as error:
@@ -103,12 +105,22 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Whoever read us has gone (`| head`); what is left to flush must not raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_unwritten_output()  # whoever read us has gone (`| head`)
         sys.exit(FAILED)
     except Exception as error:
         sys.exit(_say(error))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Open standard streams that the caller closed: files opened later would take their numbers."""
+    for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", encoding="utf-8"))
 
 
 def _say(error: Exception) -> int:
@@ -121,10 +133,20 @@ def _say(error: Exception) -> int:
     if isinstance(code, str) and code.startswith("ZOO-"):
         click.echo(f"error {code}: {error}", err=True)
         return int(getattr(error, "exit_code", FAILED))
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        _forget_unwritten_output()
+        where = f" for {error.filename}" if error.filename else ""
+        click.echo(f"error ZOO-E283: no room left{where}; make room, then repeat the command", err=True)
+        return FAILED
     click.echo(
         f"error: {type(error).__name__}: {error}\nThis is a fault of zoo; ZOO_DEBUG=1 shows where", err=True
     )
     return FAILED
+
+
+def _forget_unwritten_output() -> None:
+    """What standard output could not take must not raise again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ _NOT_ENCODED = re.compile("%(?![0-9A-Fa-f]{2})|%00")
 
 #: Schemes of brokers, as Celery knows them: Redis and Valkey, then RabbitMQ.
 _BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
+#: Characters that a path inside a URL cannot hold as they are.
+_MEANT_OTHERWISE = "?#%"
 #: More threads than any machine has processors.
 _MOST_THREADS = 4096
 
@@ -115,7 +117,14 @@ def _lease_s(text: str) -> float:
 
 def _home(text: str) -> Path:
     if text:
-        return Path(text).expanduser().absolute()
+        home = Path(text).expanduser().absolute()
+        if found := sorted(set(_MEANT_OTHERWISE) & set(str(home))):
+            raise InvalidSetting(
+                f"ZOO_HOME must be a folder whose path has none of {' '.join(_MEANT_OTHERWISE)}, got {home}"
+                f" with {' '.join(found)}: MLflow's database in it is named by a URL, where these mean"
+                " something else; choose another folder"
+            )
+        return home
     from platformdirs import user_data_path
 
     return user_data_path("adapter-zoo").absolute()

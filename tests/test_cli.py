@@ -69,6 +69,30 @@ def test_help_names_every_command_by_purpose_and_imports_none(home: Path) -> Non
     assert all(f"  {name} " in shown for name in zoo.TABLE)
 
 
+@pytest.mark.parametrize("arguments", [("--help",), ("adapters", "ls", "--json")])
+def test_output_that_finds_no_room_is_said_in_one_line(arguments: tuple[str, ...], catalogue: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "zoo", *arguments],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "error ZOO-E283: no room left; make room, then repeat the command\n",
+    )
+
+
+def test_a_closed_standard_output_is_no_fault(catalogue: Path) -> None:
+    code = (
+        "import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, '-m', 'zoo', 'bases', 'ls'])"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("name", list(zoo.TABLE))
 def test_every_command_of_the_table_can_be_imported_and_helps(name: str, ask: Ask) -> None:
     answer = ask(name, "--help")

@@ -5,10 +5,11 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -49,7 +50,7 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         self.url = settings.database_url
-        self.engine = _engine(self.url)
+        self.engine = _engine(settings)
         # SQLite would fail a read transaction that turns to writing, so writers ask for the lock at once.
         self._writer = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
@@ -101,14 +102,20 @@ class Database:
         self.close()
 
 
-def _engine(url: str) -> Engine:
-    if make_url(url).get_backend_name() == "sqlite":
-        return _sqlite_engine(url)
-    return create_engine(url, connect_args=_POSTGRESQL_CONNECT, pool_pre_ping=True, json_serializer=canonical)
+def _engine(settings: Settings) -> Engine:
+    if settings.sqlite_path is not None:
+        return _sqlite_engine(settings.sqlite_path)
+    return create_engine(
+        settings.database_url,
+        connect_args=_POSTGRESQL_CONNECT,
+        pool_pre_ping=True,
+        json_serializer=canonical,
+    )
 
 
-def _sqlite_engine(url: str) -> Engine:
-    engine = create_engine(url, json_serializer=canonical)
+def _sqlite_engine(path: Path) -> Engine:
+    # Not parsed from text: a path may hold characters that mean something in a URL.
+    engine = create_engine(URL.create("sqlite", database=str(path)), json_serializer=canonical)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -117,3 +117,9 @@ def test_passwords_do_not_show() -> None:
         }
     )
     assert "secret" not in repr(settings)
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b"])
+def test_a_home_that_a_url_cannot_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidSetting, match=r"ZOO_HOME must be a folder whose path has none of \? # %"):
+        Settings.from_env({"ZOO_HOME": str(tmp_path / name)})

@@ -180,3 +180,10 @@ def test_a_file_that_may_not_be_written_is_told_from_a_server_that_is_away(
             session.execute(text("PRAGMA query_only=ON"))
         with pytest.raises(DatabaseUnreachable, match="cannot be written: attempt to write a readonly"):
             _add(database, "bio")
+
+
+def test_a_path_with_percent_signs_is_taken_as_it_is(tmp_path: Path) -> None:
+    settings = Settings.from_env({"ZOO_DATABASE_URL": f"sqlite:///{tmp_path / 'a%20b.db'}"})
+    with Database(settings) as opened, opened.read() as session:
+        session.execute(text("SELECT 1"))
+    assert [file.name for file in tmp_path.glob("*.db")] == ["a%20b.db"]
