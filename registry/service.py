@@ -6,7 +6,7 @@ from typing import Self
 
 from registry.database.database import Database
 from registry.database.schema import ensure_current
-from registry.database.sqlite_location import require_place
+from registry.database.sqlite_location import require_location
 from registry.errors import InvalidSetting
 from registry.files.artifacts import ArtifactStore
 from registry.jobs.store import JobStore
@@ -45,7 +45,7 @@ class Registry:
             DatabaseUnreachable: the database does not answer.
             SchemaMismatch: a newer release has written the database.
         """
-        require_place(settings)
+        require_location(settings)
         create_home(settings.home)
         database = Database(settings)
         try:

@@ -469,7 +469,7 @@ def test_a_broker_whose_library_is_missing_is_told_with_the_way_to_it(
     home: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("ZOO_BROKER_URL", "redis://127.0.0.1:9/0")
-    for module in ("workers.app", "workers.broker.hints"):
+    for module in ("workers.app", "workers.broker.wake_ups"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, "celery", None)
     refused = ask(command)

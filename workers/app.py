@@ -3,6 +3,6 @@
 import os
 
 from registry.settings import Settings
-from workers.broker.hints import make_app
+from workers.broker.wake_ups import make_app
 
 app = make_app(Settings.from_env(os.environ))

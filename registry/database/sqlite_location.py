@@ -26,7 +26,7 @@ def explained(said: str, path: str) -> RegistryError | None:
     return None
 
 
-def require_place(settings: Settings) -> None:
+def require_location(settings: Settings) -> None:
     """Let a database file be there, or a folder that takes one; the zoo's own is made when it is needed.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from registry.database.revisions import refuse_other
-from registry.database.sqlite_location import explained, require_place
+from registry.database.sqlite_location import explained, require_location
 from registry.errors import DatabaseUnreachable
 from registry.settings import Settings
 
@@ -88,7 +88,7 @@ def open_reader(settings: Settings) -> Iterator[Reader | None]:
         DatabaseUnreachable: the database does not answer.
         SchemaMismatch: its schema is that of an older or newer release.
     """
-    require_place(settings)
+    require_location(settings)
     path = settings.sqlite_path
     if path is None:
         with _postgres(settings.database_url) as server_reader:

@@ -5,7 +5,7 @@ import os
 from registry.settings import Settings
 from tests.workers.handler_table import HANDLERS
 from workers.broker.fallback import PATIENCE_S
-from workers.broker.hints import make_app
+from workers.broker.wake_ups import make_app
 
 app = make_app(
     Settings.from_env(os.environ),

@@ -12,7 +12,7 @@ from typing import IO, Any
 from registry.entities import Job
 from registry.errors import ServiceUnreachable
 from registry.jobs.store import JobStore
-from workers.processes.parent_watchdog import longer
+from workers.processes.parent_watchdog import extended_to
 
 #: Short, so that a cancel is noticed soon; a beat is one small transaction.
 BEAT_EVERY_S = 2.0
@@ -74,5 +74,5 @@ class Heartbeat:
         # A trainer that has ended is noticed elsewhere.
         with self._leash_lock, contextlib.suppress(BrokenPipeError):
             if answer.alive and self._leash is not None:
-                self._leash.write(longer(self.held_until))
+                self._leash.write(extended_to(self.held_until))
         return answer.alive

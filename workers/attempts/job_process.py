@@ -27,7 +27,7 @@ from workers.attempts.results import Result, failure, write_result
 from workers.errors import HandlerUnknown
 from workers.processes.gpus import gpus_for, limited_to, lock_gpus
 from workers.processes.heavy_imports import heavy_imports
-from workers.processes.parent_watchdog import die_with_parent, end_like, hold_leash, read_order
+from workers.processes.parent_watchdog import die_with_parent, end_like, read_order, start_watchdog
 from workers.tracking.spool import NoRun, Run
 
 #: Kind of job -> the function that carries it out.
@@ -44,7 +44,7 @@ def main() -> int:
     order = read_order(leash)
     die_with_parent(order["parent_pid"])
     ranks = Ranks()
-    hold_leash(leash, until=order["until"], on_renewal=ranks.lengthen)
+    start_watchdog(leash, until=order["until"], on_renewal=ranks.lengthen)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to decide on

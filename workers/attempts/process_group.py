@@ -21,7 +21,7 @@ from typing import Any
 from workers.attempts.results import Result
 from workers.processes.child_environment import child_command
 from workers.processes.json_lines import JsonLines
-from workers.processes.parent_watchdog import longer
+from workers.processes.parent_watchdog import extended_to
 
 _POLL_S = 0.1
 #: A process that is killed takes the connections of the others with it, and their complaints may come first.
@@ -177,7 +177,7 @@ class _Rank:
 
     def lengthen(self, until: float) -> None:
         """Tell it that it may go on until then."""
-        self._write(longer(until))
+        self._write(extended_to(until))
 
     def ask_to_end(self) -> None:
         """Once; what it has is saved first."""

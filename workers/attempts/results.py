@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from workers.processes.parent_watchdog import EXIT_ABANDONED
+from workers.processes.replaced_file import replaced_file
 
 #: Beginnings of error codes that come from what was asked for: another attempt would end the same.
 _BAD_INPUT = (
@@ -106,13 +106,8 @@ def result_path(folder: Path, fence: int) -> Path:
 
 def write_result(folder: Path, fence: int, result: Result) -> None:
     """Leave the result for the supervisor, whole or not at all."""
-    place = result_path(folder, fence)
-    staging = place.with_suffix(".partial")
-    with staging.open("w", encoding="utf-8") as stream:
-        stream.write(json.dumps(vars(result), default=str))
-        stream.flush()
-        os.fsync(stream.fileno())
-    staging.replace(place)
+    with replaced_file(result_path(folder, fence), durable=True) as staged:
+        staged.write_text(json.dumps(vars(result), default=str), encoding="utf-8")
 
 
 def read_result(folder: Path, fence: int) -> Result | None:

@@ -1,1 +1,1 @@
-"""Celery, and nothing but Celery: hints that there is work, and workers that wait for them."""
+"""Celery, and nothing but Celery: wake-up messages that announce work, and the workers that wait for them."""

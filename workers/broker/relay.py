@@ -1,8 +1,8 @@
-"""The relay: keeps as many hints in each queue of the broker as there are jobs to take, up to a bound.
+"""The relay: keeps as many wake-up messages in each queue of the broker as jobs are claimable, up to a bound.
 
-The database says what is to be done, the broker how many hints wait; the difference is published. So a broker
-that was wiped is filled again at the next look, hints that were lost are replaced, and hints never pile up
-behind jobs that take days. Safe to run many: too many hints find nothing to claim.
+The database says how many jobs are claimable, the broker how many messages wait; the difference is published.
+So a broker that was wiped is refilled at the next poll, lost messages are replaced, and messages never pile
+up behind jobs that take days. Several relays may run at once: a surplus message finds nothing to claim.
 """
 
 import contextlib
@@ -14,22 +14,22 @@ from registry.crash_points import crash_point
 from registry.errors import RegistryError
 from registry.service import Registry
 
-#: Hints that wait in a queue at most; workers that are free take one each.
-HINTS_AHEAD = 64
+#: The most messages that wait in one queue; an idle worker consumes one at a time.
+WAKE_UPS_AHEAD = 64
 RELAY_EVERY_S = 0.25
-#: The one task there is.
-LOOK = "zoo.look"
+#: Name of Celery's one task.
+WAKE_UP = "zoo.wake_up"
 
 
-def missing_hints(claimable: Mapping[str, int], waiting: Callable[[str], int]) -> dict[str, int]:
-    """Queue -> hints to publish, where any are missing."""
-    wanted = {queue: min(count, HINTS_AHEAD) for queue, count in claimable.items()}
+def missing_wake_ups(claimable: Mapping[str, int], waiting: Callable[[str], int]) -> dict[str, int]:
+    """Queue -> messages to publish, for those queues that lack any."""
+    wanted = {queue: min(count, WAKE_UPS_AHEAD) for queue, count in claimable.items()}
     missing = {queue: count - waiting(queue) for queue, count in wanted.items()}
     return {queue: count for queue, count in missing.items() if count > 0}
 
 
 class Relay:
-    """Looks, publishes, waits; a broker that hangs costs it its socket timeouts, and nobody else anything."""
+    """A loop that polls, publishes and sleeps; a broker that hangs delays this loop alone."""
 
     def __init__(self, registry: Registry, app: Any, *, say: Callable[[str], None]) -> None:
         self._registry = registry
@@ -40,28 +40,28 @@ class Relay:
         self._is_failing = False
 
     def run(self) -> None:
-        """Go on until `stop`."""
+        """Publish until `stop` is called."""
         while not self._stopping.wait(RELAY_EVERY_S):
             with contextlib.suppress(RegistryError):
                 self.fill()
         self._disconnect()
 
     def stop(self) -> None:
-        """End `run` at its next turn."""
+        """End `run` at its next iteration."""
         self._stopping.set()
 
     def fill(self) -> int:
-        """Publish what is missing; how many hints that were. A broker that fails is asked again next time."""
+        """Publish the missing messages; their number. A broker that fails is tried again the next time."""
         claimable = self._registry.jobs.claimable()
         if not claimable:
             return 0
         try:
-            missing = missing_hints(claimable, self._waiting)
+            missing = missing_wake_ups(claimable, self._waiting)
             for queue, count in missing.items():
                 for _ in range(count):
-                    self._publish(queue)
+                    self._publish_wake_up(queue)
                     crash_point("after_publish")
-        except Exception as error:  # whatever a transport raises: Celery promises no common root
+        except Exception as error:  # transports raise anything: Celery promises no common base class
             self._note(f"{type(error).__name__}: {error}")
             self._disconnect()
             return 0
@@ -69,7 +69,7 @@ class Relay:
         return sum(missing.values())
 
     def _note(self, fault: str | None) -> None:
-        """Say that the broker fails, or works again, once each."""
+        """Log once that the broker fails, and once that it works again."""
         if (fault is not None) != self._is_failing:
             self._say("the broker answers again" if fault is None else f"the broker does not answer: {fault}")
         self._is_failing = fault is not None
@@ -77,13 +77,13 @@ class Relay:
     def _waiting(self, queue: str) -> int:
         channel = self._connected().default_channel
         self._app.amqp.queues[queue].bind(channel).declare()
-        # Not passively: Redis has no key for a queue that is empty.
+        # Not with passive=True: Redis has no key for an empty queue.
         declared = channel.queue_declare(queue=queue, durable=True, exclusive=False, auto_delete=False)
         return int(declared.message_count)
 
-    def _publish(self, queue: str) -> None:
+    def _publish_wake_up(self, queue: str) -> None:
         with self._app.amqp.Producer(self._connected(), auto_declare=False) as producer:
-            self._app.send_task(LOOK, args=(queue,), queue=queue, producer=producer, retry=False)
+            self._app.send_task(WAKE_UP, args=(queue,), queue=queue, producer=producer, retry=False)
 
     def _connected(self) -> Any:
         if self._connection is None:

@@ -1,4 +1,4 @@
-"""A worker from its start to its end, fed by the hints of a broker."""
+"""A worker from start to end, woken up by a broker's messages."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,10 @@ from workers.errors import BrokerUnusable
 
 @contextmanager
 def needing_celery() -> Iterator[None]:
-    """For imports of what speaks to a broker.
+    """A block in which Celery, an optional dependency, is imported.
 
     Raises:
-        BrokerUnusable: it is not installed.
+        BrokerUnusable: Celery or the broker's client is not installed.
     """
     try:
         yield
@@ -26,16 +26,16 @@ def needing_celery() -> Iterator[None]:
         ) from error
 
 
-def serve_on_hints(
+def serve_on_wake_ups(
     settings: Settings, queues: Sequence[str], *, app: str, log_level: str, events: bool
 ) -> int:
-    """Be a worker of the Celery application at `app`, a module, until SIGTERM or Ctrl-C.
+    """Run a worker of the Celery application in the module `app` until SIGTERM or Ctrl-C.
 
     Returns Celery's exit code, or 0 if it was asked to end.
 
     Raises:
         BrokerUnusable: Celery is not installed.
-        DatabaseUnreachable: the database does not answer, which is said at once, not with the first job.
+        DatabaseUnreachable: the database does not answer; raised at the start, not with the first job.
     """
     with needing_celery():
         from celery import signals
@@ -50,7 +50,7 @@ def serve_on_hints(
         asked.append(how)
 
     signals.worker_shutting_down.connect(note)
-    # Not `Celery.worker_main`, which ends alike however its worker ended.
+    # Not `Celery.worker_main`, which drops the worker's exit code.
     status = celery.main(
         [
             *("--app", app, "worker", "--loglevel", log_level, *quick, *monitored),
@@ -58,5 +58,5 @@ def serve_on_hints(
         ],
         standalone_mode=False,
     )
-    # Celery calls Ctrl-C a failure.
+    # Celery's exit code after Ctrl-C is that of a failure.
     return 0 if asked else int(status or 0)

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from migrations import HEAD, REVISIONS
 from registry.database.database import Database
 from registry.database.schema import stored_revision
-from registry.database.sqlite_location import require_place
+from registry.database.sqlite_location import require_location
 from registry.database.times import database_now
 from registry.errors import DatabaseUnreachable, InvalidSetting
 from registry.settings import Settings
@@ -27,7 +27,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     """The database that ZOO_DATABASE_URL names; nothing in it is changed."""
     path = settings.sqlite_path
     try:
-        require_place(settings)
+        require_location(settings)
     except InvalidSetting as error:
         yield fault("database", str(error), mend="correct ZOO_HOME or ZOO_DATABASE_URL")
         return

@@ -21,11 +21,11 @@ def command(output: Output) -> None:
     from migrations import HEAD
     from registry.database.database import Database
     from registry.database.schema import ensure_current, stored_revision
-    from registry.database.sqlite_location import require_place
+    from registry.database.sqlite_location import require_location
     from registry.service import create_home
 
     settings = Settings.from_env(os.environ)
-    require_place(settings)
+    require_location(settings)
     create_home(settings.home)
     with Database(settings) as database:
         with database.read() as session:

@@ -29,7 +29,7 @@ def command(queues: tuple[str, ...], gpu: str | None, events: bool, log_level: s
 
     Example: zoo worker --queue gpu --gpu 0
     """
-    from workers.broker.serving import needing_celery, serve_on_hints
+    from workers.broker.serving import needing_celery, serve_on_wake_ups
     from workers.processes.gpus import offered, visible_gpus
     from workers.worker.loop import serve_from_database
 
@@ -40,7 +40,9 @@ def command(queues: tuple[str, ...], gpu: str | None, events: bool, log_level: s
     if settings.broker_url is not None:
         with needing_celery():
             import workers.app  # found by its name, wherever this process was started
-        return serve_on_hints(settings, served, app=workers.app.__name__, log_level=log_level, events=events)
+        return serve_on_wake_ups(
+            settings, served, app=workers.app.__name__, log_level=log_level, events=events
+        )
     serve_from_database(settings, served, say=_say if log_level == "info" else lambda _: None)
     return 0
 

@@ -1,1 +1,1 @@
-"""Child processes: how they are started, watched, logged and ended. No torch, no database."""
+"""Child processes: starting, watching, logging and ending them. No torch, no database."""

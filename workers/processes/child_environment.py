@@ -1,6 +1,6 @@
-"""What a child process is given of its parent's environment: a short list of names, and no secrets.
+"""The environment of a child process: a short list of variables of its parent's, and no secrets.
 
-Settings that may hold a password travel through a pipe instead: /proc/<pid>/environ stays readable.
+Settings that may contain a password go through a pipe instead, because /proc/<pid>/environ stays readable.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from registry.settings import threads
 
-#: names, and beginnings of names that end in "_"
+#: Names, and prefixes of names, which end in "_".
 _PASSED_ON = (
     "PATH",
     "HOME",
@@ -34,12 +34,12 @@ _PASSED_ON = (
     "ZOO_",
 )
 _HELD_BACK = ("_URL", "_URI", "_TOKEN", "_PASSWORD", "_SECRET")
-#: inputs are staged and verified before a child starts, so nothing is ever fetched in one
+#: Inputs are staged and verified before a child starts, so a child never downloads anything.
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def child_environment(environ: Mapping[str, str], *, also: tuple[str, ...] = ()) -> dict[str, str]:
-    """The environment of a child; what `also` names is passed on besides, secrets and all."""
+    """The environment of a child; `also`: further names and prefixes to pass on, secrets included."""
     kept = {
         name: value
         for name, value in environ.items()
@@ -60,7 +60,7 @@ def child_environment(environ: Mapping[str, str], *, also: tuple[str, ...] = ())
 
 
 def child_command(module: str, *arguments: str) -> list[str]:
-    """How to run a module of ours; `-P` keeps a `random.py` in the user's current folder out of it."""
+    """The command that runs one of our modules; `-P` keeps a user's `random.py` from being imported."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
@@ -69,5 +69,5 @@ def _is_listed(name: str, entries: tuple[str, ...]) -> bool:
 
 
 def usable_cpus() -> int:
-    """How many processors this process may use."""
+    """How many CPUs this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A job's log: appended to by its trainer, kept below a size by its supervisor."""
+"""A job's log: its job process appends to it, its supervisor limits its size."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ _OLDER = "log.older.txt"
 
 
 class JobLog:
-    """The open log of a running job; its descriptor is given to the trainer as standard error."""
+    """The open log of a running job; its descriptor becomes the job process's standard error."""
 
     def __init__(self, folder: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
         self.path = folder / _NAME
@@ -21,9 +21,9 @@ class JobLog:
         self.descriptor = os.open(self.path, flags, 0o600)
 
     def keep_small(self) -> None:
-        """Move a log over its limit aside, over the one moved before, and start it again.
+        """If the log is over its limit, move its content to the older log and truncate it.
 
-        Its writer appends, so it goes on at the new end; lines written between the two steps are lost.
+        The writer appends, so it continues at the new end; lines written between the two steps are lost.
         """
         if os.fstat(self.descriptor).st_size > self._limit_bytes:
             shutil.copyfile(self.path, self.path.with_name(_OLDER))

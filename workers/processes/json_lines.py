@@ -1,4 +1,4 @@
-"""Complete JSON lines out of a pipe, as they come: how a child process tells what it does."""
+"""Complete JSON lines from a pipe as they arrive: how a child process reports progress."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class JsonLines:
-    """The reading end of such a pipe, which is made non-blocking."""
+    """The reading end of a pipe, which is made non-blocking."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -19,11 +19,11 @@ class JsonLines:
 
     @property
     def have_ended(self) -> bool:
-        """Whether nothing more can come: the writer has closed its end, or died."""
+        """Whether the writer has closed its end, or died."""
         return self._stream is None
 
     def read(self, *, timeout_s: float) -> list[dict[str, Any]]:
-        """What has come; waits at most `timeout_s` for it."""
+        """The lines that have arrived; waits at most `timeout_s` for the first."""
         if self._stream is None:
             time.sleep(timeout_s)
             return []

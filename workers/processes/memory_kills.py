@@ -1,4 +1,4 @@
-"""How many processes the kernel has killed for want of memory, to tell such an end from others."""
+"""How many processes the kernel has killed because memory ran out, to recognise such an end of a job."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def memory_kills() -> int:
-    """The number so far, of this process's control group and of the machine; 0 where nobody counts."""
+    """The count so far, of this process's control group and of the machine; 0 where the kernel has none."""
     return _counted(_own_cgroup() / "memory.events") + _counted(Path("/proc/vmstat"))
 
 

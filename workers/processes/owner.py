@@ -1,4 +1,4 @@
-"""Who holds a job: this process, named so that others on this host can tell whether it is still alive."""
+"""The owner of a job: a process, named so that others on this host can tell whether it is still alive."""
 
 import os
 import platform
@@ -10,16 +10,16 @@ _STATE, _STARTED = 0, 19
 
 
 def owner_name(pid: int | None = None) -> str:
-    """`host/boot/pid/start` of this process, or of another of this host.
+    """`host/boot/pid/start` of this process, or of another on this host.
 
-    A number that another process gets later does not make a dead one alive again.
+    The start time keeps a process that reuses the pid of a dead one from being taken for it.
     """
     named = os.getpid() if pid is None else pid
     return f"{platform.node()}/{_boot_id()}/{named}/{_started(named)}"
 
 
 def is_dead(owner: str | None) -> bool:
-    """Whether an owner is known to have ended; False when it may live, or lives on another host."""
+    """Whether an owner is known to have ended; False where it may be alive, or is on another host."""
     parts = (owner or "").rsplit("/", 3)
     if len(parts) != 4 or parts[0] != platform.node() or not parts[2].isdecimal():
         return False
@@ -37,7 +37,7 @@ def _boot_id() -> str:
 
 
 def _started(pid: int) -> str:
-    """Clock ticks since boot at which the process began; empty for one that has ended, a zombie too."""
+    """Clock ticks since boot at which the process started; empty for one that has ended, zombies included."""
     try:
         stat = (_PROC / str(pid) / "stat").read_text()
     except OSError:

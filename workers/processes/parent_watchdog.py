@@ -1,6 +1,6 @@
-"""How a child process ends with its parent: the kernel's death signal, and a pipe that says until when.
+"""The parent watchdog, which ends a child with its parent: a death signal, and a pipe with the deadline.
 
-Needs nothing but the standard library, so that a child is on the leash before it imports anything slow.
+Standard library only, so that the watchdog runs before the child imports anything slow.
 """
 
 import ctypes
@@ -13,14 +13,14 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-#: how a child ends whose supervisor is gone, or silent for a whole lease
+#: Exit code of a child whose supervisor is gone, or has not renewed the lease in time.
 EXIT_ABANDONED = 79
 
 _PR_SET_PDEATHSIG = 1
 
 
 def read_order(descriptor: int) -> dict[str, Any]:
-    """The JSON line that a supervisor sends first; nothing after it is taken out of the pipe."""
+    """The JSON line that a supervisor sends first; reads nothing after it out of the pipe."""
     line = bytearray()
     while not line.endswith(b"\n"):
         byte = os.read(descriptor, 1)
@@ -32,9 +32,9 @@ def read_order(descriptor: int) -> dict[str, Any]:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends; does nothing but on Linux.
+    """Have the kernel kill this process when the thread that started it ends; Linux only.
 
-    The parent may have ended before the request was made, so it is looked for afterwards.
+    The parent may have ended before the call, so this process ends itself if it has another parent by now.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -42,29 +42,29 @@ def die_with_parent(parent_pid: int) -> None:
         os._exit(EXIT_ABANDONED)
 
 
-def hold_leash(
+def start_watchdog(
     descriptor: int, *, until: float, on_renewal: Callable[[float], None] = lambda _: None
 ) -> None:
-    """End this process when the pipe closes, or at `until`, a reading of the monotonic clock, in seconds.
+    """End this process when the pipe closes, or at `until`, a time of the monotonic clock, in seconds.
 
-    A supervisor writes a later time, a line each, after each renewal of the lease. Processes of a host share
+    After each renewal of the lease a supervisor writes a line with a later time. Processes on a host share
     that clock, so neither a line that waited in the pipe nor a slow renewal lets a child outlive the lease.
-    `on_renewal` is told the time, in a thread of its own: to pass it on to children of this process.
+    `on_renewal` is called with that time in a thread of its own, to pass it on to this process's children.
     """
     ends_at = [until]
     threading.Thread(
-        target=_watch_pipe, args=(descriptor, ends_at, on_renewal), name="leash", daemon=True
+        target=_watch_pipe, args=(descriptor, ends_at, on_renewal), name="parent watchdog", daemon=True
     ).start()
     threading.Thread(target=_watch_clock, args=(ends_at,), name="lease", daemon=True).start()
 
 
-def longer(until: float) -> bytes:
-    """What a supervisor writes into the pipe."""
+def extended_to(until: float) -> bytes:
+    """The line by which a supervisor extends a child's life to a time of the monotonic clock."""
     return f"{until:.3f}\n".encode()
 
 
 def end_like(exit_code: int) -> NoReturn:
-    """End this process as another has: by the same signal, where `exit_code` is that of one less than 0."""
+    """End this process as another has ended; a negative `exit_code` is a signal, as in `subprocess`."""
     if exit_code < 0:
         if -exit_code != signal.SIGKILL:
             signal.signal(-exit_code, signal.SIG_DFL)
@@ -74,8 +74,8 @@ def end_like(exit_code: int) -> NoReturn:
 
 def _watch_pipe(descriptor: int, ends_at: list[float], on_renewal: Callable[[float], None]) -> None:
     rest = b""
-    while said := os.read(descriptor, 4096):
-        *lines, rest = (rest + said).split(b"\n")
+    while received := os.read(descriptor, 4096):
+        *lines, rest = (rest + received).split(b"\n")
         if lines:
             ends_at[0] = float(lines[-1])
             on_renewal(ends_at[0])

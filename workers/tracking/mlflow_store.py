@@ -1,19 +1,18 @@
-"""From a job's spool to MLflow; the only module that imports it, and only when something is shipped.
+"""Ships a job's spool to MLflow; the only module that imports MLflow, and only when something is shipped.
 
-Shipping twice changes nothing: a run is found again by its spool's id, a second one that a lost answer made
+Shipping twice changes nothing: a run is found again by its spool's id, a duplicate that a lost answer caused
 is deleted, and MLflow keeps one value per metric, step and time. Knows no jobs; `workers.tracking.shipping`
-gives it a process of its own.
+runs it in a process of its own.
 """
 
-import contextlib
-import fcntl
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from workers.errors import TrackingUnavailable
+from workers.processes.file_lock import file_lock
+from workers.processes.replaced_file import replaced_file
 from workers.tracking.spool import SPOOL_FOLDER, Shipment, keep_shipped, read_lines, shipped
 
 _SQLITE = "sqlite:///"
@@ -24,7 +23,7 @@ _BATCH_PARAMETERS = 100
 
 
 class Tracker:
-    """Ships spools to the store at `uri`; one in a SQLite file keeps its artifacts in `artifact_folder`."""
+    """A client of the store at `uri`; a store in a SQLite file keeps its artifacts in `artifact_folder`."""
 
     def __init__(self, *, uri: str, artifact_folder: Path) -> None:
         self.store = store_name(uri)
@@ -36,10 +35,10 @@ class Tracker:
         """Ship what is new in a job's spool.
 
         Raises:
-            TrackingUnavailable: MLflow cannot be imported, reached or used; what it has not taken stays.
+            TrackingUnavailable: MLflow cannot be imported, reached or used; the rest stays in the spool.
             BlockingIOError: another process ships this spool, and `wait` is false.
         """
-        with _locked(job_folder / SPOOL_FOLDER / "lock", wait=wait):
+        with file_lock(job_folder / SPOOL_FOLDER / "lock", wait=wait):
             state = shipped(job_folder, store=self.store)
             try:
                 try:
@@ -47,17 +46,17 @@ class Tracker:
                 except Exception as exc:
                     if state.run_id is None or not _is_gone(exc):
                         raise
-                # The store was set up anew since: the spool still has everything.
+                # The store was set up anew meanwhile; the spool still has everything.
                 return self._deliver(job_folder, Shipment(store=self.store))
             except Exception as exc:
-                # As broad as that: whatever a tracker throws, it must not become the failure of a job.
+                # All exceptions: whatever a tracker raises must not become the failure of a job.
                 raise TrackingUnavailable(_reason(self.store, exc)) from exc
 
     def _deliver(self, job_folder: Path, state: Shipment) -> Shipment:
         return _Delivery(self.connect(), job_folder, state, artifact_root=self._artifact_folder).ship()
 
     def connect(self) -> Any:
-        """MLflow's client for the store, which is created if it is a SQLite file that is not there yet."""
+        """MLflow's client for the store; a missing SQLite file is created."""
         if self._connected is None:
             from mlflow.tracking import MlflowClient
 
@@ -68,7 +67,7 @@ class Tracker:
 
 
 class _Delivery:
-    """One pass over one spool; how far it came is saved after everything that MLflow took."""
+    """One pass over one spool; progress is saved after each request that MLflow accepted."""
 
     def __init__(self, client: Any, job_folder: Path, state: Shipment, *, artifact_root: Path | None) -> None:
         self._client = client
@@ -149,18 +148,18 @@ class _Delivery:
 
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            place = None if self._artifact_root is None else (self._artifact_root / name).as_uri()
+            artifacts = None if self._artifact_root is None else (self._artifact_root / name).as_uri()
             try:
-                return str(self._client.create_experiment(name, artifact_location=place))
+                return str(self._client.create_experiment(name, artifact_location=artifacts))
             except MlflowException:
-                # Another process may have created it in between; if none did, the reason stands.
+                # Another process may have created it in between; otherwise the error is real.
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
                     raise
         return str(found.experiment_id)
 
     def _parameters(self, parameters: Mapping[str, str], *, known: Mapping[str, str]) -> None:
-        # MLflow refuses to change a parameter, and a later attempt may differ in what a fault made it change.
+        # MLflow refuses to change a parameter, and a retry may use other values, such as a smaller batch.
         from mlflow.entities import Param
 
         fresh = [Param(name, value) for name, value in parameters.items() if name not in known]
@@ -180,11 +179,11 @@ class _Delivery:
             self._client.log_artifact(self._state.run_id, str(path), record["folder"] or None)
 
     def _end(self, record: Mapping[str, Any]) -> None:
-        self._delete_twins()
+        self._delete_duplicates()
         self._client.set_terminated(self._state.run_id, status=record["status"], end_time=record["at_ms"])
 
-    def _delete_twins(self) -> None:
-        # A server too slow to answer in time may create a run all the same, after it was looked for in vain.
+    def _delete_duplicates(self) -> None:
+        # A server too slow to answer in time may still create a run, after a search had not found it.
         run = self._client.get_run(self._state.run_id)
         for found in self._runs_of_this_spool(run.info.experiment_id):
             if found.info.run_id != self._state.run_id:
@@ -192,39 +191,26 @@ class _Delivery:
 
 
 def store_name(uri: str) -> str:
-    """The store's URI without the account in it, for messages and files."""
+    """The store's URI without user and password, for messages and files."""
     scheme, separator, rest = uri.partition("://")
     return scheme + separator + rest.rpartition("@")[2]
 
 
 def _create_sqlite_store(database: Path, artifact_folder: Path) -> None:
-    """Create MLflow's tables beside their final place, so that a kill leaves no half a schema."""
+    """Create MLflow's tables in a staged file, so that a kill leaves no partial schema."""
     database.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(database.with_name(database.name + ".lock")):
+    with file_lock(database.with_name(database.name + ".lock")):
         if database.exists():
             return
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        temporary = database.with_name(f"{database.name}.{os.getpid()}")
-        store = SqlAlchemyStore(f"{_SQLITE}{temporary}", artifact_folder.as_uri())
-        store.engine.dispose()
-        temporary.replace(database)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        try:
-            yield
-        finally:
-            # Not by closing alone: a process forked meanwhile has inherited the lock.
-            fcntl.flock(stream, fcntl.LOCK_UN)
+        with replaced_file(database) as staged:
+            store = SqlAlchemyStore(f"{_SQLITE}{staged}", artifact_folder.as_uri())
+            store.engine.dispose()
 
 
 def _is_gone(exc: Exception) -> bool:
-    """Whether MLflow said that it knows no such run."""
+    """Whether MLflow answered that it has no such run."""
     return getattr(exc, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
 
 

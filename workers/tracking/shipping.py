@@ -1,9 +1,9 @@
-"""The process that ships spools to MLflow, from both ends: how a supervisor starts it, and what it does.
+"""The process that ships spools to MLflow: how a supervisor starts it, and what it does.
 
     python -m workers.tracking.shipping JOB_FOLDER...
 
-A process of its own, because importing MLflow takes seconds that training would miss, and because a process,
-unlike a thread, can be given a time limit. What earlier jobs could not ship goes along, once MLflow answers.
+It is a process because importing MLflow takes seconds away from training, and because a process, unlike a
+thread, can be given a time limit. Once MLflow answers, it also ships what earlier jobs could not.
 """
 
 import contextlib
@@ -26,33 +26,33 @@ from workers.processes.parent_watchdog import die_with_parent, read_order
 from workers.tracking.mlflow_store import Tracker, store_name
 from workers.tracking.spool import is_pending, pending_bytes, shipped
 
-#: what MLflow is told where nothing is said: how to sign in, and how to reach artifact stores
+#: Variables that MLflow's client needs to sign in and to reach artifact stores.
 _CREDENTIALS = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 _REQUEST_LIMIT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _FIRST_REQUEST_LIMIT_S = 5
-#: Quiet, and quick to give up. MLflow's own retry would create a run twice where only the answer was lost.
-MANNERS = {
+#: Quiet, with short timeouts and no retries: a retry after a lost answer would create a run twice.
+MLFLOW_CLIENT_ENV = {
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     _REQUEST_LIMIT: str(_FIRST_REQUEST_LIMIT_S),
 }
-#: the tracking URI that means: do not track
+#: The tracking URI that turns tracking off.
 NO_TRACKING = "none"
 
 _SHIP_EVERY_S = 2.0
-#: A server that is slow, not dead, takes a request in the end: each try in vain doubles its time, up to this.
+#: Each failed attempt doubles the request's timeout up to this: a server may be slow rather than dead.
 _REQUEST_LIMIT_S = 80
-#: What the end of a job still waits for an MLflow that did not answer last time.
+#: How long the end of a job still waits for an MLflow that did not answer the last time.
 _LAST_TRY_S = 5.0
 _POLL_S = 0.05
 
-#: tells the supervisor, by keywords, what happened
+#: Reports an event to the supervisor, as keywords.
 Say = Callable[..., None]
 
 
 class NoShipper:
-    """Where MLFLOW_TRACKING_URI is `none`: runs stay in their spools and can be shipped later."""
+    """The shipper where MLFLOW_TRACKING_URI is `none`: runs stay in their spools and can be shipped later."""
 
     def finish(self, *, timeout_s: float) -> bool:  # noqa: ARG002 - the other shipper's signature
         """Nothing to wait for."""
@@ -78,7 +78,7 @@ class Shipper:
         self._answers = True
         self._process = subprocess.Popen(
             child_command("workers.tracking.shipping", *map(str, job_folders)),
-            env=child_environment(os.environ, also=_CREDENTIALS) | MANNERS,
+            env=child_environment(os.environ, also=_CREDENTIALS) | MLFLOW_CLIENT_ENV,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -97,7 +97,7 @@ class Shipper:
     def finish(self, *, timeout_s: float) -> bool:
         """Wait for the last shipment, at most `timeout_s`; whether everything was shipped.
 
-        An MLflow that did not answer last time is waited for no longer than a moment.
+        Waits only 5 s for an MLflow that did not answer the last time.
         """
         _write(self._process.stdin, None)
         started = answered_at = time.monotonic()
@@ -113,7 +113,7 @@ class Shipper:
         return complete
 
     def abandon(self) -> None:
-        """End the process now, if it still runs; what it has not shipped stays in the spool."""
+        """End the process now, if it still runs; what it has not shipped stays in the spools."""
         self._process.kill()
         self._process.wait()
         self._reader.join()
@@ -124,27 +124,27 @@ class Shipper:
         known: set[str] = set()
         with stream:
             for line in stream:
-                said = json.loads(line)
-                self._answers = "unavailable" not in said
+                event = json.loads(line)
+                self._answers = "unavailable" not in event
                 if not self._answers:
-                    self._on_unavailable(said["unavailable"])
-                elif said["run_id"] and said["run_id"] not in known:
-                    known.add(said["run_id"])
-                    self._on_run(said["run_id"])
+                    self._on_unavailable(event["unavailable"])
+                elif event["run_id"] and event["run_id"] not in known:
+                    known.add(event["run_id"])
+                    self._on_run(event["run_id"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpooledRun:
-    """A job's run, as far as its spool on this machine tells."""
+    """A job's run, as its spool on this machine describes it."""
 
     job: str
-    #: MLflow's, once it has begun to take the run
+    #: MLflow's id; None until MLflow has the beginning of the run.
     run_id: str | None
     pending_bytes: int
 
 
 def spooled_runs(settings: Settings) -> tuple[SpooledRun, ...]:
-    """The runs of every job folder of this machine, in the order of the jobs."""
+    """The runs of all job folders on this machine, by job number."""
     store = store_name(settings.mlflow_tracking_uri)
     runs = (
         SpooledRun(
@@ -158,7 +158,7 @@ def spooled_runs(settings: Settings) -> tuple[SpooledRun, ...]:
 
 
 def ship_pending(settings: Settings, *, timeout_s: float) -> str | None:
-    """Let MLflow have all that it missed; why it did not take everything, None if it did."""
+    """Ship everything that MLflow has not received; the reason if that failed, None if it succeeded."""
     folders = pending_folders(settings)
     if not folders:
         return None
@@ -169,7 +169,7 @@ def ship_pending(settings: Settings, *, timeout_s: float) -> str | None:
 
 
 def pending_folders(settings: Settings) -> tuple[Path, ...]:
-    """The job folders that hold something MLflow does not have."""
+    """The job folders that hold something MLflow has not received."""
     return tuple(_pending(_jobs_folder(settings), store=store_name(settings.mlflow_tracking_uri)))
 
 
@@ -186,7 +186,7 @@ def _jobs_folder(settings: Settings) -> Path:
 
 
 def main(folders: Sequence[str]) -> int:
-    """Ship until standard input ends, then once more; say in JSON lines on standard output what happened."""
+    """Ship until standard input ends, then once more; report events as JSON lines on standard output."""
     order = read_order(0)
     die_with_parent(order["parent_pid"])
     os.nice(10)
@@ -196,7 +196,7 @@ def main(folders: Sequence[str]) -> int:
     left_behind = _pending(Path(order["jobs_folder"]), store=tracker.store)
     last = False
     while True:
-        complete = all([_ship(tracker, folder, say) for folder in own])  # noqa: C419 - one that fails holds back no other
+        complete = all([_ship(tracker, folder, say) for folder in own])  # noqa: C419 - a list, so that a failure does not skip the others
         if last:
             return 0 if complete else TrackingUnavailable.exit_code
         _set_request_limit(answered=complete)
@@ -206,7 +206,7 @@ def main(folders: Sequence[str]) -> int:
 
 
 def _ship(tracker: Tracker, folder: Path, say: Say) -> bool:
-    """Ship one spool, and say which run has it; whether MLflow took it all."""
+    """Ship one spool and report its run; whether MLflow took all of it."""
     store = tracker.store
     try:
         shipment = tracker.ship(folder) if is_pending(folder, store=store) else shipped(folder, store=store)
@@ -218,7 +218,7 @@ def _ship(tracker: Tracker, folder: Path, say: Say) -> bool:
 
 
 def _ship_one_of(left_behind: Iterator[Path], tracker: Tracker, own: Sequence[Path]) -> None:
-    """Ship the next spool that some earlier job left; one that MLflow will not have is left once more."""
+    """Ship the next spool that an earlier job left; one that MLflow refuses stays for the next shipper."""
     folder = next((folder for folder in left_behind if folder not in own), None)
     if folder is not None:
         with contextlib.suppress(TrackingUnavailable, BlockingIOError):
@@ -226,13 +226,13 @@ def _ship_one_of(left_behind: Iterator[Path], tracker: Tracker, own: Sequence[Pa
 
 
 def _set_request_limit(*, answered: bool) -> None:
-    # MLflow reads it anew for every request.
+    # MLflow reads the variable anew for every request.
     limit_s = min(2 * int(os.environ[_REQUEST_LIMIT]), _REQUEST_LIMIT_S)
     os.environ[_REQUEST_LIMIT] = str(_FIRST_REQUEST_LIMIT_S if answered else limit_s)
 
 
 def _private_output() -> Say:
-    """Standard output as a way to say things to the supervisor; what MLflow prints goes elsewhere."""
+    """Keep standard output for events, and redirect what MLflow prints to standard error."""
     descriptor = os.dup(1)
     os.dup2(2, 1)
     return lambda **fields: _write_line(descriptor, fields)
@@ -248,7 +248,7 @@ def _stdin_ended(timeout_s: float) -> bool:
 
 
 def _write(stream: IO[bytes] | None, content: bytes | None) -> None:
-    """Write, or close when there is nothing to write; a reader that is gone is not an error here."""
+    """Write, or close if `content` is None; a reader that is gone is not an error."""
     if stream is None:
         return
     with contextlib.suppress(BrokenPipeError):

@@ -1,7 +1,6 @@
-"""What a job measured, kept in its own folder first: an append-only file of JSON lines and copies of files.
+"""The spool of a run: what a job measured, as an append-only file of JSON lines and copies of files.
 
-Writing here is all that tracking asks of a job; `workers.tracking.mlflow_store` ships it. Of MLflow it knows
-the limits.
+A job only writes here; `workers.tracking.mlflow_store` ships it to MLflow. This module knows MLflow's limits.
 """
 
 import contextlib
@@ -16,7 +15,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-#: beneath a job's folder
+from workers.processes.replaced_file import replaced_file
+
+#: Relative to a job's folder.
 SPOOL_FOLDER = "tracking"
 _LINES = "spool.jsonl"
 _FILES = "files"
@@ -30,7 +31,7 @@ _NOT_IN_A_KEY = re.compile(r"[^\w\-./: ]")
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One complete line of a spool: what it says, and where in the file the next one starts."""
+    """One complete line of a spool: its record, and the offset in the file where the next one starts."""
 
     record: Mapping[str, Any]
     end_offset: int
@@ -47,20 +48,20 @@ class Shipment:
 
 
 class Run:
-    """The handle through which a job reports its run; every call appends one line and returns at once."""
+    """The handle by which a job reports its run; every call appends one line and returns at once."""
 
     def __init__(self, job_folder: Path) -> None:
         self._folder = job_folder / SPOOL_FOLDER
         (self._folder / _FILES).mkdir(parents=True, exist_ok=True)
         self._descriptor = _open_for_append(self._folder / _LINES)
         if os.fstat(self._descriptor).st_size == 0:
-            # Job numbers repeat between installations that share one MLflow; this does not.
+            # Installations that share one MLflow have equal job numbers; this id is unique.
             self._append("spool", id=uuid.uuid4().hex)
 
     def begin(
         self, *, experiment: str, name: str, parameters: Mapping[str, Any], tags: Mapping[str, object]
     ) -> None:
-        """Name the run; a later attempt of the same job may say it again."""
+        """Name the run; a later attempt of the same job may call it again."""
         self._append(
             "begin", experiment=experiment, name=name, parameters=flatten(parameters), tags=_tags(tags)
         )
@@ -75,25 +76,21 @@ class Run:
         """Facts about the run: subject, dataset digests."""
         self._append("tags", values=_tags(values))
 
-    def link(self, kind: str, name: str, run_id: str) -> None:
-        """Point to another run, as the tag `zoo.run.<kind>.<name>`."""
-        self.tags({f"zoo.run.{kind}.{name}": run_id})
-
     def artifact(self, path: Path, *, folder: str = "") -> None:
-        """Keep a copy of a file for the run, shown there beneath `folder`."""
-        place = self._folder / _FILES / folder
-        place.mkdir(parents=True, exist_ok=True)
-        temporary = place / f".{path.name}.{os.getpid()}"
-        shutil.copyfile(path, temporary)
-        temporary.replace(place / path.name)
-        self._append("artifact", path=str(Path(_FILES, folder, path.name)), folder=folder)
+        """Keep a copy of a file for the run, which shows it in `folder`."""
+        relative = Path(_FILES, folder, path.name)
+        target = self._folder / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(target) as staged:
+            shutil.copyfile(path, staged)
+        self._append("artifact", path=str(relative), folder=folder)
 
     def end(self, status: str) -> None:
         """Close the run as FINISHED, FAILED or KILLED."""
         self._append("end", status=status)
 
     def close(self) -> None:
-        """Give the file descriptor back; the spool stays."""
+        """Close the file; the spool stays."""
         os.close(self._descriptor)
 
     def _append(self, action: str, **fields: Any) -> None:
@@ -102,23 +99,23 @@ class Run:
 
 
 class NoRun(Run):
-    """Keeps nothing: for the processes of a job whose first one reports for all of them."""
+    """A run that records nothing: for the processes of a job whose first process reports for all."""
 
     def __init__(self) -> None:
         pass
 
     def artifact(self, path: Path, *, folder: str = "") -> None:
-        """Nothing is copied."""
+        """Copy nothing."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Close nothing."""
 
     def _append(self, action: str, **fields: Any) -> None:
         pass
 
 
 def read_lines(job_folder: Path, *, offset: int) -> Iterator[Line]:
-    """The complete lines from `offset` on; what a killed process left half-written is passed over."""
+    """The complete lines from `offset` on; a line that a killed process left half-written is skipped."""
     lines = job_folder / SPOOL_FOLDER / _LINES
     if not lines.exists():
         return
@@ -132,7 +129,7 @@ def read_lines(job_folder: Path, *, offset: int) -> Iterator[Line]:
 
 
 def shipped(job_folder: Path, *, store: str) -> Shipment:
-    """How far the job's spool has been shipped to the store of that name."""
+    """How far the job's spool has been shipped to the named store."""
     with contextlib.suppress(OSError, ValueError, TypeError):
         shipment = Shipment(**json.loads((job_folder / SPOOL_FOLDER / _SHIPPED).read_text()))
         if shipment.store == store:
@@ -142,26 +139,24 @@ def shipped(job_folder: Path, *, store: str) -> Shipment:
 
 def keep_shipped(job_folder: Path, shipment: Shipment) -> None:
     """Remember how far the spool has been shipped."""
-    place = job_folder / SPOOL_FOLDER / _SHIPPED
-    temporary = place.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(shipment)))
-    temporary.replace(place)
+    with replaced_file(job_folder / SPOOL_FOLDER / _SHIPPED) as staged:
+        staged.write_text(json.dumps(asdict(shipment)))
 
 
 def is_pending(job_folder: Path, *, store: str) -> bool:
-    """Whether the job measured something that the store of that name does not have."""
+    """Whether the job measured something that the named store has not received."""
     return pending_bytes(job_folder, store=store) > 0
 
 
 def pending_bytes(job_folder: Path, *, store: str) -> int:
-    """How much of the job's spool the store of that name does not have; its files not counted."""
+    """How much of the job's spool the named store has not received, in bytes; files not counted."""
     lines = job_folder / SPOOL_FOLDER / _LINES
     written_bytes = lines.stat().st_size if lines.exists() else 0
     return max(0, written_bytes - shipped(job_folder, store=store).offset)
 
 
 def flatten(parameters: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
-    """Nested settings as MLflow holds parameters: dotted names and text, cut to its limits."""
+    """Nested settings in the form of MLflow's parameters: dotted names and text, cut to its limits."""
     flat: dict[str, str] = {}
     for name, value in parameters.items():
         key = f"{prefix}{name}"
@@ -196,7 +191,7 @@ def _parsed(raw: bytes) -> Mapping[str, Any]:
 def _open_for_append(path: Path) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     size_bytes = os.fstat(descriptor).st_size
-    # A predecessor killed in the middle of a line must not spoil the first line of this attempt.
+    # A half line of an attempt that was killed must not corrupt the first line of this one.
     if size_bytes and os.pread(descriptor, 1, size_bytes - 1) != b"\n":
         os.write(descriptor, b"\n")
     return descriptor

@@ -1,1 +1,1 @@
-"""A worker that asks the database for jobs."""
+"""A worker that polls the database for jobs."""

@@ -1,4 +1,4 @@
-"""One worker as others see it, and the thread that keeps it seen and puts right what dead ones left."""
+"""A worker's entry in the list of workers, and the thread that renews it and requeues dead workers' jobs."""
 
 import contextlib
 import math
@@ -16,19 +16,26 @@ from workers.attempts.reconciler import reconcile
 from workers.processes.gpus import visible_gpus
 from workers.processes.owner import owner_name
 
-#: A dead owner on this host is noticed within this time and a moment.
+#: How often dead owners on this host are looked for.
 RECONCILE_EVERY_S = 1.0
 _ANNOUNCE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service:
-    """What a worker offers; `name` is as owners of jobs are named, `gpu` as CUDA_VISIBLE_DEVICES says."""
+class WorkerIdentity:
+    """A worker: its name, process, queues and GPUs."""
 
+    #: In the form of `workers.processes.owner.owner_name`.
     name: str
     process_id: int
     queues: tuple[str, ...]
+    #: In the form of CUDA_VISIBLE_DEVICES; None without a GPU.
     gpu: str | None
+
+    @property
+    def served(self) -> str:
+        """Its queues and GPUs for a log line: `gpu, cpu (GPU 0)`."""
+        return ", ".join(self.queues) + ("" if self.gpu is None else f" (GPU {self.gpu})")
 
 
 class Reconciling:
@@ -49,35 +56,35 @@ class Reconciling:
 
     def _run(self) -> None:
         while not self._stopping.wait(RECONCILE_EVERY_S):
-            self.turn()
+            self.run_once()
 
-    def turn(self) -> None:
-        """Once; a database that is away is asked again the next time."""
+    def run_once(self) -> None:
+        """Reconcile; if the database does not answer, it is tried again the next time."""
         with contextlib.suppress(RegistryError):
             reconcile(self._registry)
 
 
 class Upkeep(Reconciling):
-    """Besides, says that a worker is there while the block runs, and takes it off the list at the end."""
+    """A thread that reconciles and also keeps a worker on the list of workers while the block runs."""
 
-    def __init__(self, registry: Registry, service: Service, *, draining: Callable[[], bool]) -> None:
+    def __init__(self, registry: Registry, identity: WorkerIdentity, *, draining: Callable[[], bool]) -> None:
         super().__init__(registry)
-        self._service = service
+        self._identity = identity
         self._draining = draining
         self._announced_at = -math.inf
 
     def __enter__(self) -> Self:
-        self.turn()
+        self.run_once()
         return super().__enter__()
 
     def __exit__(self, *_: object) -> None:
         super().__exit__()
         with contextlib.suppress(RegistryError):
-            self._registry.workers.remove(self._service.name)
+            self._registry.workers.remove(self._identity.name)
 
-    def turn(self) -> None:
-        """Once; the announcement less often, but a worker that drains says so soon."""
-        super().turn()
+    def run_once(self) -> None:
+        """Reconcile and, less often, announce the worker; one that drains announces it each time."""
+        super().run_once()
         if self._draining() or time.monotonic() - self._announced_at > _ANNOUNCE_EVERY_S:
             with contextlib.suppress(RegistryError):
                 self._announce()
@@ -85,21 +92,16 @@ class Upkeep(Reconciling):
 
     def _announce(self) -> None:
         self._registry.workers.announce(
-            self._service.name,
+            self._identity.name,
             host=platform.node(),
-            process_id=self._service.process_id,
-            queues=self._service.queues,
-            gpu=self._service.gpu,
+            process_id=self._identity.process_id,
+            queues=self._identity.queues,
+            gpu=self._identity.gpu,
             state="draining" if self._draining() else "working",
         )
 
 
-def service_here(queues: Sequence[str]) -> Service:
-    """What this process offers, as its environment says."""
+def this_worker(queues: Sequence[str]) -> WorkerIdentity:
+    """The identity of this process, with the GPUs that its environment leaves visible."""
     gpu = ",".join(visible_gpus(os.environ)) or None
-    return Service(name=owner_name(), process_id=os.getpid(), queues=tuple(queues), gpu=gpu)
-
-
-def describe(service: Service) -> str:
-    """For a log line: `gpu, cpu (GPU 0)`."""
-    return ", ".join(service.queues) + ("" if service.gpu is None else f" (GPU {service.gpu})")
+    return WorkerIdentity(name=owner_name(), process_id=os.getpid(), queues=tuple(queues), gpu=gpu)

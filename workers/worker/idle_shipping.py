@@ -1,4 +1,4 @@
-"""What a worker does between jobs: it lets MLflow have the runs that it missed when their jobs ended."""
+"""What a worker does between jobs: it ships the runs that MLflow did not receive when their jobs ended."""
 
 import contextlib
 import threading
@@ -8,19 +8,21 @@ from typing import Self
 from registry.errors import RegistryError
 from registry.service import Registry
 from workers.tracking.shipping import NO_TRACKING, pending_folders, ship_pending
-from workers.worker.identity import Service
+from workers.worker.identity import WorkerIdentity
 
 SHIP_EVERY_S = 60.0
-#: A worker that is to end waits no longer than this for a shipment under way.
+#: How long a worker that shuts down waits for a shipment that has begun.
 _LIMIT_S = 30.0
 
 
 class IdleShipping:
-    """A thread that ships now and then while the block runs and the worker has no job."""
+    """A thread that ships at intervals while the block runs and the worker has no job."""
 
-    def __init__(self, registry: Registry, service: Service, *, every_s: float = SHIP_EVERY_S) -> None:
+    def __init__(
+        self, registry: Registry, identity: WorkerIdentity, *, every_s: float = SHIP_EVERY_S
+    ) -> None:
         self._registry = registry
-        self._service = service
+        self._identity = identity
         self._every_s = every_s
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="idle shipping", daemon=True)
@@ -40,15 +42,15 @@ class IdleShipping:
     def _run(self) -> None:
         while not self._stopping.wait(self._every_s):
             with contextlib.suppress(RegistryError, OSError):
-                self._turn()
+                self._ship_if_idle()
 
-    def _turn(self) -> None:
-        # Importing MLflow would take time from a job, whose own shipper takes along what others left anyway.
-        if is_idle(self._registry, self._service) and pending_folders(self._registry.settings):
+    def _ship_if_idle(self) -> None:
+        # Importing MLflow would take time from a job, and a job's own shipper ships what others left anyway.
+        if is_idle(self._registry, self._identity) and pending_folders(self._registry.settings):
             ship_pending(self._registry.settings, timeout_s=_LIMIT_S)
 
 
-def is_idle(registry: Registry, service: Service) -> bool:
+def is_idle(registry: Registry, identity: WorkerIdentity) -> bool:
     """Whether the worker runs no job."""
     running = registry.jobs.list(["running"], limit=None)
-    return not any(job.worker == service.name for job in running)
+    return not any(job.worker == identity.name for job in running)

@@ -1,4 +1,4 @@
-"""Taking jobs from the database: one on a hint, or one after the other without a broker; no torch here."""
+"""Taking jobs from the database: one for each wake-up message, or in a loop without a broker; no torch."""
 
 import os
 import time
@@ -11,12 +11,12 @@ from workers.attempts.runner import run_claimed
 from workers.attempts.supervisor import Interruption
 from workers.processes.gpus import visible_gpus
 from workers.processes.owner import owner_name
-from workers.worker.identity import Service
+from workers.worker.identity import WorkerIdentity
 
-#: How often an idle worker without a broker looks.
+#: How often an idle worker without a broker polls the database.
 POLL_EVERY_S = 0.5
 
-#: Receives a line for the worker's log.
+#: Writes a line to the worker's log.
 Say = Callable[[str], None]
 
 
@@ -29,7 +29,7 @@ def take_next(
     handlers: Mapping[str, str] | None,
     say: Say,
 ) -> bool:
-    """Claim the next free job and run one attempt of it; False if there is none, or the worker is to end."""
+    """Claim the next queued job and run one attempt; False if no job is queued, or the worker shuts down."""
     if interruption.count():
         return False
     lease_s = registry.settings.lease_s
@@ -38,7 +38,7 @@ def take_next(
         worker=worker,
         lease_s=lease_s,
         queues=queues,
-        # Without GPUs, processes share the processors, however many there are.
+        # Without GPUs, any number of processes may share the CPUs.
         most_processes=len(visible_gpus(os.environ)) or None,
     )
     if job is None:
@@ -50,47 +50,44 @@ def take_next(
     except LeaseLost as lost:
         say(f"job {job.id}: {lost}")
     else:
-        say(f"job {job.id}: {_said(ended)} after {time.monotonic() - started:.1f} s")
+        say(f"job {job.id}: {_ending(ended)} after {time.monotonic() - started:.1f} s")
     return True
 
 
 def take_all(
     registry: Registry,
-    service: Service,
+    identity: WorkerIdentity,
     *,
     interruption: Interruption,
     handlers: Mapping[str, str] | None,
     say: Say,
 ) -> None:
-    """Run job after job until the worker is told to end; a database that is away is waited for."""
-    complaint = None
+    """Run job after job until the worker shuts down; while the database does not answer, retry."""
+    last_error = None
     while not interruption.count():
         try:
             took = take_next(
                 registry,
-                queues=service.queues,
-                worker=service.name,
+                queues=identity.queues,
+                worker=identity.name,
                 interruption=interruption,
                 handlers=handlers,
                 say=say,
             )
-        except Exception as error:  # the job was given back; one that breaks every worker has a budget
-            complaint = _said_once(f"{type(error).__name__}: {error}", before=complaint, say=say)
+        except Exception as error:  # the job was requeued; one that breaks every worker has a budget
+            message = f"{type(error).__name__}: {error}"
+            if message != last_error:
+                say(message)
+            last_error = message
             took = False
         else:
-            complaint = None
+            last_error = None
         if not took and not interruption.count():
-            # A signal cuts this short only by what it noted: the loop looks at it next.
+            # A signal does not interrupt the sleep; the loop checks the count afterwards.
             time.sleep(POLL_EVERY_S)
 
 
-def _said_once(complaint: str, *, before: str | None, say: Say) -> str:
-    if complaint != before:
-        say(complaint)
-    return complaint
-
-
-def _said(job: Job) -> str:
+def _ending(job: Job) -> str:
     if job.state == "queued":
         return f"given back ({job.message})"
     return job.state if job.reason in ("ok", "cancelled") else f"{job.state} ({job.reason}: {job.message})"

@@ -10,7 +10,7 @@ from registry.service import Registry
 from tests.services import settings_for
 from tests.workers.started_processes import wait_until
 from workers.broker.fallback import Fallback
-from workers.worker.identity import service_here
+from workers.worker.identity import this_worker
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_each_job_is_given_the_time_for_a_hint_to_come(registry: Registry) -> No
             taken_at.append(time.monotonic())
             return True
 
-        fallback = Fallback(registry, service_here(["cpu"]), take, patience_s=1.5)
+        fallback = Fallback(registry, this_worker(["cpu"]), take, patience_s=1.5)
         try:
             wait_until(lambda: len(taken_at) == 2, what="two jobs are taken")
         finally:

@@ -1,4 +1,4 @@
-"""A child on the leash ends by itself: when the pipe closes, and when its time is over."""
+"""A child under the parent watchdog ends by itself: when the pipe closes, and when its time is over."""
 
 import json
 import os
@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from workers.processes.parent_watchdog import EXIT_ABANDONED, longer
+from workers.processes.parent_watchdog import EXIT_ABANDONED, extended_to
 
 ROOT = Path(__file__).resolve().parents[3]
 
 _CHILD = """
 import sys, threading
-from workers.processes.parent_watchdog import die_with_parent, hold_leash, read_order
+from workers.processes.parent_watchdog import die_with_parent, start_watchdog, read_order
 order = read_order(0)
 die_with_parent(order["parent_pid"])
-hold_leash(0, until=order["until"])
-sys.stdout.write("held\\n")
+start_watchdog(0, until=order["until"])
+sys.stdout.write("ready\\n")
 sys.stdout.flush()
 threading.Event().wait()
 """
@@ -48,7 +48,7 @@ def test_a_child_ends_when_the_pipe_closes() -> None:
     try:
         assert child.stdout is not None
         assert child.stdin is not None
-        assert child.stdout.readline() == b"held\n"
+        assert child.stdout.readline() == b"ready\n"
         child.stdin.close()
         assert child.wait(timeout=10) == EXIT_ABANDONED
     finally:
@@ -67,7 +67,7 @@ def test_a_later_time_keeps_a_child() -> None:
     child = start(for_s=2.0, parent_pid=os.getpid())
     try:
         assert child.stdin is not None
-        child.stdin.write(longer(time.monotonic() + 60))
+        child.stdin.write(extended_to(time.monotonic() + 60))
         with pytest.raises(subprocess.TimeoutExpired):
             child.wait(timeout=2.5)
     finally:
@@ -86,8 +86,8 @@ def test_what_waited_in_the_pipe_keeps_nobody() -> None:
     child = start(for_s=60, parent_pid=os.getpid())
     try:
         assert child.stdin is not None
-        child.stdin.write(longer(time.monotonic() + 60)[:3])
-        child.stdin.write(longer(time.monotonic() + 60)[3:] + longer(time.monotonic() - 1))
+        child.stdin.write(extended_to(time.monotonic() + 60)[:3])
+        child.stdin.write(extended_to(time.monotonic() + 60)[3:] + extended_to(time.monotonic() - 1))
         assert child.wait(timeout=10) == EXIT_ABANDONED
     finally:
         end(child)

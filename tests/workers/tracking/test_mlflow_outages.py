@@ -18,7 +18,7 @@ from workers.attempts.runner import job_folder, run_here
 from workers.commands.runs import command
 from workers.errors import TrackingUnavailable
 from workers.tracking.mlflow_store import Tracker
-from workers.tracking.shipping import MANNERS, pending_folders
+from workers.tracking.shipping import MLFLOW_CLIENT_ENV, pending_folders
 from workers.tracking.spool import Run, is_pending, shipped
 
 HANDLERS = {"train": "tests.workers.handlers:measure_until_told"}
@@ -44,7 +44,7 @@ def tracked(registry: Registry, server: MlflowServer) -> Registry:
 def client(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Any:
     from mlflow.tracking import MlflowClient
 
-    for name, value in MANNERS.items():
+    for name, value in MLFLOW_CLIENT_ENV.items():
         monkeypatch.setenv(name, value)
     return MlflowClient(tracking_uri=server.url)
 

@@ -10,7 +10,7 @@ import pytest
 
 from workers.errors import TrackingUnavailable
 from workers.tracking.mlflow_store import Tracker, store_name
-from workers.tracking.shipping import MANNERS
+from workers.tracking.shipping import MLFLOW_CLIENT_ENV
 from workers.tracking.spool import Run, Shipment, is_pending, keep_shipped, read_lines
 
 #: nothing listens on the discard port
@@ -19,7 +19,7 @@ DEAD_SERVER = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def _quiet_and_quick_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in MANNERS.items():
+    for name, value in MLFLOW_CLIENT_ENV.items():
         monkeypatch.setenv(name, value)
 
 
@@ -59,7 +59,7 @@ def run(tmp_path: Path) -> Run:
 def test_a_run_is_what_was_reported(tracker: Tracker, client: Any, run: Run, tmp_path: Path) -> None:
     (tmp_path / "report.md").write_text("fine")
     run.artifact(tmp_path / "report.md", folder="report")
-    run.link("train", "bio", "abc")
+    run.tags({"zoo.run.train.bio": "abc"})
     run.end("FINISHED")
     shipment = tracker.ship(tmp_path)
     found = client.get_run(shipment.run_id)

@@ -15,7 +15,7 @@ from registry.settings import Settings
 from workers.attempts.runner import job_folder, run_here
 from workers.tracking.shipping import Shipper, pending_folders
 from workers.tracking.spool import Run, is_pending, shipped
-from workers.worker.identity import Service
+from workers.worker.identity import WorkerIdentity
 from workers.worker.idle_shipping import IdleShipping, is_idle
 
 HANDLERS = {"train": "tests.workers.handlers:succeed"}
@@ -82,18 +82,18 @@ def test_a_dead_server_fails_no_job_and_what_it_missed_is_shipped_later_once(
 @pytest.mark.filterwarnings("ignore")  # of MLflow's import, between it and its dependencies
 def test_a_worker_ships_what_is_pending_while_it_has_no_job(registry: Registry, job: Job) -> None:
     uri = f"sqlite:///{registry.settings.home / 'mlflow.db'}"
-    service = Service(name="box/boot/7/1", process_id=7, queues=("cpu",), gpu=None)
+    identity = WorkerIdentity(name="box/boot/7/1", process_id=7, queues=("cpu",), gpu=None)
     folder = job_folder(registry, 999)
     folder.mkdir(parents=True)
     run = Run(folder)
     run.begin(experiment="zoo/train", name="bio", parameters={}, tags={})
     run.end("FINISHED")
     run.close()
-    assert registry.jobs.claim(job.id, owner="me", worker=service.name, lease_s=60) is not None
-    assert not is_idle(registry, service)
+    assert registry.jobs.claim(job.id, owner="me", worker=identity.name, lease_s=60) is not None
+    assert not is_idle(registry, identity)
     registry.jobs.finish(job.id, fence=1, state="succeeded", reason="ok")
-    assert is_idle(registry, service)
-    with IdleShipping(tracked(registry, uri), service, every_s=0.1):
+    assert is_idle(registry, identity)
+    with IdleShipping(tracked(registry, uri), identity, every_s=0.1):
         deadline = time.monotonic() + 90
         while is_pending(folder, store=uri):
             assert time.monotonic() < deadline

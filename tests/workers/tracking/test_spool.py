@@ -23,7 +23,7 @@ def _actions(folder: Path, *, offset: int = 0) -> list[str]:
 def test_what_is_reported_comes_back_in_order(run: Run, tmp_path: Path) -> None:
     run.begin(experiment="zoo/train", name="bio", parameters={"rank": 8}, tags={"zoo.job": 1})
     run.metrics({"train/loss": 1.5}, step=3)
-    run.link("train", "bio", "abc")
+    run.tags({"zoo.run.train.bio": "abc"})
     run.end("FINISHED")
     records = [line.record for line in read_lines(tmp_path, offset=0)]
     assert [record["action"] for record in records] == ["spool", "begin", "metrics", "tags", "end"]

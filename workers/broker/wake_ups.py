@@ -1,7 +1,7 @@
-"""What a Celery worker does on a hint, and what its main process does besides.
+"""The Celery application: its one task, a wake-up message, and what the worker's main process runs beside it.
 
-The one task is a hint that there is work. The pool's child claims from the database and supervises a trainer
-process; the main process keeps the worker seen, reconciles, and relays. Neither ever imports torch.
+The pool's child process claims a job from the database and supervises the job process; the main process
+announces the worker, reconciles, and relays. Neither ever imports torch.
 """
 
 import contextlib
@@ -22,18 +22,18 @@ from registry.settings import Settings
 from workers.attempts.supervisor import Interruption
 from workers.broker.celery_settings import celery_settings
 from workers.broker.fallback import PATIENCE_S, Fallback
-from workers.broker.relay import LOOK, Relay
+from workers.broker.relay import WAKE_UP, Relay
 from workers.broker.slot import forget_slot, slot_of
 from workers.errors import BrokerUnusable, GpuBusy
 from workers.processes.gpus import serve_gpus
 from workers.processes.owner import owner_name
-from workers.worker.identity import Service, Upkeep, describe, service_here
+from workers.worker.identity import Upkeep, WorkerIdentity, this_worker
 from workers.worker.idle_shipping import IdleShipping
 from workers.worker.taking import take_next
 
 _log = logging.getLogger(__name__)
 
-#: What the main process sends its pool when the worker is to end; SIGTERM would kill an idle child.
+#: The signal by which the main process tells its pool to drain; SIGTERM would kill an idle child.
 _DRAIN = signal.SIGUSR2
 _POOL = "prefork"
 
@@ -41,27 +41,29 @@ _POOL = "prefork"
 def make_app(
     settings: Settings, *, handlers: Mapping[str, str] | None = None, patience_s: float = PATIENCE_S
 ) -> Celery:
-    """An application on the broker that the settings name; its workers wait so long for hints that stay away.
+    """The Celery application of the configured broker.
+
+    `patience_s`: how long an idle worker waits for a wake-up message before it polls the database itself.
 
     Raises:
-        BrokerUnusable: they name none.
+        BrokerUnusable: no broker is configured.
     """
     if settings.broker_url is None:
         raise BrokerUnusable(
-            "ZOO_BROKER_URL is not set, so there is no broker to work with;"
+            "ZOO_BROKER_URL is not set, so there is no broker to connect to;"
             " set it, or start `zoo worker`, which takes jobs from the database"
         )
     app = Celery("zoo")
     app.conf.update(celery_settings(settings.broker_url))
     drains: list[int] = []
-    main = _Main(settings, handlers, patience_s)
+    main = _MainProcess(settings, handlers, patience_s)
 
-    @app.task(name=LOOK)  # type: ignore[untyped-decorator]  # Celery has no types
-    def look(queue: str) -> None:
+    @app.task(name=WAKE_UP)  # type: ignore[untyped-decorator]  # Celery has no types
+    def wake_up(queue: str) -> None:
         """Take the next job of the queue, if there is one."""
         interruption = Interruption(because="drained", count=lambda: len(drains))
         try:
-            # A slot that is taken loses nothing: the relay makes another hint while a job can be claimed.
+            # If the slot is taken, nothing is lost: the relay sends another message while a job is claimable.
             with slot_of(os.getppid()) as is_free, Registry.open(settings) as registry:
                 if is_free:
                     take_next(
@@ -81,7 +83,7 @@ def make_app(
     def prepare_child(**_: Any) -> None:
         signal.signal(_DRAIN, lambda number, _: drains.append(number))
 
-    # Signals hold their receivers weakly unless told otherwise.
+    # Celery's signals hold weak references to their receivers by default.
     signals.celeryd_after_setup.connect(_refuse_other_pools, weak=False)
     signals.celeryd_after_setup.connect(_take_gpus, weak=False)
     signals.worker_process_init.connect(prepare_child, weak=False)
@@ -92,15 +94,15 @@ def make_app(
 
 
 def _refuse_other_pools(instance: Any = None, **_: Any) -> None:
-    """End a worker whose command line names a pool that fails jobs on SIGQUIT (celery#10490)."""
+    """Exit if the command line names a pool that fails jobs on SIGQUIT (celery#10490)."""
     pool = instance.pool_cls.__module__.rpartition(".")[2]
     if pool != _POOL:
-        # Whatever else a receiver raises is logged, and the worker goes on.
+        # Celery logs any other exception of a receiver and continues.
         sys.exit(f"the pool {pool!r} cannot give a job back when the worker ends; leave --pool out")
 
 
 def _take_gpus(instance: Any = None, **_: Any) -> None:
-    """Before the pool is forked, which is to see what is left visible; end a worker whose GPU is taken."""
+    """Lock the GPUs before the pool is forked, which inherits what stays visible; exit if one is taken."""
     try:
         serve_gpus(tuple(instance.app.amqp.queues.consume_from))
     except GpuBusy as busy:
@@ -108,8 +110,8 @@ def _take_gpus(instance: Any = None, **_: Any) -> None:
         sys.exit(busy.exit_code)
 
 
-class _Main:
-    """What the worker's main process does besides Celery's own work."""
+class _MainProcess:
+    """What the worker's main process runs beside Celery's own work."""
 
     def __init__(self, settings: Settings, handlers: Mapping[str, str] | None, patience_s: float) -> None:
         self._settings = settings
@@ -119,35 +121,35 @@ class _Main:
         self._stack = contextlib.ExitStack()
 
     def on_ready(self, sender: Any = None, **_: Any) -> None:
-        """Celery has connected and its pool is up."""
+        """Start the threads: Celery has connected and its pool has started."""
         queues = tuple(sorted(sender.app.amqp.queues.consume_from, reverse=True))
-        service = service_here(queues)
+        identity = this_worker(queues)
         registry = self._stack.enter_context(Registry.open(self._settings))
-        # Before there are threads: a child that Celery forks beside them would hang, and its slot with it.
+        # Before any thread starts: a child that Celery forks beside them could hang, and hold its slot.
         FORK_GATE.guard_forks(registry.disconnect)
-        self._stack.enter_context(Upkeep(registry, service, draining=self._draining.is_set))
-        self._stack.enter_context(IdleShipping(registry, service))
+        self._stack.enter_context(Upkeep(registry, identity, draining=self._draining.is_set))
+        self._stack.enter_context(IdleShipping(registry, identity))
         relay = Relay(registry, sender.app, say=_log.warning)
         threading.Thread(target=relay.run, name="relay", daemon=True).start()
         self._stack.callback(relay.stop)
         fallback = Fallback(
-            registry, service, lambda: self._take(registry, service), patience_s=self._patience_s
+            registry, identity, lambda: self._take(registry, identity), patience_s=self._patience_s
         )
         self._stack.callback(fallback.stop)
-        _log.info("serves %s", describe(service))
+        _log.info("serves %s", identity.served)
 
-    def _take(self, registry: Registry, service: Service) -> bool:
+    def _take(self, registry: Registry, identity: WorkerIdentity) -> bool:
         return take_next(
             registry,
-            queues=service.queues,
-            worker=service.name,
+            queues=identity.queues,
+            worker=identity.name,
             interruption=Interruption(because="drained", count=lambda: int(self._draining.is_set())),
             handlers=self._handlers,
             say=_log.info,
         )
 
     def on_shutting_down(self, **_: Any) -> None:
-        """Somebody asked for the end: jobs save a checkpoint and are given back."""
+        """Forward a shutdown request: running jobs save a checkpoint and are requeued."""
         from billiard.process import active_children
 
         self._draining.set()
@@ -156,7 +158,7 @@ class _Main:
                 os.kill(child.pid, _DRAIN)
 
     def on_shutdown(self, **_: Any) -> None:
-        """The pool has ended."""
+        """Stop the threads: the pool has ended."""
         self._draining.set()
         self._stack.close()
         forget_slot(os.getpid())

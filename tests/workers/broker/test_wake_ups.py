@@ -9,7 +9,7 @@ def test_the_main_process_of_a_celery_worker_guards_its_forks(migrated_sqlite: P
     script = """
 from dataclasses import replace
 from celery import signals
-from workers.broker.hints import make_app
+from workers.broker.wake_ups import make_app
 
 settings = settings_for(sys.argv[1], home=Path(sys.argv[2]))
 # Nobody listens there; the worker's threads begin all the same.
