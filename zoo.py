@@ -11,7 +11,7 @@ import click
 #: Section of the help -> command -> (where it is, what it does).
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Make": {
-        "register": ("workers.commands.register", "Put a base model, an adapter or a dataset on record."),
+        "register": ("workers.commands.register", "Register a base model, an adapter or a dataset."),
         "train": ("workers.commands.train", "Train a LoRA adapter."),
         "eval": ("workers.commands.eval", "Score adapters, base models and compositions."),
         "compose": ("workers.commands.compose", "Compose adapters into one X-LoRA model."),
@@ -22,31 +22,34 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Serve": {
         "worker": ("workers.commands.worker", "Run queued jobs."),
-        "relay": ("workers.commands.relay", "Tell the broker of queued jobs, in a process of its own."),
+        "relay": ("workers.commands.relay", "Wake workers up for queued jobs, in a process of its own."),
     },
     "Look and manage": {
         "adapters": ("registry.commands.adapters", "LoRA adapters and their versions."),
         "bases": ("registry.commands.bases", "Base models."),
         "datasets": ("registry.commands.datasets", "Datasets."),
         "compositions": ("registry.commands.compositions", "X-LoRA models and their reports."),
-        "jobs": ("registry.commands.jobs", "What ran, runs and waits."),
-        "workers": ("registry.commands.workers", "Who takes queued jobs."),
-        "runs": ("workers.commands.runs", "What jobs measured, and whether MLflow has it."),
+        "jobs": ("registry.commands.jobs", "Jobs: queued, running and ended."),
+        "workers": ("registry.commands.workers", "Workers that run queued jobs."),
+        "runs": ("workers.commands.runs", "What jobs measured, and whether MLflow has received it."),
         "ui": ("workers.commands.ui", "Browse every run in MLflow."),
-        "doctor": ("workers.commands.doctor", "Find what is wrong around the zoo, and what mends it."),
-        "migrate": ("workers.commands.migrate", "Bring the database up to this release."),
+        "doctor": (
+            "workers.commands.doctor",
+            "Find faults of database, broker, disk or GPU, and how to fix them.",
+        ),
+        "migrate": ("workers.commands.migrate", "Upgrade the database to this release's schema."),
     },
 }
 
 TABLE = {name: row for section in COMMANDS.values() for name, row in section.items()}
 
-#: Ended by Ctrl-C, as shells count it.
+#: Exit code after Ctrl-C, as shells have it.
 INTERRUPTED = 130
 FAILED = 1
 
 
 class Zoo(click.Group):
-    """A group that imports a command when it is asked for, not before."""
+    """A group that imports a command only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Names, in the order of the table."""
@@ -60,7 +63,7 @@ class Zoo(click.Group):
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """The table by its sections, from its own texts: help imports nothing."""
+        """Write the table by its sections, from its own texts, so that help imports no command."""
         for title, commands in COMMANDS.items():
             with formatter.section(title):
                 formatter.write_dl([(name, text) for name, (_, text) in commands.items()])
@@ -105,7 +108,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        _forget_unwritten_output()  # whoever read us has gone (`| head`)
+        _forget_unwritten_output()  # the reader is gone (`| head`)
         sys.exit(FAILED)
     except Exception as error:
         sys.exit(_say(error))
@@ -124,7 +127,7 @@ def _open_closed_streams() -> None:
 
 
 def _say(error: Exception) -> int:
-    """Print an error for a person; the exit code it stands for."""
+    """Print an error for a person; its exit code."""
     if os.environ.get("ZOO_DEBUG"):
         import traceback
 
@@ -139,7 +142,7 @@ def _say(error: Exception) -> int:
         click.echo(f"error ZOO-E283: no room left{where}; make room, then repeat the command", err=True)
         return FAILED
     click.echo(
-        f"error: {type(error).__name__}: {error}\nThis is a fault of zoo; ZOO_DEBUG=1 shows where", err=True
+        f"error: {type(error).__name__}: {error}\nThis is a bug in zoo; ZOO_DEBUG=1 shows where", err=True
     )
     return FAILED
 

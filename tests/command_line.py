@@ -45,7 +45,7 @@ def ask(home: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
         with pytest.raises(SystemExit) as ended:
             zoo.main(list(arguments))
         out, err = capsys.readouterr()
-        assert "fault of zoo" not in err, err
+        assert "bug in zoo" not in err, err
         assert isinstance(ended.value.code, int)
         return Answer(out, err, ended.value.code)
 

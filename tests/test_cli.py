@@ -568,7 +568,7 @@ def test_an_unexpected_error_is_owned_up_to_and_debug_shows_where(
         assert ended.value.code == 1
         said.append(capsys.readouterr().err)
     assert said[0] == (
-        "error: ZeroDivisionError: by nothing\nThis is a fault of zoo; ZOO_DEBUG=1 shows where\n"
+        "error: ZeroDivisionError: by nothing\nThis is a bug in zoo; ZOO_DEBUG=1 shows where\n"
     )
     assert "Traceback" in said[1]
 

@@ -17,7 +17,7 @@ def test_the_doctor_finds_no_fault_in_it(machine: Machine) -> None:
     assert {row["state"] for row in findings} == {"ok"}
     said = " ".join(row["finding"] for row in findings)
     assert all(
-        fact in said for fact in ("takes writes", "Valkey", "noeviction", "append-only file on", "client")
+        fact in said for fact in ("accepts writes", "Valkey", "noeviction", "append-only file on", "client")
     )
     assert not any(secret in asked.stdout + asked.stderr for secret in machine.secrets.values())
 

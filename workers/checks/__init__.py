@@ -1,1 +1,1 @@
-"""What `zoo doctor` looks at: one module each; `workers.checks.diagnosis` has the table."""
+"""The checks of `zoo doctor`: one module each; `workers.checks.diagnosis` has the table."""

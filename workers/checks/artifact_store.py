@@ -1,10 +1,10 @@
-"""The artifact store: whether it takes a file and gives it back, and the room that is left."""
+"""The artifact store: whether it can be written to, and how much space is left."""
 
 from collections.abc import Iterator
 
 from registry.files.artifacts import ArtifactStore
 from registry.settings import Settings
-from workers.checks.disk import room
+from workers.checks.disk import free_space
 from workers.checks.findings import Finding, fault
 
 
@@ -14,16 +14,16 @@ def check(settings: Settings) -> Iterator[Finding]:
     try:
         free_bytes = ArtifactStore(root).probe()
     except ImportError as error:
-        yield fault("artifacts", f"no driver for {root}: {error}", mend=_driver(root))
-    except Exception as error:  # drivers of remote stores raise what they like
+        yield fault("artifacts", f"no driver for {root}: {error}", fix=_driver(root))
+    except Exception as error:  # drivers of remote stores raise anything
         yield fault(
             "artifacts",
-            f"{root} takes no files: {type(error).__name__}: {error}",
-            mend="point ZOO_ARTIFACT_ROOT to a place that this account may write to",
+            f"{root} cannot be written to: {type(error).__name__}: {error}",
+            fix="point ZOO_ARTIFACT_ROOT to a folder or URL that this account may write to",
             unreachable="://" in root,
         )
     else:
-        yield room("artifacts", root, free_bytes)
+        yield free_space("artifacts", root, free_bytes)
 
 
 def _driver(root: str) -> str:

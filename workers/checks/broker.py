@@ -1,6 +1,6 @@
-"""The broker: whether it answers in time, and whether it would ever throw a message away.
+"""The broker: whether it answers in time, and whether it may discard messages.
 
-Messages are hints, so nothing is lost with them; but a broker that evicts its queue makes jobs wait.
+Messages only wake workers up, so no job is lost with them; but after an eviction jobs start late.
 """
 
 import socket
@@ -15,7 +15,7 @@ TIMEOUT_S = 3.0
 _REDIS_SCHEMES = ("redis", "rediss", "redis+socket")
 _SAFE_POLICY = "noeviction"
 _DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671, "pyamqp": 5672}
-#: What an AMQP 0-9-1 client says first, unasked; a server that is well answers with a method frame.
+#: The protocol header that an AMQP 0-9-1 client sends first; a healthy server answers with a method frame.
 _AMQP_GREETING, _AMQP_ANSWER = b"AMQP\x00\x00\x09\x01", b"\x01"
 _CLI = 'redis-cli -u "$ZOO_BROKER_URL"'
 
@@ -40,7 +40,7 @@ def _redis(url: str) -> Iterator[Finding]:
         yield fault(
             "broker",
             "the client of Redis and Valkey is not installed",
-            mend="pip install 'adapter-zoo[broker]'",
+            fix="pip install 'adapter-zoo[broker]'",
         )
         return
     shown = _without_account(url)
@@ -52,119 +52,119 @@ def _redis(url: str) -> Iterator[Finding]:
             retry=Retry(NoBackoff(), 0),
         ) as client:
             client.ping()
-            yield from _of_answer(shown, _told(client, redis.exceptions.NoPermissionError))
+            yield from _of_server(shown, _server_info(client, redis.exceptions.NoPermissionError))
     except (redis.exceptions.AuthenticationError, redis.exceptions.AuthorizationError) as error:
-        yield fault("broker", f"{shown} refuses the account: {error}", mend=_PASSWORD)
+        yield fault("broker", f"{shown} refuses the account: {error}", fix=_PASSWORD)
     except redis.exceptions.TimeoutError:
         yield fault(
             "broker",
             f"{shown} accepts connections but does not answer within {TIMEOUT_S:g} s;"
             " jobs can still be submitted and wait",
-            mend="restart it: docker compose restart broker",
+            fix="restart it: docker compose restart broker",
             unreachable=True,
         )
     except redis.exceptions.BusyLoadingError:
-        yield warning("broker", f"{shown} is loading its data", mend="wait, then: zoo doctor")
+        yield warning("broker", f"{shown} is loading its data", fix="wait, then: zoo doctor")
     except redis.exceptions.ConnectionError as error:
         yield fault(
             "broker",
             f"{shown} cannot be reached: {error}; jobs can still be submitted and wait",
-            mend="start it: docker compose up -d broker, or correct ZOO_BROKER_URL",
+            fix="start it: docker compose up -d broker, or correct ZOO_BROKER_URL",
             unreachable=True,
         )
     except redis.exceptions.ResponseError as error:
-        yield fault("broker", f"{shown} answers with an error: {error}", mend=f"{_CLI} ping")
+        yield fault("broker", f"{shown} answers with an error: {error}", fix=f"{_CLI} ping")
 
 
-_PASSWORD = "put the right password into ZOO_BROKER_URL: redis://:PASSWORD@host:6379/0"  # noqa: S105 - a hint
+_PASSWORD = "put the right password into ZOO_BROKER_URL: redis://:PASSWORD@host:6379/0"  # noqa: S105 - a text
 
 
-def _told(client: Any, no_permission: type[Exception]) -> Mapping[str, Any] | None:
-    """What the server tells of itself; None if this account may not ask."""
+def _server_info(client: Any, no_permission: type[Exception]) -> Mapping[str, Any] | None:
+    """The server's `INFO`; None if this account may not ask for it."""
     try:
-        told: Mapping[str, Any] = client.info("everything")
+        info: Mapping[str, Any] = client.info("everything")
     except no_permission:
         return None
-    return told
+    return info
 
 
-def _of_answer(shown: str, told: Mapping[str, Any] | None) -> Iterator[Finding]:
-    if told is None:
+def _of_server(shown: str, info: Mapping[str, Any] | None) -> Iterator[Finding]:
+    if info is None:
         yield warning(
             "broker",
-            f"{shown} answers, but this account may not ask how it keeps messages",
-            mend="as its administrator: redis-cli CONFIG GET maxmemory-policy appendonly",
+            f"{shown} answers, but this account may not read how it stores messages",
+            fix="as its administrator: redis-cli CONFIG GET maxmemory-policy appendonly",
         )
         return
-    name = "Valkey" if "valkey_version" in told else "Redis"
-    yield ok("broker", f"{shown} answers, {name} {told.get('valkey_version') or told.get('redis_version')}")
-    yield of_eviction(str(told.get("maxmemory_policy")))
-    yield from of_persistence(told)
+    name = "Valkey" if "valkey_version" in info else "Redis"
+    yield ok("broker", f"{shown} answers, {name} {info.get('valkey_version') or info.get('redis_version')}")
+    yield of_eviction(str(info.get("maxmemory_policy")))
+    yield from of_persistence(info)
 
 
 def of_eviction(policy: str) -> Finding:
-    """Whether a full broker refuses messages, or throws the queue away without a word."""
+    """Whether a full broker refuses new messages, or discards queued ones."""
     if policy == _SAFE_POLICY:
         return ok("broker", f"eviction policy {policy}")
     return fault(
         "broker",
-        f"eviction policy {policy}: when memory is full it throws queued messages away",
-        mend=f"{_CLI} CONFIG SET maxmemory-policy {_SAFE_POLICY}, and the same in its configuration",
+        f"eviction policy {policy}: when memory is full, queued messages are discarded",
+        fix=f"{_CLI} CONFIG SET maxmemory-policy {_SAFE_POLICY}, and the same in its configuration",
     )
 
 
-def of_persistence(told: Mapping[str, Any]) -> Iterator[Finding]:
-    """Whether queued messages survive a restart; without, they are sent again within half a minute."""
-    if not told.get("aof_enabled"):
+def of_persistence(info: Mapping[str, Any]) -> Iterator[Finding]:
+    """Whether queued messages survive a restart; if not, they are sent again within half a minute."""
+    if not info.get("aof_enabled"):
         yield warning(
             "broker",
             "no append-only file: after a restart jobs start late",
-            mend=f"{_CLI} CONFIG SET appendonly yes, and the same in its configuration",
+            fix=f"{_CLI} CONFIG SET appendonly yes, and the same in its configuration",
         )
-    elif told.get("aof_last_write_status") != "ok":
+    elif info.get("aof_last_write_status") != "ok":
         yield fault(
             "broker",
-            f"its last write to the append-only file: {told.get('aof_last_write_status')}",
-            mend="make room on its disk",
+            f"its last write to the append-only file: {info.get('aof_last_write_status')}",
+            fix="free space on its disk",
         )
     else:
         yield ok("broker", "append-only file on")
 
 
 def _amqp(url: str) -> Finding:
-    """RabbitMQ: whether it answers a greeting; behind TLS, whether its port takes a connection."""
+    """RabbitMQ: whether it answers a protocol header; behind TLS, whether its port accepts a connection."""
     parts = urlsplit(url)
     shown = _without_account(url)
     address = (parts.hostname or "localhost", parts.port or _DEFAULT_PORTS[parts.scheme])
     try:
         with socket.create_connection(address, timeout=TIMEOUT_S) as connection:
             if parts.scheme == "amqps":
-                return ok("broker", f"{shown} takes connections")
+                return ok("broker", f"{shown} accepts connections")
             connection.sendall(_AMQP_GREETING)
             answer = connection.recv(1)
     except TimeoutError:
         return fault(
             "broker",
             f"{shown} does not answer within {TIMEOUT_S:g} s; jobs can still be submitted and wait",
-            mend="restart it; rabbitmqctl status says what it waits for",
+            fix="restart it; rabbitmqctl status says what it waits for",
             unreachable=True,
         )
     except OSError as error:
         return fault(
             "broker",
             f"{shown} cannot be reached: {error}",
-            mend="start it, or correct ZOO_BROKER_URL",
+            fix="start it, or correct ZOO_BROKER_URL",
             unreachable=True,
         )
     if answer != _AMQP_ANSWER:
         return fault(
-            "broker", f"{shown} is no RabbitMQ: it does not speak AMQP", mend="correct ZOO_BROKER_URL"
+            "broker", f"{shown} is not RabbitMQ: it does not speak AMQP", fix="correct ZOO_BROKER_URL"
         )
     return ok("broker", f"{shown} answers")
 
 
 def _as_redis_url(url: str) -> str:
-    """In the client's words, where Celery has words of its own."""
+    """The URL with the client's name of the socket scheme instead of Celery's."""
     return url.replace("redis+socket://", "unix://", 1)
 
 

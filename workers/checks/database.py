@@ -1,4 +1,4 @@
-"""The database: whether it answers, is of this release's schema, takes writes, and agrees on the time."""
+"""The database: whether it answers, has this release's schema, accepts writes, and agrees on the time."""
 
 import time
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from registry.settings import Settings
 from workers.checks import sqlite_file
 from workers.checks.findings import Finding, fault, ok, warning
 
-#: Leases are timed by the database alone; what is shown to people is not.
+#: Leases depend on the database's clock alone; times that people see also on this machine's.
 _SKEW_LIMIT_S = 2.0
-#: PostgreSQL's own number of the oldest release that still gets fixes.
+#: PostgreSQL's version number of the oldest release that still gets fixes.
 _OLDEST_SUPPORTED = 140_000
 
 
@@ -29,10 +29,10 @@ def check(settings: Settings) -> Iterator[Finding]:
     try:
         require_location(settings)
     except InvalidSetting as error:
-        yield fault("database", str(error), mend="correct ZOO_HOME or ZOO_DATABASE_URL")
+        yield fault("database", str(error), fix="correct ZOO_HOME or ZOO_DATABASE_URL")
         return
     if path is not None and not path.exists():
-        yield ok("database", f"{path}, made by the first command that writes")
+        yield ok("database", f"{path}, which the first command that writes creates")
         return
     if path is not None and (stuck := sqlite_file.stuck(path)):
         yield stuck
@@ -43,7 +43,7 @@ def check(settings: Settings) -> Iterator[Finding]:
                 yield from _read(session.connection())
             yield _written(database)
     except DatabaseUnreachable as error:
-        yield fault("database", str(error), mend=_start(settings), unreachable=True)
+        yield fault("database", str(error), fix=_start(settings), unreachable=True)
 
 
 def _read(connection: Connection) -> Iterator[Finding]:
@@ -54,7 +54,7 @@ def _read(connection: Connection) -> Iterator[Finding]:
             yield warning(
                 "database",
                 f"PostgreSQL {version // 10_000} gets no fixes any more",
-                mend=f"move to PostgreSQL {_OLDEST_SUPPORTED // 10_000} or newer",
+                fix=f"move to PostgreSQL {_OLDEST_SUPPORTED // 10_000} or newer",
             )
         yield of_skew(_skew_s(connection))
 
@@ -64,40 +64,38 @@ def of_revision(stored: str | None) -> Finding:
     if stored == HEAD:
         return ok("database", f"answers, at revision {stored}")
     if stored is None:
-        return warning("database", "answers, without tables", mend="zoo migrate")
+        return warning("database", "answers, but has no tables", fix="zoo migrate")
     if stored in REVISIONS:
-        return warning(
-            "database", f"is at revision {stored}, this release works with {HEAD}", mend="zoo migrate"
-        )
+        return warning("database", f"is at revision {stored}, this release needs {HEAD}", fix="zoo migrate")
     return fault(
         "database",
-        f"is at revision {stored}, this release knows them up to {HEAD}",
-        mend="pip install --upgrade adapter-zoo",
+        f"is at revision {stored}, this release knows revisions up to {HEAD}",
+        fix="pip install --upgrade adapter-zoo",
     )
 
 
 def of_skew(skew_s: float) -> Finding:
-    """Whether this machine's clock is the database's; positive where ours is ahead."""
+    """Whether this machine's clock agrees with the database's; `skew_s` is positive where ours is ahead."""
     if abs(skew_s) <= _SKEW_LIMIT_S:
         return ok("database", f"its clock and ours differ by {abs(skew_s):.1f} s")
     side = "ahead of" if skew_s > 0 else "behind"
     return warning(
         "database",
         f"this machine's clock is {abs(skew_s):.0f} s {side} the database's",
-        mend="timedatectl set-ntp true",
+        fix="timedatectl set-ntp true",
     )
 
 
 def _skew_s(connection: Connection) -> float:
     asked_at, asked = time.time(), time.monotonic()
     theirs = connection.execute(select(database_now())).scalar_one()
-    # The database read its clock somewhere in between.
+    # The database read its clock at some moment in between.
     ours = datetime.fromtimestamp(asked_at + (time.monotonic() - asked) / 2, UTC)
     return (ours - theirs).total_seconds()
 
 
 def _written(database: Database) -> Finding:
-    """Try a write, and take it back."""
+    """Try a write, and roll it back."""
     try:
         with database.writing_connection() as connection:
             if stored_revision(connection) is None:
@@ -108,13 +106,13 @@ def _written(database: Database) -> Finding:
     except DBAPIError as error:
         return fault(
             "database",
-            f"takes no writes: {str(error.orig).partition(chr(10))[0]}",
-            mend="point ZOO_DATABASE_URL to the primary, with an account that owns the tables",
+            f"refuses writes: {str(error.orig).partition(chr(10))[0]}",
+            fix="point ZOO_DATABASE_URL to the primary, with an account that owns the tables",
         )
-    return ok("database", "takes writes")
+    return ok("database", "accepts writes")
 
 
 def _start(settings: Settings) -> str:
     if settings.sqlite_path is not None:
-        return f"look at who uses it: fuser -v {settings.sqlite_path}"
+        return f"find the processes that use it: fuser -v {settings.sqlite_path}"
     return "start it: docker compose up -d postgres, or correct ZOO_DATABASE_URL"

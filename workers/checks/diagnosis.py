@@ -1,6 +1,6 @@
-"""What `zoo doctor` asks: a table of checks, each bounded in time, and what they found as frozen values.
+"""The diagnosis of `zoo doctor`: a table of checks, each with a time limit, and their findings.
 
-A check looks at one thing the zoo depends on and changes nothing there. Knows no command line.
+A check examines one dependency of the zoo and changes nothing there. Knows no command line.
 """
 
 import threading
@@ -12,7 +12,7 @@ from registry.settings import Settings
 from workers.checks import artifact_store, broker, database, disk, gpu, tracking
 from workers.checks.findings import FAULT, Finding, fault
 
-#: What was looked at -> how; asked side by side, told in this order.
+#: Name -> check; they run in parallel and report in this order.
 CHECKS: Mapping[str, "Check"] = {
     "database": database.check,
     "broker": broker.check,
@@ -22,7 +22,7 @@ CHECKS: Mapping[str, "Check"] = {
     "gpu": gpu.check,
 }
 
-#: Longer than every time limit inside a check: what takes more is stuck where no limit reaches.
+#: Longer than every time limit inside a check, for a check that hangs where no limit applies.
 DEADLINE_S = 15.0
 
 _HEALTHY, _FAULTY, _UNREACHABLE = 0, 1, 6
@@ -33,10 +33,10 @@ Check = Callable[[Settings], Iterable[Finding]]
 def diagnose(
     settings: Settings, *, checks: Mapping[str, Check] = CHECKS, deadline_s: float = DEADLINE_S
 ) -> tuple[Finding, ...]:
-    """Ask every check; one that does not come back in time, or breaks, is itself a finding."""
-    inquiries = [_Inquiry(name, check, settings) for name, check in checks.items()]
+    """Run every check; one that does not return in time, or raises, is itself a fault."""
+    running = [_RunningCheck(name, check, settings) for name, check in checks.items()]
     ends_at = time.monotonic() + deadline_s
-    return tuple(finding for inquiry in inquiries for finding in inquiry.findings(ends_at=ends_at))
+    return tuple(finding for check in running for finding in check.findings(ends_at=ends_at))
 
 
 def exit_code(findings: Sequence[Finding]) -> int:
@@ -52,36 +52,36 @@ class _Broken:
     error: Exception
 
 
-class _Inquiry:
-    """One check under way, in a thread that the process does not wait for at its end."""
+class _RunningCheck:
+    """One check in a daemon thread, for which the process does not wait at its end."""
 
     def __init__(self, name: str, check: Check, settings: Settings) -> None:
         self._name = name
-        self._answer: tuple[Finding, ...] | _Broken | None = None
-        self._thread = threading.Thread(target=self._ask, args=(check, settings), daemon=True)
+        self._result: tuple[Finding, ...] | _Broken | None = None
+        self._thread = threading.Thread(target=self._run, args=(check, settings), daemon=True)
         self._thread.start()
         self._started_at = time.monotonic()
 
     def findings(self, *, ends_at: float) -> Iterator[Finding]:
-        """What it found; waits for it until `ends_at` of the monotonic clock."""
+        """The check's findings; waits for them until `ends_at` of the monotonic clock."""
         self._thread.join(max(0.0, ends_at - time.monotonic()))
-        answer = self._answer
-        if answer is None:
+        result = self._result
+        if result is None:
             waited_s = time.monotonic() - self._started_at
             yield fault(
                 self._name,
                 f"does not answer within {waited_s:.0f} s",
-                mend="restart what hangs, then: zoo doctor",
+                fix="restart what hangs, then: zoo doctor",
                 unreachable=True,
             )
-        elif isinstance(answer, _Broken):
-            said = f"{type(answer.error).__name__}: {answer.error}"
-            yield fault(self._name, f"cannot be checked: {said}", mend="ZOO_DEBUG=1 zoo doctor")
+        elif isinstance(result, _Broken):
+            reason = f"{type(result.error).__name__}: {result.error}"
+            yield fault(self._name, f"cannot be checked: {reason}", fix="ZOO_DEBUG=1 zoo doctor")
         else:
-            yield from answer
+            yield from result
 
-    def _ask(self, check: Check, settings: Settings) -> None:
+    def _run(self, check: Check, settings: Settings) -> None:
         try:
-            self._answer = tuple(check(settings))
-        except Exception as error:  # one broken check must not hide what the others find
-            self._answer = _Broken(error)
+            self._result = tuple(check(settings))
+        except Exception as error:  # a check that raises must not hide the others' findings
+            self._result = _Broken(error)

@@ -1,4 +1,4 @@
-"""The zoo's folder: whether it may be written to, and the room that is left there."""
+"""The zoo's folder: whether it may be written to, and how much space is left."""
 
 import os
 from collections.abc import Iterator
@@ -9,29 +9,29 @@ from registry.settings import Settings
 from workers.checks.findings import Finding, fault, ok, warning
 
 _GIB = 1024**3
-#: Below: a job that trains a small model fails for want of room. Below: it is time to look.
+#: Below the first, even a job with a small model may run out of space; the second leaves time to react.
 _FAULT_BELOW_BYTES = 1 * _GIB
 _WARN_BELOW_BYTES = 10 * _GIB
 
 
 def check(settings: Settings) -> Iterator[Finding]:
-    """The home folder, or what would hold it."""
+    """The home folder, or the nearest folder above it that exists."""
     home = settings.home
-    place = next(folder for folder in (home, *home.parents) if folder.exists())
-    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
-        yield fault("disk", f"{place} may not be written to", mend=f"chown {os.geteuid()} {place}")
+    existing = next(folder for folder in (home, *home.parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield fault("disk", f"{existing} may not be written to", fix=f"chown {os.geteuid()} {existing}")
         return
-    yield room("disk", home, free_bytes_at(home))
+    yield free_space("disk", home, free_bytes_at(home))
 
 
-def room(check_name: str, place: Path | str, free_bytes: int | None) -> Finding:
-    """Whether the room that is left will do."""
+def free_space(check_name: str, location: Path | str, free_bytes: int | None) -> Finding:
+    """Whether enough space is left; `free_bytes` is None where a store does not tell."""
     if free_bytes is None:
-        return ok(check_name, f"{place} takes files; nobody can tell how much room is left")
-    said = f"{place} has {free_bytes / _GIB:.1f} GiB left"
-    mend = f"make room, or see what takes it: du -xh --max-depth=2 {place} | sort -h | tail"
+        return ok(check_name, f"{location} can be written to; it does not tell how much space is left")
+    finding = f"{location} has {free_bytes / _GIB:.1f} GiB left"
+    fix = f"free space; what takes it: du -xh --max-depth=2 {location} | sort -h | tail"
     if free_bytes < _FAULT_BELOW_BYTES:
-        return fault(check_name, said, mend=mend)
+        return fault(check_name, finding, fix=fix)
     if free_bytes < _WARN_BELOW_BYTES:
-        return warning(check_name, said, mend=mend)
-    return ok(check_name, said)
+        return warning(check_name, finding, fix=fix)
+    return ok(check_name, finding)

@@ -1,4 +1,4 @@
-"""What a check found: a fact about one thing, how bad it is, and the command that mends it."""
+"""A finding of a check: a fact about one service, its severity, and the command that fixes it."""
 
 from dataclasses import dataclass
 
@@ -7,28 +7,28 @@ OK, WARNING, FAULT = "ok", "warning", "fault"
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One fact; `mend` is what to type where there is something to mend."""
+    """One fact; `fix` is the command or instruction for one that is not ok."""
 
-    #: What was looked at: database, broker, artifacts, mlflow, disk, gpu.
+    #: Name of the check: database, broker, artifacts, mlflow, disk, gpu.
     check: str
     #: ok, warning or fault.
     state: str
     finding: str
-    mend: str | None = None
-    #: Whether the fault is a service that does not answer, which has an exit code of its own.
+    fix: str | None = None
+    #: Whether the fault is a service that does not answer, for which the exit code is 6.
     unreachable: bool = False
 
 
 def ok(check: str, finding: str) -> Finding:
-    """All is well."""
+    """A finding without a fault."""
     return Finding(check=check, state=OK, finding=finding)
 
 
-def warning(check: str, finding: str, *, mend: str) -> Finding:
-    """It works, but not as well or as safely as it should."""
-    return Finding(check=check, state=WARNING, finding=finding, mend=mend)
+def warning(check: str, finding: str, *, fix: str) -> Finding:
+    """A finding about something that works, but not as well or as safely as it should."""
+    return Finding(check=check, state=WARNING, finding=finding, fix=fix)
 
 
-def fault(check: str, finding: str, *, mend: str, unreachable: bool = False) -> Finding:
-    """Jobs will fail or wait until it is mended."""
-    return Finding(check=check, state=FAULT, finding=finding, mend=mend, unreachable=unreachable)
+def fault(check: str, finding: str, *, fix: str, unreachable: bool = False) -> Finding:
+    """A finding because of which jobs fail or wait until it is fixed."""
+    return Finding(check=check, state=FAULT, finding=finding, fix=fix, unreachable=unreachable)

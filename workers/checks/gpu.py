@@ -1,4 +1,4 @@
-"""The GPUs as the driver tells of them, and whether torch, which is not imported, can use one."""
+"""The GPUs that the driver lists, and whether the installed torch, which is not imported, can use one."""
 
 import importlib.metadata
 import shutil
@@ -16,19 +16,19 @@ def check(settings: Settings) -> Iterator[Finding]:  # noqa: ARG001 - the signat
     """Each GPU of this machine."""
     command = shutil.which("nvidia-smi")
     if command is None:
-        yield ok("gpu", "none on this machine: jobs run on its processors")
+        yield ok("gpu", "none on this machine: jobs run on the CPU")
         return
     try:
         asked = subprocess.run(
             [command, *_ASK], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        yield fault("gpu", f"the driver does not answer within {_TIMEOUT_S:g} s", mend="reboot")
+        yield fault("gpu", f"the driver does not answer within {_TIMEOUT_S:g} s", fix="reboot")
         return
     if asked.returncode != 0:
         said = (asked.stdout + asked.stderr).strip().partition("\n")[0]
         yield fault(
-            "gpu", f"the driver is broken: {said}", mend="nvidia-smi; then: modprobe nvidia, or reboot"
+            "gpu", f"the driver is broken: {said}", fix="nvidia-smi; then: modprobe nvidia, or reboot"
         )
         return
     yield from map(_described, asked.stdout.splitlines())
@@ -45,5 +45,5 @@ def _without_cuda(torch_version: str) -> Iterator[Finding]:
         yield warning(
             "gpu",
             f"torch {torch_version} cannot use it",
-            mend=f"pip install --force-reinstall torch=={torch_version.partition('+')[0]}",
+            fix=f"pip install --force-reinstall torch=={torch_version.partition('+')[0]}",
         )

@@ -1,6 +1,6 @@
-"""A SQLite file that cannot be written to: whose permissions, or which process that holds its lock.
+"""A SQLite file that cannot be written to: because of its permissions, or a process that holds its lock.
 
-SQLite's write lock has no lease: a process frozen inside a transaction stops every other writer for good.
+SQLite's write lock never expires: a process frozen inside a transaction blocks every other writer.
 """
 
 import os
@@ -19,12 +19,12 @@ _FROZEN = "T"
 
 
 def stuck(path: Path) -> Finding | None:
-    """What keeps us from writing to the file; None if nothing does."""
+    """The reason why the file cannot be written to; None if it can."""
     if not os.access(path, os.R_OK | os.W_OK) or not os.access(path.parent, os.W_OK):
         return fault(
             "database",
             f"{path} or its folder may not be written to",
-            mend=f"chown -R {os.geteuid()} {path.parent}",
+            fix=f"chown -R {os.geteuid()} {path.parent}",
         )
     try:
         with closing(_connected(path)) as connection:
@@ -49,7 +49,7 @@ def _locked(path: Path) -> Finding:
         return fault(
             "database",
             f"some process holds the write lock of {path}",
-            mend=f"find it and end it: fuser -v {path}",
+            fix=f"find it and end it: fuser -v {path}",
             unreachable=True,
         )
     state = _state(holder)
@@ -58,7 +58,7 @@ def _locked(path: Path) -> Finding:
         "database",
         f"process {holder} ({_command(holder)}, {'stopped' if frozen else f'state {state}'})"
         f" holds the write lock of {path}",
-        mend=f"kill -CONT {holder}" if frozen else f"let it finish, or: kill {holder}",
+        fix=f"kill -CONT {holder}" if frozen else f"let it finish, or: kill {holder}",
         unreachable=True,
     )
 
@@ -98,5 +98,5 @@ def _damaged(path: Path, error: sqlite3.Error) -> Finding:
     return fault(
         "database",
         f"{path} cannot be used: {error}",
-        mend=f"move it away and restore a backup: mv {path} {path}.damaged",
+        fix=f"move it away and restore a backup: mv {path} {path}.damaged",
     )

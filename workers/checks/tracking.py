@@ -1,4 +1,4 @@
-"""MLflow: whether its server answers, lets us in and is new enough; and what still waits to be shipped."""
+"""MLflow: whether its server answers, accepts the account and is new enough; and which runs wait for it."""
 
 import os
 import urllib.error
@@ -14,7 +14,7 @@ from workers.tracking.mlflow_store import store_name
 from workers.tracking.shipping import NO_TRACKING, pending_folders
 
 TIMEOUT_S = 3.0
-#: CVE-2026-2614, -2652, -0545, -2651, -4137 are mended since
+#: CVE-2026-2614, -2652, -0545, -2651, -4137 are fixed since.
 _SAFE_SINCE = (3, 16, 1)
 _SQLITE = "sqlite:///"
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
@@ -24,7 +24,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     """The store that MLFLOW_TRACKING_URI names."""
     uri = settings.mlflow_tracking_uri
     if uri == NO_TRACKING:
-        yield ok("mlflow", "off: runs stay in their job folders")
+        yield ok("mlflow", "off: runs stay in the job folders")
         return
     if uri.startswith(("http://", "https://")):
         yield from _server(uri.rstrip("/"), os.environ)
@@ -46,14 +46,14 @@ def _server(url: str, environ: Mapping[str, str]) -> Iterator[Finding]:
             "mlflow",
             f"{shown} accepts connections but does not answer within {TIMEOUT_S:g} s;"
             " jobs go on, their runs wait",
-            mend="restart it: docker compose restart mlflow",
+            fix="restart it: docker compose restart mlflow",
             unreachable=True,
         )
     except (OSError, ValueError) as error:
         yield fault(
             "mlflow",
             f"{shown} cannot be reached: {getattr(error, 'reason', error)}; jobs go on, their runs wait",
-            mend="start it: docker compose up -d mlflow, or correct MLFLOW_TRACKING_URI",
+            fix="start it: docker compose up -d mlflow, or correct MLFLOW_TRACKING_URI",
             unreachable=True,
         )
     else:
@@ -79,40 +79,42 @@ def _asked(url: str, environ: Mapping[str, str]) -> str:
 def _refused(shown: str, error: urllib.error.HTTPError) -> Finding:
     with error:
         if error.code == _UNAUTHORIZED:
-            said, mend = (
+            said, fix = (
                 "does not know the account",
                 "export MLFLOW_TRACKING_USERNAME=… MLFLOW_TRACKING_PASSWORD=…",
             )
         elif error.code == _FORBIDDEN:
-            said, mend = (
+            said, fix = (
                 "refuses this machine's name for it, or the account",
                 "start it with this name in --allowed-hosts, or give the account rights",
             )
         else:
-            said, mend = f"answers with {error.code}", "look at its log: docker compose logs mlflow"
-    return fault("mlflow", f"{shown} {said}", mend=mend)
+            said, fix = f"answers with {error.code}", "look at its log: docker compose logs mlflow"
+    return fault("mlflow", f"{shown} {said}", fix=fix)
 
 
 def _of_version(shown: str, version: str) -> Finding:
     numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
     if not numbers:
-        return fault("mlflow", f"{shown} is no MLflow server", mend="correct MLFLOW_TRACKING_URI")
+        return fault("mlflow", f"{shown} is not an MLflow server", fix="correct MLFLOW_TRACKING_URI")
     said = f"{shown} answers, version {version}, client {metadata.version('mlflow')}"
     if numbers < _SAFE_SINCE:
         floor = ".".join(map(str, _SAFE_SINCE))
         return warning(
-            "mlflow", f"{said}: it has known holes", mend=f"pip install 'mlflow>={floor}', where it runs"
+            "mlflow",
+            f"{said}: it has known vulnerabilities",
+            fix=f"pip install 'mlflow>={floor}', where it runs",
         )
     return ok("mlflow", said)
 
 
 def _file(database: Path) -> Finding:
     if database.exists() and not os.access(database, os.R_OK | os.W_OK):
-        return fault("mlflow", f"{database} may not be written to", mend=f"chown {os.geteuid()} {database}")
-    return ok("mlflow", f"{database}, {'there' if database.exists() else 'made by the first run'}")
+        return fault("mlflow", f"{database} may not be written to", fix=f"chown {os.geteuid()} {database}")
+    return ok("mlflow", f"{database}, which {'exists' if database.exists() else 'the first run creates'}")
 
 
 def _waiting(settings: Settings) -> Iterator[Finding]:
     count = len(pending_folders(settings))
     if count:
-        yield warning("mlflow", f"{count} runs of this machine wait to be shipped", mend="zoo runs ship")
+        yield warning("mlflow", f"{count} runs of this machine wait to be shipped", fix="zoo runs ship")

@@ -1,4 +1,4 @@
-"""`zoo doctor`: what the zoo depends on, what is wrong with it, and what mends it."""
+"""`zoo doctor`: what is wrong with the services that the zoo depends on, and how to fix it."""
 
 import os
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from registry.settings import Settings
 @click.command()
 @output_options
 def command(output: Output) -> None:
-    """Check database, broker, artifact store, MLflow, disk and GPU, and say what mends each fault.
+    """Check database, broker, artifact store, MLflow, disk and GPU, and say how to fix each fault.
 
     Exit code 0 without a fault, 6 if a service cannot be reached, 1 for any other fault. With -q, only what
     has a fault is named.
@@ -29,5 +29,5 @@ def command(output: Output) -> None:
     else:
         rows = [asdict(finding) for finding in findings]
         output.emit(rows, key="check", columns=("check", "state", "finding"))
-        output.section("to mend", [row for row in rows if row["mend"]], columns=("check", "mend"))
+        output.section("to fix", [row for row in rows if row["fix"]], columns=("check", "fix"))
     click.get_current_context().exit(exit_code(findings))

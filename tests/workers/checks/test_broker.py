@@ -1,4 +1,4 @@
-"""A broker that is well, missing, frozen, wrongly set up or closed to us, as `zoo doctor` sees it."""
+"""`zoo doctor` on a broker that is healthy, missing, frozen, misconfigured or closed to this account."""
 
 import socket
 import threading
@@ -49,8 +49,8 @@ def test_eviction_is_a_fault_and_no_append_only_file_a_warning(settings: Setting
     finally:
         server.stop()
     assert (eviction.state, persistence.state) == (FAULT, WARNING)
-    assert "CONFIG SET maxmemory-policy noeviction" in str(eviction.mend)
-    assert "CONFIG SET appendonly yes" in str(persistence.mend)
+    assert "CONFIG SET maxmemory-policy noeviction" in str(eviction.fix)
+    assert "CONFIG SET appendonly yes" in str(persistence.fix)
 
 
 def test_a_wrong_password_is_named_without_being_told(settings: Settings, valkey: ValkeyServer) -> None:
@@ -70,7 +70,7 @@ def test_an_account_that_may_not_ask_is_told_to_look_elsewhere(
     url = f"redis://zoo:pass@127.0.0.1:{urlsplit(valkey.url).port}/0"
     found = only(broker.check(with_broker(settings, url)))
     assert found.state == WARNING
-    assert "CONFIG GET" in str(found.mend)
+    assert "CONFIG GET" in str(found.fix)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
@@ -82,7 +82,7 @@ def test_one_that_accepts_and_never_answers_takes_no_longer_than_its_limit(
     found = only(broker.check(with_broker(settings, f"{scheme}://127.0.0.1:{silent}/0")))
     assert time.monotonic() - started < 10
     assert (found.state, found.unreachable) == (FAULT, True)
-    assert "restart" in str(found.mend)
+    assert "restart" in str(found.fix)
 
 
 def test_a_frozen_one_does_not_answer(
@@ -117,7 +117,7 @@ def test_one_without_host_or_port_is_looked_for_where_celery_would(
 
 @contextmanager
 def answering(said: bytes) -> Iterator[int]:
-    """The port of a socket that answers whoever greets it in AMQP, and then hangs up."""
+    """The port of a socket that answers AMQP's protocol header once, and then closes."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
@@ -135,8 +135,8 @@ def answering(said: bytes) -> Iterator[int]:
     ("said", "state", "finding"),
     [
         (b"\x01\x00\x00", OK, "answers"),
-        (b"AMQP\x00\x01\x00\x00", FAULT, "no RabbitMQ"),
-        (b"", FAULT, "no RabbitMQ"),
+        (b"AMQP\x00\x01\x00\x00", FAULT, "not RabbitMQ"),
+        (b"", FAULT, "not RabbitMQ"),
     ],
 )
 def test_rabbitmq_is_known_by_its_answer(settings: Settings, said: bytes, state: str, finding: str) -> None:

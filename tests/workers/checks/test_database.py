@@ -1,4 +1,4 @@
-"""A database that is well, empty, missing, read-only, locked or damaged, as `zoo doctor` sees it."""
+"""`zoo doctor` on a database that is healthy, empty, missing, read-only, locked or damaged."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def test_an_empty_one_wants_to_be_migrated_and_gets_no_table(
         path.touch()
     for _ in range(2):
         first, *others = database.check(asked)
-        assert (first.state, first.mend) == (WARNING, "zoo migrate")
+        assert (first.state, first.fix) == (WARNING, "zoo migrate")
         assert set(states(others)) == {OK}
 
 
@@ -82,7 +82,7 @@ def test_the_process_that_was_frozen_with_the_write_lock_is_named(
         finally:
             holder.send_signal(signal.SIGCONT)
     assert (found.state, found.unreachable) == (FAULT, True)
-    assert found.mend == f"kill -CONT {holder.pid}"
+    assert found.fix == f"kill -CONT {holder.pid}"
     assert "stopped" in found.finding
     assert states(list(database.check(settings))) == [OK, OK]
 
@@ -105,11 +105,11 @@ def test_a_file_in_a_folder_that_may_not_be_written_to(
     monkeypatch.setattr(os, "access", lambda *_: False)
     found = sqlite_file.stuck(path)
     assert found is not None
-    assert str(found.mend).startswith("chown")
+    assert str(found.fix).startswith("chown")
 
 
 @pytest.mark.parametrize(
-    ("stored", "state", "mend"),
+    ("stored", "state", "fix"),
     [
         (HEAD, OK, None),
         ("0001", WARNING, "zoo migrate"),
@@ -117,10 +117,10 @@ def test_a_file_in_a_folder_that_may_not_be_written_to(
     ],
 )
 def test_an_older_schema_is_migrated_and_a_newer_one_needs_a_newer_release(
-    stored: str, state: str, mend: str | None
+    stored: str, state: str, fix: str | None
 ) -> None:
     found = database.of_revision(stored)
-    assert (found.state, found.mend) == (state, mend)
+    assert (found.state, found.fix) == (state, fix)
 
 
 @pytest.mark.parametrize(

@@ -38,16 +38,16 @@ def test_a_check_that_hangs_is_given_up_and_hides_no_other(settings: Settings) -
     ("findings", "code"),
     [
         ([ok("a", "")], 0),
-        ([warning("a", "", mend="x")], 0),
-        ([fault("a", "", mend="x")], 1),
-        ([fault("a", "", mend="x"), fault("b", "", mend="x", unreachable=True)], 6),
+        ([warning("a", "", fix="x")], 0),
+        ([fault("a", "", fix="x")], 1),
+        ([fault("a", "", fix="x"), fault("b", "", fix="x", unreachable=True)], 6),
     ],
 )
 def test_the_exit_code_tells_what_kind_of_fault_there_is(findings: list[Finding], code: int) -> None:
     assert exit_code(findings) == code
 
 
-def test_the_command_names_every_check_and_says_what_mends(
+def test_the_command_names_every_check_and_says_how_to_fix_it(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ZOO_HOME", str(settings.home))
@@ -61,9 +61,9 @@ def test_the_command_names_every_check_and_says_what_mends(
         said[option] = capsys.readouterr().out
     found = json.loads(said["--json"])
     assert list(dict.fromkeys(row["check"] for row in found)) == list(CHECKS)
-    assert all(row["mend"] for row in found if row["state"] != OK)
+    assert all(row["fix"] for row in found if row["state"] != OK)
     assert said["-q"] == "broker\n"
-    assert "to mend" in str(said[None])
+    assert "to fix" in str(said[None])
     assert "docker compose up -d broker" in str(said[None])
 
 

@@ -1,4 +1,4 @@
-"""Artifact store, disk and GPU, as `zoo doctor` sees them."""
+"""`zoo doctor` on the artifact store, the disk and the GPUs."""
 
 import os
 from dataclasses import replace
@@ -33,7 +33,7 @@ def test_a_remote_store_is_asked_too(settings: Settings) -> None:
 def test_a_store_that_takes_no_files_is_a_fault(settings: Settings, root: str) -> None:
     found = only(artifact_store.check(replace(settings, artifact_root=root)))
     assert found.state == FAULT
-    assert "ZOO_ARTIFACT_ROOT" in str(found.mend)
+    assert "ZOO_ARTIFACT_ROOT" in str(found.fix)
 
 
 def test_a_home_that_is_a_file_is_a_fault(settings: Settings, tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_home_that_is_a_file_is_a_fault(settings: Settings, tmp_path: Path) ->
 @pytest.mark.parametrize(("free_gib", "state"), [(0.9, FAULT), (9.9, WARNING), (10.1, OK), (None, OK)])
 def test_little_room_is_told(free_gib: float | None, state: str) -> None:
     free_bytes = None if free_gib is None else int(free_gib * 1024**3)
-    assert disk.room("disk", "/zoo", free_bytes).state == state
+    assert disk.free_space("disk", "/zoo", free_bytes).state == state
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_each_gpu_is_named(settings: Settings, driver: Path, monkeypatch: pytest
     monkeypatch.setattr("importlib.metadata.version", lambda _: "2.13.0+cpu")
     found, torch = gpu.check(settings)
     assert found.finding == "0: NVIDIA H100, 80000 MiB of 81559 MiB free, driver 580.1"
-    assert (torch.state, torch.mend) == (WARNING, "pip install --force-reinstall torch==2.13.0")
+    assert (torch.state, torch.fix) == (WARNING, "pip install --force-reinstall torch==2.13.0")
 
 
 def test_a_broken_driver_is_a_fault(settings: Settings, driver: Path) -> None:

@@ -1,4 +1,4 @@
-"""MLflow as `zoo doctor` sees it: its server's answers, and what still waits for it."""
+"""`zoo doctor` on MLflow: its server's answers, and the runs that wait for it."""
 
 import http.server
 import threading
@@ -19,7 +19,7 @@ from workers.tracking.spool import Run
 
 @contextmanager
 def answering(status: int, body: str, *, wants: str | None = None) -> Iterator[str]:
-    """A web server that answers just that, and 401 to whoever does not send the header it wants."""
+    """A web server with one answer, or 401 to a request without the `wants` header."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -49,7 +49,7 @@ def test_what_waits_to_be_shipped_is_told_with_the_command_that_ships_it(setting
     Run(settings.home / "jobs" / "1").close()
     asked = replace(settings, mlflow_tracking_uri=f"sqlite:///{settings.home / 'mlflow.db'}")
     store, waiting = tracking.check(asked)
-    assert (store.state, waiting.state, waiting.mend) == (OK, WARNING, "zoo runs ship")
+    assert (store.state, waiting.state, waiting.fix) == (OK, WARNING, "zoo runs ship")
 
 
 def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(
@@ -73,8 +73,8 @@ def test_a_missing_server_is_unreachable(settings: Settings) -> None:
     ("status", "body", "state", "said"),
     [
         (200, "3.17.2", OK, "version 3.17.2"),
-        (200, "3.9.0", WARNING, "known holes"),
-        (200, "<html>", FAULT, "no MLflow server"),
+        (200, "3.9.0", WARNING, "known vulnerabilities"),
+        (200, "<html>", FAULT, "not an MLflow server"),
         (401, "", FAULT, "does not know the account"),
         (403, "", FAULT, "refuses this machine's name"),
         (502, "", FAULT, "answers with 502"),
