@@ -1,6 +1,6 @@
-"""Named places at which a process ends itself, so that tests can show what is left when it ends just there.
+"""Named points in the code at which a process kills itself, so that tests can show what a crash there leaves.
 
-Does nothing unless ZOO_CRASH_AT names the place.
+Does nothing unless ZOO_CRASH_AT names a point.
 """
 
 import os
@@ -21,6 +21,6 @@ CRASH_POINTS = (
 
 
 def crash_point(name: str) -> None:
-    """End this process as `kill -9` does, if it was asked to end here."""
+    """Kill this process with SIGKILL if ZOO_CRASH_AT names this point."""
     if os.environ.get(_VARIABLE) == name:
         os.kill(os.getpid(), signal.SIGKILL)

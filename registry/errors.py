@@ -1,7 +1,7 @@
 """Everything `registry` raises on purpose.
 
 RegistryError                   ZOO-E200  exit 1
-├── NotFound                    ZOO-E210  exit 3  no record answers to the reference
+├── NotFound                    ZOO-E210  exit 3  no record has this reference
 │   ├── BaseNotFound            ZOO-E211
 │   ├── AdapterNotFound         ZOO-E212
 │   ├── DatasetNotFound         ZOO-E213
@@ -10,13 +10,13 @@ RegistryError                   ZOO-E200  exit 1
 │   ├── JobNotFound             ZOO-E215
 │   ├── AliasNotFound           ZOO-E216
 │   └── SubjectNotFound         ZOO-E218
-├── Conflict                    ZOO-E220  exit 5  somebody or something else stands in the way
-│   ├── AliasMoved              ZOO-E221  the alias is not where the caller believed
+├── Conflict                    ZOO-E220  exit 5  the state of the registry does not allow it now
+│   ├── AliasMoved              ZOO-E221  the alias points to another version than expected
 │   ├── InUse                   ZOO-E222  a composition or a record still needs it
-│   ├── NameTaken               ZOO-E223  the name already stands for something else
+│   ├── NameTaken               ZOO-E223  the name already belongs to another record
 │   ├── LeaseLost               ZOO-E224  the job's fence is no longer the caller's
-│   └── KeyReused               ZOO-E225  an idempotency key came back with another request
-├── InvalidInput                ZOO-E230  exit 1  what was given cannot be taken
+│   └── KeyReused               ZOO-E225  an idempotency key was used before for another request
+├── InvalidInput                ZOO-E230  exit 1  the input is not valid
 │   ├── InvalidName             ZOO-E231  exit 2
 │   ├── InvalidReference        ZOO-E232  exit 2
 │   ├── InvalidSetting          ZOO-E233  exit 2
@@ -28,10 +28,10 @@ RegistryError                   ZOO-E200  exit 1
 │   │   ├── NotALora            ZOO-E244
 │   │   └── ChangesNothing      ZOO-E245
 │   ├── InvalidBase             ZOO-E250
-│   ├── InvalidDataset          ZOO-E260  carries the line number
+│   ├── InvalidDataset          ZOO-E260  with the line number
 │   └── InvalidComposition      ZOO-E265
-├── Incompatible                ZOO-E270  exit 4  an adapter no base model, or not this one, can carry
-├── ArtifactError               ZOO-E280  exit 1  stored files
+├── Incompatible                ZOO-E270  exit 4  an adapter that fits no base model, or not this one
+├── ArtifactError               ZOO-E280  exit 1  a stored file cannot be written or read
 │   ├── DigestMismatch          ZOO-E281
 │   ├── ArtifactMissing         ZOO-E282
 │   └── DiskFull                ZOO-E283
@@ -48,14 +48,14 @@ from formats import errors
 
 
 class RegistryError(Exception):
-    """Root of what this package raises; `code` is stable, `exit_code` is what a command ends with."""
+    """Root of what this package raises; `code` is stable, `exit_code` is the command's exit code."""
 
     code = "ZOO-E200"
     exit_code = 1
 
 
 class NotFound(RegistryError):
-    """No record answers to the reference; `nearest` holds names that are spelt alike."""
+    """No record has this reference; `nearest` holds similar names."""
 
     code = "ZOO-E210"
     exit_code = 3
@@ -75,7 +75,7 @@ class NotFound(RegistryError):
 
 
 class BaseNotFound(NotFound):
-    """No base model of this name or digest."""
+    """There is no base model with this name or digest."""
 
     code = "ZOO-E211"
     kind = "base model"
@@ -83,7 +83,7 @@ class BaseNotFound(NotFound):
 
 
 class AdapterNotFound(NotFound):
-    """No adapter, or no such version of it."""
+    """There is no such adapter, or no such version of it."""
 
     code = "ZOO-E212"
     kind = "adapter"
@@ -91,7 +91,7 @@ class AdapterNotFound(NotFound):
 
 
 class DatasetNotFound(NotFound):
-    """No dataset, or no such version of it."""
+    """There is no such dataset, or no such version of it."""
 
     code = "ZOO-E213"
     kind = "dataset"
@@ -99,7 +99,7 @@ class DatasetNotFound(NotFound):
 
 
 class DatasetFileNotFound(DatasetNotFound):
-    """What was given is the path of a dataset's file, and there is no such file."""
+    """The reference is the path of a dataset's file that does not exist."""
 
     code = "ZOO-E217"
     kind = "dataset file"
@@ -114,7 +114,7 @@ class DatasetFileNotFound(DatasetNotFound):
 
 
 class CompositionNotFound(NotFound):
-    """No composition, or no such version of it."""
+    """There is no such composition, or no such version of it."""
 
     code = "ZOO-E214"
     kind = "composition"
@@ -122,7 +122,7 @@ class CompositionNotFound(NotFound):
 
 
 class JobNotFound(NotFound):
-    """No job of this number."""
+    """There is no job with this number."""
 
     code = "ZOO-E215"
     kind = "job"
@@ -137,7 +137,7 @@ class AliasNotFound(NotFound):
 
 
 class SubjectNotFound(NotFound):
-    """No record of any kind that can be asked or measured."""
+    """There is no composition, adapter or base model with this reference."""
 
     code = "ZOO-E218"
     kind = "composition, adapter or base model"
@@ -145,28 +145,28 @@ class SubjectNotFound(NotFound):
 
 
 class Conflict(RegistryError):
-    """The request is sound, but the state of the registry does not allow it now."""
+    """The request is valid, but the state of the registry does not allow it now."""
 
     code = "ZOO-E220"
     exit_code = 5
 
 
 class AliasMoved(Conflict):
-    """An alias points elsewhere than the caller expected; nothing was changed."""
+    """An alias points to another version than the caller expected; nothing was changed."""
 
     code = "ZOO-E221"
 
     def __init__(self, target: str, *, expected: int | None, actual: int | None) -> None:
         super().__init__(
             f"{target} points to {_version(actual)}, expected {_version(expected)}; nothing was changed:"
-            " look again, then repeat with the version that it points to now"
+            " repeat the command with the version that it points to now"
         )
         self.expected = expected
         self.actual = actual
 
 
 class InUse(Conflict):
-    """Removing the record would break others, which are named in `users`."""
+    """The record cannot be removed, because the records in `users` need it."""
 
     code = "ZOO-E222"
 
@@ -176,13 +176,13 @@ class InUse(Conflict):
 
 
 class NameTaken(Conflict):
-    """The name already stands for something else."""
+    """The name already belongs to another record."""
 
     code = "ZOO-E223"
 
 
 class LeaseLost(Conflict):
-    """The job is no longer held under this fence: what the caller did is discarded."""
+    """The caller no longer holds the job under this fence, so its result is discarded."""
 
     code = "ZOO-E224"
 
@@ -196,13 +196,13 @@ class LeaseLost(Conflict):
 
 
 class KeyReused(Conflict):
-    """An idempotency key that was given before came back with another request."""
+    """An idempotency key was used before for another request."""
 
     code = "ZOO-E225"
 
 
 class InvalidInput(RegistryError):
-    """What was given cannot be taken; the message names the field or file and the value."""
+    """The input is not valid; the message names the field or file and the value."""
 
     code = "ZOO-E230"
 
@@ -215,14 +215,14 @@ class InvalidName(InvalidInput):
 
 
 class InvalidReference(InvalidInput):
-    """Text that is none of `bio`, `bio@3`, `bio@champion`, `bio@sha256:ab12`, or is ambiguous."""
+    """A text that is none of `bio`, `bio@3`, `bio@champion` and `bio@sha256:ab12`, or is ambiguous."""
 
     code = "ZOO-E232"
     exit_code = 2
 
 
 class InvalidSetting(InvalidInput):
-    """An environment variable with a value that cannot be used."""
+    """An environment variable has an invalid value."""
 
     code = "ZOO-E233"
     exit_code = 2
@@ -242,7 +242,7 @@ class InvalidAdapter(InvalidInput):
 
 
 class AdapterConfigInvalid(InvalidAdapter):
-    """adapter_config.json holds a field of a wrong type, range or name."""
+    """adapter_config.json has a field with a wrong name, type or value."""
 
     code = "ZOO-E241"
 
@@ -254,19 +254,19 @@ class WeightsInvalid(InvalidAdapter):
 
 
 class PickleRefused(InvalidAdapter):
-    """A file whose loading could run code."""
+    """The file is a pickle, which could run code when it is loaded."""
 
     code = "ZOO-E243"
 
 
 class NotALora(InvalidAdapter):
-    """A PEFT adapter of another type than LoRA."""
+    """The folder holds a PEFT adapter of another type than LoRA."""
 
     code = "ZOO-E244"
 
 
 class ChangesNothing(InvalidAdapter):
-    """An adapter whose every update is zero: with or without it, a model says the same."""
+    """The adapter's weight update is zero in every module, so it changes no output."""
 
     code = "ZOO-E245"
 
@@ -278,7 +278,7 @@ class InvalidBase(InvalidInput):
 
 
 class InvalidDataset(InvalidInput):
-    """A row that is not a chat; `line` counts from 1, None where the whole file is meant."""
+    """A dataset's file has an invalid example; `line` counts from 1, or is None for the whole file."""
 
     code = "ZOO-E260"
 
@@ -294,7 +294,7 @@ class InvalidComposition(InvalidInput):
 
 
 class Incompatible(RegistryError):
-    """The adapter cannot be carried by the base model; `reasons` holds one sentence each."""
+    """The adapter does not fit the base model; `reasons` holds one sentence each."""
 
     code = "ZOO-E270"
     exit_code = 4
@@ -311,31 +311,31 @@ class ArtifactError(RegistryError):
 
 
 class DigestMismatch(ArtifactError):
-    """A stored file's bytes are not those that were stored."""
+    """A stored file's content has changed since it was stored."""
 
     code = "ZOO-E281"
 
 
 class ArtifactMissing(ArtifactError):
-    """A stored file is gone."""
+    """A stored file is missing."""
 
     code = "ZOO-E282"
 
 
 class DiskFull(ArtifactError):
-    """No room for the file; nothing of it was kept."""
+    """No space is left for the file; nothing of it was kept."""
 
     code = "ZOO-E283"
 
 
 class SchemaMismatch(RegistryError):
-    """The database was written by a newer release, or needs an upgrade that this reader may not make."""
+    """The database is of a newer release, or needs an upgrade that this process may not make."""
 
     code = "ZOO-E285"
 
 
 class ServiceUnreachable(RegistryError):
-    """Something the registry depends on does not answer."""
+    """A service that the registry depends on does not answer."""
 
     code = "ZOO-E290"
     exit_code = 6

@@ -1,4 +1,4 @@
-"""The one way to point at a record: `bio`, `bio@3`, `bio@champion`, `sha256:ab12`. Knows no records."""
+"""References to records: `bio`, `bio@3`, `bio@champion`, `sha256:ab12`. Knows no records."""
 
 import difflib
 import re
@@ -16,9 +16,9 @@ _FORMS = "bio (the newest version), bio@3, bio@champion, bio@sha256:ab12 or sha2
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A parsed reference; at most one of the three selectors is set, none means the newest version."""
+    """A parsed reference; at most one of the three selectors is set, and none means the newest version."""
 
-    #: None: whatever the name, for a digest that stands alone.
+    #: None for a digest alone, which matches under any name.
     name: str | None
     version: int | None = None
     alias: str | None = None
@@ -79,7 +79,7 @@ def checked_alias(alias: str) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> tuple[str, ...]:
-    """Up to three of `names` that are spelt like `name`, best first, upper and lower case alike."""
+    """Up to three of `names` that are spelt like `name`, best first, ignoring case."""
     by_folded = {candidate.casefold(): candidate for candidate in sorted(set(names))}
     close = difflib.get_close_matches(name.casefold(), list(by_folded), n=3, cutoff=0.6)
     return tuple(by_folded[folded] for folded in close)

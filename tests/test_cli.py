@@ -580,7 +580,7 @@ def test_a_file_that_is_no_database_is_refused_and_debug_shows_where(
     (home / "zoo.db").write_text("this is no database, whatever its name says" * 10)
     for refused in (ask("adapters", "ls"), ask("adapters", "show", "bio")):
         assert refused.code == 2
-        assert refused.err.startswith(f"error ZOO-E233: {home / 'zoo.db'} is no SQLite database")
+        assert refused.err.startswith(f"error ZOO-E233: {home / 'zoo.db'} is not a SQLite database")
     monkeypatch.setenv("ZOO_DEBUG", "1")
     assert "Traceback" in ask("adapters", "ls").err
 

@@ -1,4 +1,4 @@
-"""One database, SQLite or PostgreSQL: how it is opened, and the two kinds of transaction. Knows no tables."""
+"""A database, SQLite or PostgreSQL: opening it, and its two kinds of transaction. Knows no tables."""
 
 import random
 import sqlite3
@@ -14,15 +14,15 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from registry.database.fork_gate import FORK_GATE
-from registry.database.sqlite_location import explained
+from registry.database.sqlite_location import sqlite_error
 from registry.errors import DatabaseUnreachable, DiskFull, RegistryError
 from registry.files.json_text import canonical
 from registry.settings import Settings
 
-#: How long a write waits for another's lock, on both databases.
+#: How long a write waits for another writer's lock, on both databases.
 LOCK_TIMEOUT_MS = 10_000
 
-#: A client that was frozen inside a transaction must not hold its locks for ever.
+#: A client that is frozen inside a transaction must not hold its locks forever.
 _POSTGRESQL_OPTIONS = f"-c lock_timeout={LOCK_TIMEOUT_MS} -c idle_in_transaction_session_timeout=10000"
 _POSTGRESQL_CONNECT = {
     "options": _POSTGRESQL_OPTIONS,
@@ -31,7 +31,7 @@ _POSTGRESQL_CONNECT = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
-    # Keepalives say nothing while an answer is awaited.
+    # TCP keepalives do not detect a dead peer while sent data is unacknowledged.
     "tcp_user_timeout": 20_000,
     "application_name": "adapter-zoo",
 }
@@ -46,7 +46,7 @@ _BEGIN = "sqlite_begin"
 
 
 class Database:
-    """The engine and its two kinds of transaction; the caller owns what happens inside them."""
+    """The engine and its two kinds of transaction; callers decide what happens inside them."""
 
     def __init__(self, settings: Settings) -> None:
         self.url = settings.database_url
@@ -56,7 +56,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A transaction that sees one state of the database and is rolled back at the end."""
+        """A transaction that sees one snapshot of the database and is rolled back at the end."""
         with self._translated(), Session(self.engine) as session:
             yield session
 
@@ -68,7 +68,7 @@ class Database:
 
     @contextmanager
     def writing_connection(self) -> Iterator[Connection]:
-        """The same as `write` for work below the object mapper, such as migrations."""
+        """The same as `write` for work below SQLAlchemy's ORM, such as migrations."""
         with self._translated(), self._writer.begin() as connection:
             yield connection
 
@@ -78,18 +78,18 @@ class Database:
             with FORK_GATE.transaction():
                 yield
         except DBAPIError as error:
-            told = explained(str(error.orig), self.url.removeprefix("sqlite:///"))
-            # The others, such as IntegrityError, are answers of a database that works.
-            if told is None and not isinstance(error, (OperationalError, InterfaceError)):
+            translated = sqlite_error(str(error.orig), self.url.removeprefix("sqlite:///"))
+            # Others, such as IntegrityError, come from a database that works.
+            if translated is None and not isinstance(error, (OperationalError, InterfaceError)):
                 raise
-            raise told or _as_registry_error(error) from error
+            raise translated or _as_registry_error(error) from error
 
     def disconnect(self) -> None:
-        """Close the connections that no transaction uses; the next one opens its own."""
+        """Close the connections that no transaction uses; the next transaction opens its own."""
         self.engine.dispose()
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Close all connections."""
         with FORK_GATE.transaction():
             self.disconnect()
 
@@ -122,7 +122,7 @@ def _sqlite_engine(path: Path) -> Engine:
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    # The driver's own idea of when to begin is switched off; `_begin_sqlite` begins.
+    # Turns off the driver's implicit BEGIN; `_begin_sqlite` begins transactions.
     connection.isolation_level = None
     for pragma in _SQLITE_PRAGMAS:
         connection.execute(f"PRAGMA {pragma}")
@@ -130,10 +130,10 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch a new database to write-ahead logging, whoever else does so at the same moment.
+    """Switch a new database to write-ahead logging, even while other processes do the same.
 
-    SQLite answers "locked" at once, without its own wait, where two processes that read want to write
-    (https://www.sqlite.org/c3ref/busy_handler.html); so the wait is ours.
+    Where two readers want to write, SQLite answers "locked" without applying its busy timeout
+    (https://www.sqlite.org/c3ref/busy_handler.html), so the retries are ours.
     """
     deadline = time.monotonic() + LOCK_TIMEOUT_MS / 1000
     while True:
@@ -144,7 +144,7 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
                 raise
         else:
             return
-        # Of two that meet, both would meet again after equal pauses.
+        # Random, because two processes that collide would collide again after equal pauses.
         time.sleep(random.uniform(0.001, 0.02))  # noqa: S311 - no secret
 
 
@@ -153,15 +153,15 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _as_registry_error(error: DBAPIError) -> RegistryError:
-    # Only the driver's own words: the statement's parameters may be long or private.
-    said = str(error.orig).strip().partition("\n")[0]
-    if "disk is full" in said or "No space left" in said:
-        return DiskFull(f"the database cannot grow: {said}; make room, then repeat the command")
-    if "locked" in said:
+    # The driver's message alone: the statement's parameters may be long or private.
+    message = str(error.orig).strip().partition("\n")[0]
+    if "disk is full" in message or "No space left" in message:
+        return DiskFull(f"the database cannot grow: {message}; free space, then repeat the command")
+    if "locked" in message:
         return DatabaseUnreachable(
-            f"another process has held the database for {LOCK_TIMEOUT_MS / 1000:g} s ({said});"
+            f"another process has held the database for {LOCK_TIMEOUT_MS / 1000:g} s ({message});"
             " end it or let it finish, then repeat the command"
         )
     return DatabaseUnreachable(
-        f"the database does not answer: {said}; check ZOO_DATABASE_URL and that the server runs"
+        f"the database does not answer: {message}; check ZOO_DATABASE_URL and that the server runs"
     )

@@ -1,7 +1,7 @@
-"""Forks and transactions keep out of each other's way, where threads use the database beside a fork.
+"""Keeps forks and transactions apart in a process whose threads use the database.
 
 A child has the locks of its parent's threads, without the threads: one that was forked while another
-thread was inside SQLite waits for ever at its own first call of SQLite. And it has the parent's open
+thread was inside SQLite waits forever at its own first call of SQLite. It also has the parent's open
 connections: SQLite, which keeps file locks by process, would take the parent's for its own
 (https://www.sqlite.org/howtocorrupt.html, section 2.6). So a process forks while it has neither.
 """
@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-#: A database that does not answer must not keep a process from forking: its calls end within 10 s of waiting
-#: for a lock, or 20 s of silence.
+#: A database that does not answer must not keep a process from forking: its calls end after 10 s of waiting
+#: for a lock, or 20 s without an answer.
 _LIMIT_S = 20.0
 
 
 class ForkGate:
-    """Open to any number of transactions, or closed for one fork."""
+    """A gate that is open to any number of transactions, or closed for one fork."""
 
     def __init__(self, *, limit_s: float = _LIMIT_S) -> None:
         self._limit_s = limit_s
@@ -26,9 +26,9 @@ class ForkGate:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """No fork begins while the block runs; waits for one that is under way."""
+        """A block during which no fork begins; waits for a fork that has begun."""
         if self._is_inside():
-            # Waiting here, inside of what a fork waits for, would never end.
+            # To wait inside the transaction that a fork waits for would deadlock.
             yield
             return
         thread = threading.get_ident()
@@ -43,9 +43,10 @@ class ForkGate:
                 self._changed.notify_all()
 
     def guard_forks(self, disconnect: Callable[[], None] | None = None) -> None:
-        """From now on `os.fork` in this process waits for the transactions of its other threads.
+        """Make `os.fork` in this process wait for the transactions of its other threads.
 
-        `disconnect` is called then; it must close the connections that are left, and begin no transaction.
+        `disconnect` is called before each fork, to close the remaining connections; it must begin no
+        transaction.
         """
         self._disconnect = disconnect
         os.register_at_fork(before=self._close, after_in_parent=self._open, after_in_child=self._renew)
@@ -63,7 +64,7 @@ class ForkGate:
             self._changed.notify_all()
 
     def _renew(self) -> None:
-        # In a child as well: another thread of the parent may have held the condition's own lock.
+        # Also in the child, because another thread of the parent may have held the condition's lock.
         self._changed = threading.Condition()
         self._inside: set[int] = set()
         self._forks = 0
@@ -72,5 +73,5 @@ class ForkGate:
         return threading.get_ident() in self._inside
 
 
-#: A process forks as a whole, so it has one.
+#: One for the process, because a process forks as a whole.
 FORK_GATE = ForkGate()

@@ -1,6 +1,6 @@
-"""INSERT that meets a row already there, in either database's words.
+"""INSERT … ON CONFLICT, in both databases' dialects.
 
-Two writers may insert the same at once; only the database can tell who was first.
+Two writers may insert the same row at once; only the database can tell which was first.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,9 +15,9 @@ from registry.database.table import Table
 def insert_or_ignore(
     session: Session, table: type[Table], columns: Mapping[str, Any], *, unique: Sequence[str] = ()
 ) -> sqlite.Insert | postgresql.Insert:
-    """Statement that adds the row, or does nothing if one with the same `unique` columns is there.
+    """A statement that adds the row, or does nothing if a row with the same `unique` columns exists.
 
-    Without columns named, any constraint of the table that another row stands for will do.
+    Without `unique`, a conflict with any constraint of the table counts.
     """
     return (
         _insert(session, table).values(**columns).on_conflict_do_nothing(index_elements=list(unique) or None)
@@ -27,7 +27,7 @@ def insert_or_ignore(
 def insert_or_update(
     session: Session, table: type[Table], columns: Mapping[str, Any], *, unique: Sequence[str]
 ) -> sqlite.Insert | postgresql.Insert:
-    """Statement that adds the row, or overwrites the one with the same `unique` columns."""
+    """A statement that adds the row, or overwrites the one with the same `unique` columns."""
     statement = _insert(session, table).values(**columns)
     kept = {name: statement.excluded[name] for name in columns if name not in unique}
     return statement.on_conflict_do_update(index_elements=list(unique), set_=kept)

@@ -1,4 +1,4 @@
-"""Bring a database to this release's schema, once, however many processes ask. Knows no tables."""
+"""Upgrading a database to this release's schema, once, however many processes try. Knows no tables."""
 
 from sqlalchemy import Connection, inspect, text
 
@@ -8,12 +8,12 @@ from registry.database.revisions import refuse_newer, refuse_other
 
 _VERSION_TABLE = "alembic_version"
 
-#: Any number will do, as long as every process takes the same.
+#: An arbitrary number that every process uses.
 _ADVISORY_LOCK = 8_020_240_207_148
 
 
 def ensure_current(database: Database) -> None:
-    """Migrate an empty or older database to the newest revision; do nothing to a current one.
+    """Migrate an empty or older database to the newest revision; a current one stays as it is.
 
     Raises:
         SchemaMismatch: a newer release has written the database.
@@ -23,7 +23,7 @@ def ensure_current(database: Database) -> None:
         if stored_revision(session.connection()) == HEAD:
             return
     with database.writing_connection() as connection:
-        # Held to the end of the transaction: a second process waits here, then finds nothing to do.
+        # Held until the transaction ends: a second process waits here, then finds the schema current.
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
         stored = stored_revision(connection)
@@ -33,17 +33,17 @@ def ensure_current(database: Database) -> None:
 
 
 def ensure_same(connection: Connection) -> None:
-    """Refuse to work with a database that another release has changed since it was opened.
+    """Refuse a database that another release has migrated since it was opened.
 
     Raises:
-        SchemaMismatch: it has.
+        SchemaMismatch: the stored revision is not this release's.
     """
     # The table's name is a constant of ours.
     refuse_other(connection.execute(text(f"SELECT version_num FROM {_VERSION_TABLE}")).scalar())  # noqa: S608
 
 
 def migrate(connection: Connection, *, to: str) -> None:
-    """Run the revisions between the database's own and `to`, up or down, in the caller's transaction."""
+    """Run the migrations between the stored revision and `to`, up or down, in the caller's transaction."""
     from alembic import command
     from alembic.config import Config
 
@@ -58,7 +58,7 @@ def migrate(connection: Connection, *, to: str) -> None:
 
 
 def stored_revision(connection: Connection) -> str | None:
-    """The revision the database is at; None where there is none yet."""
+    """The revision of the database; None for one without tables."""
     if not inspect(connection).has_table(_VERSION_TABLE):
         return None
     # The table's name is a constant of ours.

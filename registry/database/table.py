@@ -1,4 +1,4 @@
-"""The root all tables share: how constraints are named, and which column type a Python type stands for."""
+"""The base class of all tables: how constraints are named, and the column type of each Python type."""
 
 from datetime import datetime
 from typing import Any
@@ -10,7 +10,7 @@ from registry.database.times import UtcDateTime
 
 
 class Table(DeclarativeBase):
-    """Root of the tables; constraints are named by convention so that migrations can name them too."""
+    """The base class of all tables; constraints are named by convention, so that migrations can name them."""
 
     metadata = MetaData(
         naming_convention={

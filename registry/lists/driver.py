@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from registry.database.revisions import refuse_other
-from registry.database.sqlite_location import explained, require_location
+from registry.database.sqlite_location import require_location, sqlite_error
 from registry.errors import DatabaseUnreachable
 from registry.settings import Settings
 
@@ -108,7 +108,7 @@ def _sqlite(path: Path) -> Iterator[Reader | None]:
             tables = reader.rows("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
             yield _checked(reader) if tables else None
     except sqlite3.Error as error:
-        raise explained(str(error), str(path)) or DatabaseUnreachable(
+        raise sqlite_error(str(error), str(path)) or DatabaseUnreachable(
             f"the database {path} cannot be read: {error}; check ZOO_DATABASE_URL"
         ) from error
 

@@ -1,4 +1,4 @@
-"""The database: what each kind of transaction promises, and what a user is told when it does not answer."""
+"""The guarantees of each kind of transaction, and the errors of a database that does not answer."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +42,7 @@ def test_a_write_is_kept_and_one_that_fails_leaves_nothing(database: Database) -
 
 
 def test_connections_that_meet_in_a_new_database_all_open_it(tmp_path: Path) -> None:
-    # They meet inside SQLite's switch of the journal with some luck only: in a hundred databases, in dozens.
+    # They collide in SQLite's switch of the journal by chance: in dozens of a hundred databases.
     for attempt in range(100):
         settings = settings_for(f"sqlite:///{tmp_path}/{attempt}.db", home=tmp_path)
         meeting = Barrier(3)

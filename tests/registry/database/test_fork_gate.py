@@ -1,4 +1,4 @@
-"""Forks beside threads that use the database: neither begins while the other is under way."""
+"""Forks and transactions of other threads: neither begins while the other runs."""
 
 from pathlib import Path
 

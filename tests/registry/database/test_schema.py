@@ -1,4 +1,4 @@
-"""Opening brings a database to this release's schema: once, whoever comes first, and never back."""
+"""Opening upgrades a database to this release's schema: once, whichever process is first, and never back."""
 
 import subprocess
 import sys

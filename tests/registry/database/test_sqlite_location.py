@@ -1,4 +1,4 @@
-"""Where no database can be, that is said: a zoo that looks empty would mislead."""
+"""An unusable location of the database is an error: a zoo that looks empty would mislead."""
 
 import os
 import tempfile
@@ -19,7 +19,7 @@ _NOBODY = 65534
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Root may write anywhere; meanwhile, we are not root."""
+    """Run the block as another account, because root may write anywhere."""
     if os.geteuid() != 0:
         yield
         return
@@ -32,7 +32,7 @@ def without_privileges() -> Iterator[None]:
 
 @pytest.fixture
 def locked_home() -> Iterator[Path]:
-    """A folder that everybody may read and nobody write."""
+    """A folder whose permissions a test takes away."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
@@ -58,7 +58,7 @@ def test_a_folder_that_is_not_there_is_not_an_empty_zoo(
 
 def test_a_home_that_is_a_file_is_not_an_empty_zoo(use: Callable[[Settings], object], tmp_path: Path) -> None:
     (tmp_path / "home").write_text("mine")
-    with pytest.raises(InvalidSetting, match="ZOO_HOME needs a folder"):
+    with pytest.raises(InvalidSetting, match="ZOO_HOME must be a folder"):
         use(Settings.from_env({"ZOO_HOME": str(tmp_path / "home")}))
 
 
@@ -74,7 +74,7 @@ def test_a_home_that_may_not_be_looked_into_says_so(
     use: Callable[[Settings], object], locked_home: Path
 ) -> None:
     locked_home.chmod(0o000)
-    with without_privileges(), pytest.raises(InvalidSetting, match=r"ZOO_HOME: .* cannot be looked at"):
+    with without_privileges(), pytest.raises(InvalidSetting, match=r"ZOO_HOME: .* cannot be read"):
         use(Settings.from_env({"ZOO_HOME": str(locked_home)}))
 
 
@@ -83,14 +83,14 @@ def test_a_zoo_that_may_only_be_read_says_so(use: Callable[[Settings], object], 
     Registry.open(settings).close()
     locked_home.chmod(0o555)
     (locked_home / "zoo.db").chmod(0o444)
-    told = "let this account write to it and to its folder"
-    with without_privileges(), pytest.raises(DatabaseUnreachable, match=told):
+    remedy = "give this account write permission to it and its folder"
+    with without_privileges(), pytest.raises(DatabaseUnreachable, match=remedy):
         use(settings)
 
 
 def test_a_file_that_is_no_database_says_so(use: Callable[[Settings], object], tmp_path: Path) -> None:
     (tmp_path / "zoo.db").write_text("this is no database, whatever its name says" * 10)
-    with pytest.raises(InvalidSetting, match=r"zoo\.db is no SQLite database"):
+    with pytest.raises(InvalidSetting, match=r"zoo\.db is not a SQLite database"):
         use(Settings.from_env({"ZOO_HOME": str(tmp_path)}))
 
 

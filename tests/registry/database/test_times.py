@@ -1,4 +1,4 @@
-"""Times: aware and UTC whatever the database keeps, and taken from the database's own clock."""
+"""Times are aware and UTC on both databases, and come from the database's own clock."""
 
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -24,7 +24,7 @@ def test_a_time_is_read_back_as_the_same_moment_in_utc(database: Database) -> No
 
 
 def test_a_time_without_a_zone_is_refused(database: Database) -> None:
-    with pytest.raises(StatementError, match="must carry a time zone"), database.write() as session:
+    with pytest.raises(StatementError, match="must have a time zone"), database.write() as session:
         session.add(AdapterRow(name="bio", created_at=NOON.replace(tzinfo=None)))
 
 

@@ -273,7 +273,7 @@ def test_a_database_that_cannot_be_read_is_said_to_be_unreachable(tmp_path: Path
 
 def test_a_file_that_is_no_database_is_a_wrong_setting(tmp_path: Path) -> None:
     (tmp_path / "zoo.db").write_text("no database at all, just some text that is long enough" * 100)
-    with pytest.raises(InvalidSetting, match="is no SQLite database"):
+    with pytest.raises(InvalidSetting, match="is not a SQLite database"):
         queries.adapters(settings_for(f"sqlite:///{tmp_path / 'zoo.db'}", home=tmp_path))
     with pytest.raises(DatabaseUnreachable, match="does not answer") as refusal:
         queries.adapters(settings_for(f"postgresql://zoo:secret@/zoo?host={tmp_path}", home=tmp_path))
