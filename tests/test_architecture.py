@@ -93,7 +93,7 @@ LATE = {
 #: module -> the libraries that it imports inside functions because they need not be installed.
 OPTIONAL = {
     "registry.lists.driver": {"psycopg"},
-    "workers.broker.hints": {"billiard"},
+    "workers.broker.wake_ups": {"billiard"},
     "workers.broker.serving": {"celery"},
     "workers.checks.broker": {"redis"},
     "workers.commands.relay": {"celery"},
