@@ -85,7 +85,7 @@ def fill_the_disk(context: JobContext) -> Mapping[str, Any]:
 
 def fill_the_disk_for_good(context: JobContext) -> Mapping[str, Any]:
     """Leave no room for the result either."""
-    (context.folder / f"result-{context.fence}.partial").symlink_to(_FULL_DEVICE)
+    (context.folder / f".result-{context.fence}.json.{os.getpid()}").symlink_to(_FULL_DEVICE)
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
