@@ -51,7 +51,7 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self.url = settings.database_url
         self.engine = _engine(settings)
-        # SQLite would fail a read transaction that turns to writing, so writers ask for the lock at once.
+        # SQLite can fail to upgrade a read transaction to a write, so writers take the lock at once.
         self._writer = self.engine.execution_options(**{_BEGIN: "BEGIN IMMEDIATE"})
 
     @contextmanager
