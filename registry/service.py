@@ -27,10 +27,10 @@ class Registry:
         self.settings = settings
         self.artifacts = artifacts
         self._database = database
-        self.bases = Bases(settings, database, artifacts)
-        self.adapters = Adapters(settings, database, artifacts)
-        self.datasets = Datasets(settings, database, artifacts)
-        self.compositions = Compositions(settings, database, artifacts)
+        self.bases = Bases(database, artifacts)
+        self.adapters = Adapters(database, artifacts)
+        self.datasets = Datasets(database, artifacts)
+        self.compositions = Compositions(database, artifacts)
         self.evaluations = Evaluations(database)
         self.jobs = JobStore(database, home=settings.home)
         self.workers = WorkerStore(database)

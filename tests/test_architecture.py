@@ -92,7 +92,7 @@ LATE = {
 
 #: module -> the libraries that it imports inside functions because they need not be installed.
 OPTIONAL = {
-    "registry.lists.driver": {"psycopg"},
+    "registry.database.reader": {"psycopg"},
     "workers.broker.wake_ups": {"billiard"},
     "workers.broker.serving": {"celery"},
     "workers.checks.broker": {"redis"},

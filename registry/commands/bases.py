@@ -1,10 +1,8 @@
 """`zoo bases`: look at base models, remove and restore them."""
 
-from dataclasses import asdict
-
 import click
 
-from registry.commands.managing import add_removal, here, include_removed_option, limit_option, opened
+from registry.commands.managing import add_removal, include_removed_option, limit_option, opened, reading
 from registry.commands.output import Output, output_options
 from registry.lists import queries
 
@@ -25,8 +23,10 @@ def ls(include_removed: bool, limit: int | None, output: Output) -> None:
 
     Example: zoo bases ls --json
     """
+    with reading() as reader:
+        rows = queries.bases(reader, include_deleted=include_removed, limit=limit)
     output.emit(
-        queries.bases(here(), include_deleted=include_removed, limit=limit),
+        rows,
         key="reference",
         columns=(*_COLUMNS, *(("state",) if include_removed else ()), "created_at"),
         empty="no base models; register one with: zoo register base --help",
@@ -42,20 +42,14 @@ def show(reference: str, output: Output) -> None:
     Example: zoo bases show smollm2
     """
     with opened() as registry:
-        base = registry.bases.get(reference, include_deleted=True)
-        adapters = (
-            [adapter["reference"] for adapter in registry.adapters.list(base=base.name)]
-            if base.state == "active"
-            else []
-        )
-    details = {**asdict(base), "adapters": adapters}
+        details = registry.bases.details(reference)
     if not output.is_human:
         output.emit_record(details, key="name")
         return
     output.emit_record(
         {
             **{name: value for name, value in details.items() if name not in ("files", "modules")},
-            "modules": len(base.modules),
+            "modules": len(details["modules"]),
         }
     )
     output.section("files", details["files"])

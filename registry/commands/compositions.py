@@ -1,7 +1,6 @@
 """`zoo compositions`: look at X-LoRA models and their reports, remove them, point aliases to them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -9,10 +8,10 @@ import click
 from registry.commands.managing import (
     add_aliases,
     add_removal,
-    here,
     include_removed_option,
     limit_option,
     opened,
+    reading,
 )
 from registry.commands.output import Output, output_options
 from registry.lists import queries
@@ -36,8 +35,10 @@ def ls(base: str | None, include_removed: bool, limit: int | None, output: Outpu
 
     Example: zoo compositions ls --base smollm2
     """
+    with reading() as reader:
+        rows = queries.compositions(reader, base=base, include_deleted=include_removed, limit=limit)
     output.emit(
-        queries.compositions(here(), base=base, include_deleted=include_removed, limit=limit),
+        rows,
         key="reference",
         columns=(*_COLUMNS, *(("state",) if include_removed else ())),
         empty="no compositions; make one with: zoo compose --help",
@@ -53,21 +54,15 @@ def show(reference: str, output: Output) -> None:
     Example: zoo compositions show science
     """
     with opened() as registry:
-        composition = registry.compositions.get(reference, include_deleted=True)
-        aliases = registry.compositions.aliases(composition.name)
-    details = {
-        "reference": composition.reference,
-        **asdict(composition),
-        "aliases": [alias.alias for alias in aliases if alias.version == composition.version],
-    }
+        details = registry.compositions.details(reference)
     if not output.is_human:
         output.emit_record(details, key="reference")
         return
     output.emit_record({name: value for name, value in details.items() if name not in _PARTS})
     output.section("experts", details["experts"], columns=("position", "name", "adapter_reference"))
-    output.section(f"method {composition.method}", list(_fields(composition.method_details)))
-    output.section("loss / exact match on held-out data", _scores(composition.report))
-    for finding in composition.report.get("verdict", ()):
+    output.section(f"method {details['method']}", list(_fields(details["method_details"])))
+    output.section("loss / exact match on held-out data", _scores(details["report"]))
+    for finding in details["report"].get("verdict", ()):
         click.echo(f"{'ok  ' if finding['kept'] else 'WARN'}  {finding['sentence']}")
     output.section("files", details["files"])
 

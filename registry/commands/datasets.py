@@ -1,16 +1,14 @@
 """`zoo datasets`: look at datasets, remove them, point aliases to them."""
 
-from dataclasses import asdict
-
 import click
 
 from registry.commands.managing import (
     add_aliases,
     add_removal,
-    here,
     include_removed_option,
     limit_option,
     opened,
+    reading,
 )
 from registry.commands.output import Output, output_options
 from registry.lists import queries
@@ -33,8 +31,10 @@ def ls(domain: str | None, include_removed: bool, limit: int | None, output: Out
 
     Example: zoo datasets ls --domain bio
     """
+    with reading() as reader:
+        rows = queries.datasets(reader, domain=domain, include_deleted=include_removed, limit=limit)
     output.emit(
-        queries.datasets(here(), domain=domain, include_deleted=include_removed, limit=limit),
+        rows,
         key="reference",
         columns=(*_COLUMNS, *(("state",) if include_removed else ())),
         empty="no datasets; register one with: zoo register dataset FILE.jsonl",
@@ -50,15 +50,7 @@ def show(reference: str, output: Output) -> None:
     Example: zoo datasets show bio.train
     """
     with opened() as registry:
-        dataset = registry.datasets.get(reference, include_deleted=True)
-        aliases = registry.datasets.aliases(dataset.name)
-        trained = registry.adapters.list(trained_on=dataset.reference)
-    details = {
-        "reference": dataset.reference,
-        **asdict(dataset),
-        "aliases": [alias.alias for alias in aliases if alias.version == dataset.version],
-        "trained": [adapter["reference"] for adapter in trained],
-    }
+        details = registry.datasets.details(reference)
     if not output.is_human:
         output.emit_record(details, key="reference")
         return

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from registry.commands.managing import here, opened
+from registry.commands.managing import opened, reading
 from registry.commands.output import Output, output_options
 from registry.jobs.logs import content, followed, json_line, last_lines, ran_on, require_log_here
 from registry.jobs.progress import describe
@@ -60,7 +60,10 @@ def ls(
 
     Example: zoo jobs ls --state running
     """
-    rows = queries.jobs(here(), states=states, kind=kind, before=before, limit=None if no_limit else limit)
+    with reading() as reader:
+        rows = queries.jobs(
+            reader, states=states, kind=kind, before=before, limit=None if no_limit else limit
+        )
     if output.is_human:
         rows = [_summary(row) for row in rows]
     output.emit(rows, key="id", columns=_COLUMNS, empty="no jobs")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from registry.commands.output import Output, output_options
+from registry.database.reader import Reader, open_reader
 from registry.settings import Settings
 
 if TYPE_CHECKING:  # importing it takes longer than `ls` may take
@@ -22,6 +23,13 @@ limit_option = click.option("--limit", type=click.IntRange(min=1), help="Show at
 def here() -> Settings:
     """The settings of this process's environment."""
     return Settings.from_env(os.environ)
+
+
+@contextmanager
+def reading() -> Iterator[Reader]:
+    """A reader of the database here, for commands that must answer at once."""
+    with open_reader(here()) as reader:
+        yield reader
 
 
 @contextmanager

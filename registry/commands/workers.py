@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from registry.commands.managing import here
+from registry.commands.managing import reading
 from registry.commands.output import Output, output_options
 from registry.lists import queries
 
@@ -25,7 +25,8 @@ def ls(output: Output) -> None:
 
     Example: zoo workers ls
     """
-    rows = [_summary(row) for row in queries.workers(here())]
+    with reading() as reader:
+        rows = [_summary(row) for row in queries.workers(reader)]
     output.emit(rows, key="name", columns=_COLUMNS, empty="no workers; start one with: zoo worker")
 
 

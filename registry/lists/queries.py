@@ -5,11 +5,17 @@ Every text that enters SQL here is a constant; what a user gives is always a bou
 
 from collections.abc import Sequence
 
-from registry.errors import BaseNotFound, InvalidField
+from registry.database.reader import AT_ONCE, Reader, Row
+from registry.errors import InvalidField
 from registry.jobs.states import STATES
-from registry.lists.driver import Reader, Row, open_reader
-from registry.references import nearest, parse
-from registry.settings import Settings
+from registry.records.resolution import (
+    ACTIVE_FIRST,
+    ADAPTER,
+    DATASET,
+    ONLY_ACTIVE,
+    find_base,
+    find_version,
+)
 
 #: What every list is.
 Rows = list[Row]
@@ -60,18 +66,20 @@ JOIN base_model b ON b.id = v.base_id
 """
 
 _EXPERTS = """
-SELECT x.composition_version_id AS composition_id, n.name || '@' || a.version AS reference
+SELECT x.composition_version_id AS version_id, n.name || '@' || a.version AS reference
 FROM expert x
 JOIN adapter_version a ON a.id = x.adapter_version_id
 JOIN adapter n ON n.id = a.adapter_id
-ORDER BY x.composition_version_id, x.position
+WHERE {of_rows} ORDER BY x.composition_version_id, x.position
+"""
+
+_ALIASES = """
+SELECT {kind}_version_id AS version_id, alias FROM alias
+WHERE kind = '{kind}' AND {of_rows} ORDER BY alias
 """
 
 _HAS_EXPERT = """EXISTS (
-    SELECT 1 FROM expert x
-    JOIN adapter_version a ON a.id = x.adapter_version_id
-    JOIN adapter ON adapter.id = a.adapter_id
-    WHERE x.composition_version_id = v.id AND adapter.name || '@' || a.version = ?
+    SELECT 1 FROM expert x WHERE x.composition_version_id = v.id AND x.adapter_version_id = ?
 )"""
 
 _WORKERS = """
@@ -89,7 +97,7 @@ FROM job v
 
 
 def adapters(
-    settings: Settings,
+    reader: Reader,
     *,
     base: str | None = None,
     domain: str | None = None,
@@ -108,50 +116,44 @@ def adapters(
         InvalidField: `sort` or `limit` is none of the allowed, or nothing has the score to sort by.
     """
     order, task, metric = _order(sort)
-    with open_reader(settings) as reader:
-        if reader is None:
-            return []
-        if task:
-            _require_measured(reader, task, metric)
-        where = _Conditions(include_deleted=include_deleted)
-        if base is not None:
-            where.add("v.base_id = ?", _base_id(reader, base))
-        if domain is not None:
-            elements = reader.elements("v.domains")
-            where.add(f"EXISTS (SELECT 1 FROM {elements} WHERE element.value = ?)", domain)  # noqa: S608
-        if trained_on is not None:
-            where.add("v.parameters ->> 'train_dataset' = ?", trained_on)
-        rows = _run(reader, _ADAPTERS, where, order=order, limit=limit, values=(task, metric))
-        return _with_aliases(reader, rows, kind="adapter")
+    if task:
+        _require_measured(reader, task, metric)
+    where = _Conditions(include_deleted=include_deleted)
+    if base is not None:
+        where.add("v.base_id = ?", find_base(reader, base, states=where.states).id)
+    if domain is not None:
+        elements = reader.elements("v.domains")
+        where.add(f"EXISTS (SELECT 1 FROM {elements} WHERE element.value = ?)", domain)  # noqa: S608
+    if trained_on is not None:
+        dataset = find_version(reader, DATASET, trained_on, states=ACTIVE_FIRST)
+        where.add("v.parameters ->> 'train_dataset' = ?", dataset.reference)
+    rows = _run(reader, _ADAPTERS, where, order=order, limit=limit, values=(task, metric))
+    return _with_aliases(reader, rows, kind="adapter")
 
 
-def bases(settings: Settings, *, include_deleted: bool = False, limit: int | None = None) -> list[Row]:
+def bases(reader: Reader, *, include_deleted: bool = False, limit: int | None = None) -> list[Row]:
     """Base models by name."""
-    with open_reader(settings) as reader:
-        where = _Conditions(include_deleted=include_deleted)
-        return _run(reader, _BASES, where, order="v.name", limit=limit) if reader else []
+    where = _Conditions(include_deleted=include_deleted)
+    return _run(reader, _BASES, where, order="v.name", limit=limit)
 
 
 def datasets(
-    settings: Settings,
+    reader: Reader,
     *,
     domain: str | None = None,
     include_deleted: bool = False,
     limit: int | None = None,
 ) -> list[Row]:
     """Dataset versions by name and number, each with its aliases."""
-    with open_reader(settings) as reader:
-        if reader is None:
-            return []
-        where = _Conditions(include_deleted=include_deleted)
-        if domain is not None:
-            where.add("v.domain = ?", domain)
-        rows = _run(reader, _DATASETS, where, order=_ORDERS["name"], limit=limit)
-        return _with_aliases(reader, rows, kind="dataset")
+    where = _Conditions(include_deleted=include_deleted)
+    if domain is not None:
+        where.add("v.domain = ?", domain)
+    rows = _run(reader, _DATASETS, where, order=_ORDERS["name"], limit=limit)
+    return _with_aliases(reader, rows, kind="dataset")
 
 
 def compositions(
-    settings: Settings,
+    reader: Reader,
     *,
     base: str | None = None,
     expert: str | None = None,
@@ -162,25 +164,20 @@ def compositions(
 
     `expert` is the adapter version, such as `bio@3`, that they are made of.
     """
-    with open_reader(settings) as reader:
-        if reader is None:
-            return []
-        where = _Conditions(include_deleted=include_deleted)
-        if base is not None:
-            where.add("v.base_id = ?", _base_id(reader, base))
-        if expert is not None:
-            where.add(_HAS_EXPERT, expert)
-        rows = _run(reader, _COMPOSITIONS, where, order=_ORDERS["name"], limit=limit)
-        experts = reader.rows(_EXPERTS)
-        for row in rows:
-            row["experts"] = [
-                expert["reference"] for expert in experts if expert["composition_id"] == row["id"]
-            ]
-        return _with_aliases(reader, rows, kind="composition")
+    where = _Conditions(include_deleted=include_deleted)
+    if base is not None:
+        where.add("v.base_id = ?", find_base(reader, base, states=where.states).id)
+    if expert is not None:
+        where.add(_HAS_EXPERT, find_version(reader, ADAPTER, expert, states=ACTIVE_FIRST).id)
+    rows = _run(reader, _COMPOSITIONS, where, order=_ORDERS["name"], limit=limit)
+    condition, ids = _of_rows("x.composition_version_id", rows)
+    experts = reader.rows(_EXPERTS.format(of_rows=condition), ids)
+    _add_grouped(rows, "experts", experts, value="reference")
+    return _with_aliases(reader, rows, kind="composition")
 
 
 def jobs(
-    settings: Settings,
+    reader: Reader,
     *,
     states: Sequence[str] = (),
     kind: str | None = None,
@@ -194,35 +191,31 @@ def jobs(
     Raises:
         InvalidField: a state is none that a job can be in.
     """
-    with open_reader(settings) as reader:
-        where = _Conditions(include_deleted=True)
-        for state in states:
-            if state not in STATES:
-                raise InvalidField("state", allowed=f"one of {', '.join(STATES)}", value=state)
-        if states:
-            where.add(f"v.state IN ({', '.join('?' for _ in states)})", *states)
-        if kind is not None:
-            where.add("v.kind = ?", kind)
-        if before is not None:
-            where.add("v.id < ?", before)
-        if reader is None:
-            return []
-        return _run(reader, _JOBS.format(now=reader.now), where, order="v.id DESC", limit=limit)
+    where = _Conditions(include_deleted=True)
+    for state in states:
+        if state not in STATES:
+            raise InvalidField("state", allowed=f"one of {', '.join(STATES)}", value=state)
+    if states:
+        where.add(f"v.state IN ({', '.join('?' for _ in states)})", *states)
+    if kind is not None:
+        where.add("v.kind = ?", kind)
+    if before is not None:
+        where.add("v.id < ?", before)
+    return _run(reader, _JOBS.format(now=reader.now), where, order="v.id DESC", limit=limit)
 
 
-def workers(settings: Settings) -> list[Row]:
+def workers(reader: Reader) -> list[Row]:
     """Workers by host and age, each with the job it runs, if any; `read_at` is now, as `seen_at` was then."""
-    with open_reader(settings) as reader:
-        if reader is None:
-            return []
-        where, select = _Conditions(include_deleted=True), _WORKERS.format(now=reader.now)
-        return _run(reader, select, where, order="v.host, v.started_at", limit=None)
+    where, select = _Conditions(include_deleted=True), _WORKERS.format(now=reader.now)
+    return _run(reader, select, where, order="v.host, v.started_at", limit=None)
 
 
 class _Conditions:
     """Conditions that must all hold, and their values."""
 
     def __init__(self, *, include_deleted: bool) -> None:
+        #: What a reference in a condition may mean.
+        self.states = ACTIVE_FIRST if include_deleted else ONLY_ACTIVE
         self.texts = [] if include_deleted else ["v.state = 'active'"]
         self.values: list[object] = []
 
@@ -275,22 +268,24 @@ def _require_measured(reader: Reader, task: str, metric: str) -> None:
     )
 
 
-def _base_id(reader: Reader, text: str) -> object:
-    reference = parse(text)
-    known = reader.rows("SELECT id, name, digest FROM base_model WHERE state = 'active'")
-    prefix = f"sha256:{reference.digest_prefix or ''}"
-    for base in known:
-        if reference.name in (None, base["name"]) and str(base["digest"]).startswith(prefix):
-            return base["id"]
-    names = [str(base["name"]) for base in known]
-    raise BaseNotFound(text, nearest=nearest(reference.name or "", names))
-
-
 def _with_aliases(reader: Reader, rows: list[Row], *, kind: str) -> list[Row]:
-    wanted = "SELECT name, version, alias FROM alias WHERE kind = ? ORDER BY alias"
-    pointing: dict[tuple[object, object], list[object]] = {}
-    for alias in reader.rows(wanted, (kind,)):
-        pointing.setdefault((alias["name"], alias["version"]), []).append(alias["alias"])
+    condition, ids = _of_rows(f"{kind}_version_id", rows)
+    pointing = reader.rows(_ALIASES.format(kind=kind, of_rows=condition), ids)
+    return _add_grouped(rows, "aliases", pointing, value="alias")
+
+
+def _of_rows(column: str, rows: Sequence[Row]) -> tuple[str, list[object]]:
+    """A condition that a column names one of the rows; none where to name them all would take longer."""
+    if not 0 < len(rows) <= AT_ONCE:
+        return "1 = 1", []
+    return f"{column} IN ({', '.join('?' for _ in rows)})", [row["id"] for row in rows]
+
+
+def _add_grouped(rows: list[Row], name: str, found: Sequence[Row], *, value: str) -> list[Row]:
+    """The rows, each with a list of what was found for it."""
+    grouped: dict[int, list[object]] = {}
+    for row in found:
+        grouped.setdefault(row["version_id"], []).append(row[value])
     for row in rows:
-        row["aliases"] = pointing.get((row["name"], row["version"]), [])
+        row[name] = grouped.get(row["id"], [])
     return rows

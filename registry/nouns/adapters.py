@@ -1,28 +1,36 @@
 """Adapters: registered, looked up, listed, removed, pointed to by aliases."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from registry.database.database import Database
-from registry.entities import AdapterVersion
+from registry.database.reader import reader_over
+from registry.entities import AdapterVersion, Evaluation
 from registry.files.artifacts import ArtifactStore
 from registry.lists import queries
 from registry.lists.queries import Rows
 from registry.nouns.versioned import Versioned
+from registry.records import evaluations
 from registry.records.kinds import ADAPTER
-from registry.records.lookup import active_bases, find_base
-from registry.records.record_rows import as_base
+from registry.records.lookup import active_bases, find_base, find_version
+from registry.records.record_rows import as_adapter, as_base
+from registry.records.resolution import ACTIVE_FIRST
 from registry.records.versions import Holder
 from registry.registration.adapters import AdapterLabels, register_adapter
-from registry.settings import Settings
+
+#: Fields that tell two versions apart by themselves, or are shown in parts of their own.
+_NOT_COMPARED = ("id", "name", "version", "created_at", "files", "modules", "job_id", "state")
 
 
 class Adapters(Versioned[AdapterVersion]):
     """LoRA adapters and their versions."""
 
-    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore) -> None:
-        super().__init__(ADAPTER, settings, database, artifacts)
+    def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
+        super().__init__(ADAPTER, database, artifacts)
 
     def register(
         self,
@@ -80,12 +88,52 @@ class Adapters(Versioned[AdapterVersion]):
         limit: int | None = None,
     ) -> Rows:
         """Adapter versions as `zoo adapters ls` shows them: see `lists.queries`."""
-        return queries.adapters(
-            self._settings,
-            base=base,
-            domain=domain,
-            trained_on=trained_on,
-            include_deleted=include_deleted,
-            sort=sort,
-            limit=limit,
-        )
+        with self._database.read() as session:
+            return queries.adapters(
+                reader_over(session),
+                base=base,
+                domain=domain,
+                trained_on=trained_on,
+                include_deleted=include_deleted,
+                sort=sort,
+                limit=limit,
+            )
+
+    def diff(self, left: str, right: str) -> Rows:
+        """In what two versions differ, removed ones too: settings, weights, newest scores.
+
+        A row has the `field` and its value under each of the two references as they were given.
+        """
+        with self._database.read() as session:
+            sides = {reference: self._facts(session, reference) for reference in dict.fromkeys((left, right))}
+        return [
+            {"field": field, left: sides[left].get(field), right: sides[right].get(field)}
+            for field in dict.fromkeys((*sides[left], *sides[right]))
+            if sides[left].get(field) != sides[right].get(field)
+        ]
+
+    def _facts(self, session: Session, reference: str) -> dict[str, Any]:
+        """What a version may differ in from another."""
+        adapter = as_adapter(find_version(session, ADAPTER, reference, states=ACTIVE_FIRST))
+        facts = {name: value for name, value in asdict(adapter).items() if name not in _NOT_COMPARED}
+        settings = facts.pop("parameters")
+        # The newest comes first, so older ones are put in before it.
+        measured = reversed(_evaluations(session, adapter))
+        return {
+            **facts,
+            **{f"parameters.{name}": value for name, value in settings.items()},
+            **{f"eval:{found.task}:{found.metric}": found.value for found in measured},
+        }
+
+    def _related(self, session: Session, record: AdapterVersion) -> dict[str, Any]:
+        """`expert_of`: the compositions made of it; `evaluations`: what was measured of it, newest first."""
+        compositions = queries.compositions(reader_over(session), expert=record.reference)
+        return {
+            "expert_of": [composition["reference"] for composition in compositions],
+            "evaluations": [asdict(evaluation) for evaluation in _evaluations(session, record)],
+        }
+
+
+def _evaluations(session: Session, adapter: AdapterVersion) -> tuple[Evaluation, ...]:
+    subject = f"adapter:{adapter.reference}"
+    return evaluations.recorded(session, subject=subject, dataset_digest=None, task=None)

@@ -1,24 +1,26 @@
 """Base models: registered, looked up, listed, removed."""
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from registry.database.database import Database
+from registry.database.reader import reader_over
 from registry.entities import BaseModel
 from registry.files.artifacts import ArtifactStore
 from registry.lists import queries
 from registry.lists.queries import Rows
 from registry.records import removal
-from registry.records.lookup import ACTIVE_FIRST, ONLY_ACTIVE, find_base
+from registry.records.lookup import find_base
 from registry.records.record_rows import as_base
+from registry.records.resolution import ACTIVE, ACTIVE_FIRST, ONLY_ACTIVE
 from registry.registration.bases import register_base
-from registry.settings import Settings
 
 
 class Bases:
     """Base models, which have neither versions nor aliases; every method is one transaction."""
 
-    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore) -> None:
-        self._settings = settings
+    def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
         self._database = database
         self._artifacts = artifacts
 
@@ -49,7 +51,8 @@ class Bases:
 
     def list(self, *, include_deleted: bool = False, limit: int | None = None) -> Rows:
         """Base models as `zoo bases ls` shows them: see `lists.queries`."""
-        return queries.bases(self._settings, include_deleted=include_deleted, limit=limit)
+        with self._database.read() as session:
+            return queries.bases(reader_over(session), include_deleted=include_deleted, limit=limit)
 
     def remove(self, reference: str) -> BaseModel:
         """Remove a base model; `restore` brings it back.
@@ -65,3 +68,15 @@ class Bases:
         """Bring back what `remove` took away; BaseNotFound if there is no such base model."""
         with self._database.write() as session:
             return as_base(removal.restore_base(session, reference))
+
+    def details(self, reference: str) -> dict[str, Any]:
+        """Everything known of a base model, a removed one too: its fields, the adapters made for it.
+
+        Raises:
+            BaseNotFound: there is none.
+            InvalidReference: the text is no reference, or its digest fits several base models.
+        """
+        with self._database.read() as session:
+            base = as_base(find_base(session, reference, states=ACTIVE_FIRST))
+            made_for = queries.adapters(reader_over(session), base=base.name) if base.state == ACTIVE else []
+            return {**asdict(base), "adapters": [adapter["reference"] for adapter in made_for]}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.database.database import Database
+from registry.database.reader import reader_over
 from registry.entities import CompositionVersion, ExpertRecord, StoredMethod
 from registry.files.artifacts import ArtifactStore
 from registry.lists import queries
@@ -13,14 +14,13 @@ from registry.nouns.versioned import Versioned
 from registry.records.kinds import COMPOSITION
 from registry.records.versions import Holder
 from registry.registration.compositions import register_composition
-from registry.settings import Settings
 
 
 class Compositions(Versioned[CompositionVersion]):
     """Compositions and their versions."""
 
-    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore) -> None:
-        super().__init__(COMPOSITION, settings, database, artifacts)
+    def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
+        super().__init__(COMPOSITION, database, artifacts)
 
     def register(
         self,
@@ -59,6 +59,7 @@ class Compositions(Versioned[CompositionVersion]):
         limit: int | None = None,
     ) -> Rows:
         """Composition versions as `zoo compositions ls` shows them: see `lists.queries`."""
-        return queries.compositions(
-            self._settings, base=base, expert=expert, include_deleted=include_deleted, limit=limit
-        )
+        with self._database.read() as session:
+            return queries.compositions(
+                reader_over(session), base=base, expert=expert, include_deleted=include_deleted, limit=limit
+            )

@@ -1,8 +1,12 @@
 """Datasets: registered, looked up, listed, removed, pointed to by aliases."""
 
 from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
 
 from registry.database.database import Database
+from registry.database.reader import reader_over
 from registry.entities import DatasetVersion
 from registry.files.artifacts import ArtifactStore
 from registry.lists import queries
@@ -10,14 +14,13 @@ from registry.lists.queries import Rows
 from registry.nouns.versioned import Versioned
 from registry.records.kinds import DATASET
 from registry.registration.datasets import register_dataset
-from registry.settings import Settings
 
 
 class Datasets(Versioned[DatasetVersion]):
     """Datasets and their versions."""
 
-    def __init__(self, settings: Settings, database: Database, artifacts: ArtifactStore) -> None:
-        super().__init__(DATASET, settings, database, artifacts)
+    def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
+        super().__init__(DATASET, database, artifacts)
 
     def register(
         self,
@@ -45,4 +48,12 @@ class Datasets(Versioned[DatasetVersion]):
         self, *, domain: str | None = None, include_deleted: bool = False, limit: int | None = None
     ) -> Rows:
         """Dataset versions as `zoo datasets ls` shows them: see `lists.queries`."""
-        return queries.datasets(self._settings, domain=domain, include_deleted=include_deleted, limit=limit)
+        with self._database.read() as session:
+            return queries.datasets(
+                reader_over(session), domain=domain, include_deleted=include_deleted, limit=limit
+            )
+
+    def _related(self, session: Session, record: DatasetVersion) -> dict[str, Any]:
+        """`trained`: the adapters that were trained on it."""
+        adapters = queries.adapters(reader_over(session), trained_on=record.reference)
+        return {"trained": [adapter["reference"] for adapter in adapters]}

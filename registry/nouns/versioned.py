@@ -1,24 +1,24 @@
 """What adapters, datasets and compositions have in common: references, removal, aliases."""
 
-from typing import Generic
+from dataclasses import asdict
+from typing import Any, Generic
+
+from sqlalchemy.orm import Session
 
 from registry.database.database import Database
 from registry.entities import Alias
 from registry.files.artifacts import ArtifactStore
 from registry.records import aliases, removal
 from registry.records.kinds import Version, VersionedKind
-from registry.records.lookup import ACTIVE_FIRST, ONLY_ACTIVE, find_version
-from registry.settings import Settings
+from registry.records.lookup import find_version
+from registry.records.resolution import ACTIVE_FIRST, ONLY_ACTIVE
 
 
 class Versioned(Generic[Version]):
     """Records of one kind that have versions and aliases; every method is one transaction."""
 
-    def __init__(
-        self, kind: VersionedKind[Version], settings: Settings, database: Database, artifacts: ArtifactStore
-    ) -> None:
+    def __init__(self, kind: VersionedKind[Version], database: Database, artifacts: ArtifactStore) -> None:
         self._kind = kind
-        self._settings = settings
         self._database = database
         self._artifacts = artifacts
 
@@ -82,3 +82,25 @@ class Versioned(Generic[Version]):
         """Every move of the aliases of a name, the oldest first."""
         with self._database.read() as session:
             return aliases.alias_history(session, self._kind, name)
+
+    def details(self, reference: str) -> dict[str, Any]:
+        """Everything known of a version, a removed one too: its fields, its aliases, what refers to it.
+
+        Raises:
+            NotFound: of the kind's own class, with what is there instead.
+            InvalidReference: the text is no reference, or its digest fits several versions.
+        """
+        with self._database.read() as session:
+            row = find_version(session, self._kind, reference, states=ACTIVE_FIRST)
+            record = self._kind.as_record(row)
+            pointing = aliases.current_aliases(session, self._kind, record.name)
+            return {
+                "reference": record.reference,
+                **asdict(record),
+                "aliases": [alias.alias for alias in pointing if alias.version == record.version],
+                **self._related(session, record),
+            }
+
+    def _related(self, session: Session, record: Version) -> dict[str, Any]:  # noqa: ARG002 - for the others
+        """What refers to a version, by name; nothing, unless the kind says more."""
+        return {}

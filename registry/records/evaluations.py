@@ -12,9 +12,10 @@ from registry.entities import Evaluation, NewEvaluation
 from registry.errors import InvalidField, InvalidReference
 from registry.files.json_text import digest_of
 from registry.records.kinds import KINDS
-from registry.records.lookup import ACTIVE_FIRST, find_base, find_version
+from registry.records.lookup import find_base, find_version
 from registry.records.models import EvaluationRow
 from registry.records.record_rows import as_evaluation
+from registry.records.resolution import ACTIVE_FIRST
 
 _IDENTITY = ("subject", "task", "metric", "dataset_digest", "settings_digest")
 

@@ -1,11 +1,11 @@
-"""What base models, adapters, datasets and compositions have in common, as one table. Holds no behaviour."""
+"""What adapters, datasets and compositions have in common, as one table. Holds no behaviour."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from registry.entities import AdapterVersion, BaseModel, CompositionVersion, DatasetVersion
-from registry.errors import AdapterNotFound, CompositionNotFound, DatasetNotFound, NotFound
+from registry.records import resolution
 from registry.records.models import (
     AdapterRow,
     AdapterVersionRow,
@@ -27,54 +27,41 @@ Record = BaseModel | AdapterVersion | DatasetVersion | CompositionVersion
 class VersionedKind(Generic[Version]):
     """Where one kind of versioned record is kept, and what it is called."""
 
-    name: str
+    #: How its references are resolved.
+    looked_up: resolution.Kind
     #: Table of names, and table of versions.
     names: Any
     versions: Any
-    #: The versions' foreign key to the name, and the relationship over it.
-    name_key: str
-    name_relation: str
-    #: Column that `name@sha256:…` selects by.
-    digest: str
-    #: Column of the alias table that points to a version of this kind.
-    alias_key: str
-    not_found: type[NotFound]
     as_record: Callable[[Any], Version]
+
+    @property
+    def name(self) -> str:
+        """`adapter`; also the relationship from a version to its name."""
+        return self.looked_up.name
+
+    @property
+    def name_key(self) -> str:
+        """The versions' foreign key to the name."""
+        return f"{self.name}_id"
+
+    @property
+    def alias_key(self) -> str:
+        """Column of the alias table that points to a version of this kind."""
+        return f"{self.name}_version_id"
 
 
 ADAPTER: VersionedKind[AdapterVersion] = VersionedKind(
-    name="adapter",
-    names=AdapterRow,
-    versions=AdapterVersionRow,
-    name_key="adapter_id",
-    name_relation="adapter",
-    digest="weights_digest",
-    alias_key="adapter_version_id",
-    not_found=AdapterNotFound,
-    as_record=as_adapter,
+    looked_up=resolution.ADAPTER, names=AdapterRow, versions=AdapterVersionRow, as_record=as_adapter
 )
 
 DATASET: VersionedKind[DatasetVersion] = VersionedKind(
-    name="dataset",
-    names=DatasetRow,
-    versions=DatasetVersionRow,
-    name_key="dataset_id",
-    name_relation="dataset",
-    digest="digest",
-    alias_key="dataset_version_id",
-    not_found=DatasetNotFound,
-    as_record=as_dataset,
+    looked_up=resolution.DATASET, names=DatasetRow, versions=DatasetVersionRow, as_record=as_dataset
 )
 
 COMPOSITION: VersionedKind[CompositionVersion] = VersionedKind(
-    name="composition",
+    looked_up=resolution.COMPOSITION,
     names=CompositionRow,
     versions=CompositionVersionRow,
-    name_key="composition_id",
-    name_relation="composition",
-    digest="content_digest",
-    alias_key="composition_version_id",
-    not_found=CompositionNotFound,
     as_record=as_composition,
 )
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry.errors import Conflict, InUse
 from registry.records.kinds import ADAPTER, COMPOSITION, VersionedKind
-from registry.records.lookup import ACTIVE, ACTIVE_FIRST, DELETED, DELETED_FIRST, find_base, find_version
+from registry.records.lookup import find_base, find_version
 from registry.records.models import (
     AdapterRow,
     AdapterVersionRow,
@@ -20,6 +20,7 @@ from registry.records.models import (
     CompositionVersionRow,
     ExpertRow,
 )
+from registry.records.resolution import ACTIVE, ACTIVE_FIRST, DELETED, DELETED_FIRST
 
 
 def remove_version(session: Session, kind: VersionedKind[Any], reference: str) -> Any:
@@ -30,7 +31,7 @@ def remove_version(session: Session, kind: VersionedKind[Any], reference: str) -
     """
     row = find_version(session, kind, reference, states=ACTIVE_FIRST)
     _lock(session, row)
-    name = f"{getattr(row, kind.name_relation).name}@{row.version}"
+    name = f"{getattr(row, kind.name).name}@{row.version}"
     if kind is ADAPTER:
         _refuse_if_used(name, _compositions_with_expert(session, row.id), "zoo compositions rm")
     aliases = session.scalars(select(AliasRow).where(getattr(AliasRow, kind.alias_key) == row.id)).all()
@@ -49,7 +50,7 @@ def restore_version(session: Session, kind: VersionedKind[Any], reference: str) 
     """
     row = find_version(session, kind, reference, states=DELETED_FIRST)
     _lock(session, row)
-    name = f"{getattr(row, kind.name_relation).name}@{row.version}"
+    name = f"{getattr(row, kind.name).name}@{row.version}"
     needs = _removed_needs(row) if kind in (ADAPTER, COMPOSITION) else []
     if needs:
         raise Conflict(f"{name} needs what was removed; bring that back first: {'; '.join(needs)}")

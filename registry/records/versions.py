@@ -11,7 +11,7 @@ from registry.database.insertion import insert_or_ignore
 from registry.errors import InvalidField
 from registry.jobs import rows as job_rows
 from registry.records.kinds import VersionedKind
-from registry.records.lookup import ACTIVE
+from registry.records.resolution import ACTIVE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ from registry.intake.base_choice import choose_base
 from registry.intake.compatibility import Verdict
 from registry.records.kinds import ADAPTER
 from registry.records.labels import checked_labels, checked_licence, checked_line, checked_page
-from registry.records.lookup import ACTIVE
 from registry.records.models import BaseModelRow
 from registry.records.record_rows import as_adapter, file_columns
+from registry.records.resolution import ACTIVE
 from registry.records.versions import Holder, add_version, hold
 from registry.references import checked_name
 

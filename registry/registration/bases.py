@@ -13,9 +13,9 @@ from registry.errors import NameTaken
 from registry.files.artifacts import ArtifactStore
 from registry.intake.base_files import BaseManifest, read_base
 from registry.records.labels import checked_licence, checked_line
-from registry.records.lookup import ACTIVE
 from registry.records.models import BaseModelRow
 from registry.records.record_rows import as_base, file_columns
+from registry.records.resolution import ACTIVE
 from registry.references import checked_name
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from registry.database.reader import Row, open_reader
 from registry.errors import DatabaseUnreachable, InvalidSetting
 from registry.lists import queries
 from registry.service import Registry
@@ -37,8 +38,13 @@ def locked_home() -> Iterator[Path]:
         yield Path(folder)
 
 
+def _listed(settings: Settings) -> list[Row]:
+    with open_reader(settings) as reader:
+        return queries.adapters(reader)
+
+
 USES: dict[str, Callable[[Settings], object]] = {
-    "list": queries.adapters,
+    "list": _listed,
     "open": lambda settings: Registry.open(settings).close(),
 }
 
@@ -102,4 +108,4 @@ def test_the_doctor_names_a_place_without_a_folder(tmp_path: Path) -> None:
 
 
 def test_a_home_that_was_never_made_is_an_empty_zoo(tmp_path: Path) -> None:
-    assert queries.adapters(Settings.from_env({"ZOO_HOME": str(tmp_path / "new" / "home")})) == []
+    assert _listed(Settings.from_env({"ZOO_HOME": str(tmp_path / "new" / "home")})) == []
