@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from formats.saved_model import HEAD_FILE, MANIFEST_FILE, PROBE_FILE
+from formats.saved_model import HEAD_FILE, MANIFEST_FILE, RELOAD_CHECK_FILE
 from registry.entities import AdapterVersion, BaseModel, ExpertRecord, NewEvaluation, StoredMethod
 from registry.files.digests import weights_digest
 from workers.attempts.context import JobContext
@@ -302,7 +302,7 @@ def _register(
         ),
         method=StoredMethod(
             name="xlora",
-            files=(HEAD_FILE, PROBE_FILE, MANIFEST_FILE),
+            files=(HEAD_FILE, RELOAD_CHECK_FILE, MANIFEST_FILE),
             details={"config": model.config.to_json(), "head": weights_digest(folder / HEAD_FILE)},
         ),
         report=report,
