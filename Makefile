@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := zoo.py formats registry xlora_engine workers migrations tests examples benchmarks
 
-.PHONY: demo test lint types tests faults bench chaos clean
+.PHONY: demo quick test lint types quick-tests tests faults bench chaos clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
@@ -15,6 +15,10 @@ test: lint
 	$(MAKE) --jobs 3 types faults $(VENV)/.quantisation
 	$(MAKE) tests
 
+# Within a minute: what needs no process and no server, and does not take long.
+quick: lint
+	$(MAKE) --jobs 2 types quick-tests
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff format --check $(PACKAGES)
 	$(BIN)/ruff check $(PACKAGES)
@@ -23,8 +27,13 @@ types: $(VENV)/.installed
 	$(BIN)/mypy
 
 # One thread each: more would wait for each other by spinning.
-tests faults: export OMP_NUM_THREADS = 1
-tests faults: export OMP_WAIT_POLICY = PASSIVE
+quick-tests tests faults: export OMP_NUM_THREADS = 1
+quick-tests tests faults: export OMP_WAIT_POLICY = PASSIVE
+
+# Which tests these are is said in tests/conftest.py; folders without any need not be read.
+quick-tests: $(VENV)/.installed
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m quick \
+		$(addprefix --ignore=tests/,acceptance benchmarks deployment faults)
 
 # The files that hold a marked test: to collect them all takes every process a dozen seconds.
 marked = $$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.$(1)\b' tests)

@@ -1,7 +1,7 @@
 """The `zoo` command called in a test's own process, and a zoo for it that has something in it."""
 
 import json
-import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +53,21 @@ def ask(home: Path, capsys: pytest.CaptureFixture[str]) -> Ask:
 
 
 @pytest.fixture
-def catalogue(home: Path, tmp_path: Path) -> Path:
+def catalogue(home: Path, filled_home: Path) -> Path:
     """A base model, bio in two versions, protein, a dataset and a composition of bio@1 and protein@1."""
-    with Registry.open(Settings.from_env(os.environ)) as registry:
-        base = registry.bases.register(write_base(tmp_path / "base"), name="pico", source="here")
+    shutil.copytree(filled_home, home)
+    return home
+
+
+@pytest.fixture(scope="session")
+def filled_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that each test's `catalogue` is a copy of."""
+    folder = tmp_path_factory.mktemp("catalogue")
+    with Registry.open(Settings.from_env({"ZOO_HOME": str(folder / "home")})) as registry:
+        base = registry.bases.register(write_base(folder / "base"), name="pico", source="here")
         versions = [
             registry.adapters.register(
-                write_adapter(tmp_path / f"{name}{seed}", seed=seed, rank=rank), name=name, domains=(domain,)
+                write_adapter(folder / f"{name}{seed}", seed=seed, rank=rank), name=name, domains=(domain,)
             )
             for name, seed, rank, domain in (
                 ("bio", 1, 2, "biology"),
@@ -67,7 +75,7 @@ def catalogue(home: Path, tmp_path: Path) -> Path:
                 ("protein", 3, 2, "proteins"),
             )
         ]
-        dataset = registry.datasets.register(write_dataset(tmp_path / "bio.eval.jsonl"))
+        dataset = registry.datasets.register(write_dataset(folder / "bio.eval.jsonl"))
         registry.evaluations.record(
             [
                 NewEvaluation(
@@ -84,15 +92,15 @@ def catalogue(home: Path, tmp_path: Path) -> Path:
         registry.adapters.set_alias("bio", "champion", 2)
         experts = [
             ExpertRecord(
-                position=place,
+                position=position,
                 name=versions[index].name,
                 adapter_reference=versions[index].reference,
                 weights_digest=versions[index].weights_digest,
             )
-            for place, index in enumerate((0, 2))
+            for position, index in enumerate((0, 2))
         ]
         registry.compositions.register(
-            write_composition(tmp_path / "science", ["bio", "protein"]),
+            write_composition(folder / "science", ["bio", "protein"]),
             name="science",
             base_digest=base.digest,
             experts=experts,
@@ -106,4 +114,4 @@ def catalogue(home: Path, tmp_path: Path) -> Path:
                 "verdict": [{"task": "bio", "kept": True, "sentence": "bio: loss 0.710"}],
             },
         )
-    return home
+    return folder / "home"

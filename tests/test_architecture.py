@@ -328,6 +328,7 @@ def test_only_the_tracking_module_imports_mlflow() -> None:
     assert importers == {"workers.tracking.mlflow_store"}
 
 
+@pytest.mark.processes
 def test_what_the_command_line_needs_at_once_imports_no_heavy_library() -> None:
     code = (
         "import sys, zoo, registry.lists.queries, registry.commands.output\n"
@@ -338,6 +339,7 @@ def test_what_the_command_line_needs_at_once_imports_no_heavy_library() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+@pytest.mark.processes
 def test_the_supervising_side_of_a_job_never_imports_torch() -> None:
     # The job process's program too: that of a job in several processes does no work itself.
     sides = "workers.attempts.runner, workers.attempts.job_process"

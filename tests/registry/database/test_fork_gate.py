@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.forks import order_of
+
+pytestmark = pytest.mark.processes
 
 
 def test_a_fork_waits_for_the_transactions_of_other_threads() -> None:

@@ -59,6 +59,7 @@ def test_an_older_database_keeps_its_rows(empty_database_url: str, tmp_path: Pat
         assert _revision(database) == HEAD
 
 
+@pytest.mark.processes
 def test_processes_that_open_an_empty_database_at_once_all_find_it_current(
     empty_database_url: str, tmp_path: Path
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_database_of_a_newer_release_is_refused_and_left_alone(database: Datab
     assert _revision(database) == "9999"
 
 
+@pytest.mark.processes
 def test_opening_a_current_database_does_not_import_alembic(migrated_sqlite: Path, tmp_path: Path) -> None:
     code = (
         "import sys\nfrom tests.services import settings_for\nfrom pathlib import Path\n"

@@ -210,6 +210,7 @@ def test_a_pickle_alone_is_refused_with_the_way_to_convert_it(folder: Path, tmp_
     assert WEIGHTS in str(caught.value)
 
 
+@pytest.mark.processes
 def test_the_way_to_convert_works(folder: Path, tmp_path: Path) -> None:
     import shlex
     import subprocess

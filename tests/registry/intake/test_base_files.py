@@ -275,6 +275,7 @@ def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
         read_base(tmp_path / "nowhere")
 
 
+@pytest.mark.processes
 def test_torch_is_not_needed(tmp_path: Path) -> None:
     import subprocess
     import sys

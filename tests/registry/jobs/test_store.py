@@ -135,6 +135,7 @@ def test_of_many_claimants_at_once_exactly_one_wins(settings: Settings, jobs: Jo
     assert all(jobs.get(job_id).fence == 1 for job_id in ids)
 
 
+@pytest.mark.processes
 def test_processes_that_take_the_next_job_never_take_the_same(settings: Settings, jobs: JobStore) -> None:
     ids = [jobs.submit("train", {}).id for _ in range(30)]
     arguments = [sys.executable, "-c", _CLAIMANT, str(settings.home), settings.database_url]

@@ -53,6 +53,7 @@ def _references(rows: list[dict[str, object]]) -> list[object]:
     return [row["reference"] for row in rows]
 
 
+@pytest.mark.processes
 def test_importing_it_imports_no_sqlalchemy() -> None:
     code = "import registry.lists.queries, sys; assert 'sqlalchemy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

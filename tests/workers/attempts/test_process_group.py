@@ -23,6 +23,8 @@ from workers.processes import gpus
 from workers.processes.parent_watchdog import EXIT_ABANDONED, end_like
 from workers.tracking.spool import read_lines
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[3]
 SIZE = 2
 

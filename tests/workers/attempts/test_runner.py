@@ -25,6 +25,8 @@ from workers.requests.specs import EvalSpec, TrainSpec
 from workers.requests.submission import submit
 from workers.tracking.spool import read_lines
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

@@ -28,9 +28,9 @@ def test_each_job_is_given_the_time_for_a_hint_to_come(registry: Registry) -> No
             taken_at.append(time.monotonic())
             return True
 
-        fallback = Fallback(registry, this_worker(["cpu"]), take, patience_s=1.5)
+        fallback = Fallback(registry, this_worker(["cpu"]), take, patience_s=0.5)
         try:
             wait_until(lambda: len(taken_at) == 2, what="two jobs are taken")
         finally:
             fallback.stop()
-        assert taken_at[1] - taken_at[0] > 1.5
+        assert taken_at[1] - taken_at[0] > 0.5

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from workers.broker.slot import forget_slot, slot_of
 
 
@@ -12,6 +14,7 @@ def test_a_slot_is_held_by_one() -> None:
     forget_slot(os.getpid())
 
 
+@pytest.mark.processes
 def test_a_child_that_was_forked_while_the_slot_was_held_does_not_keep_it() -> None:
     with slot_of(os.getpid()):
         child = os.fork()

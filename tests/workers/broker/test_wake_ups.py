@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.forks import order_of
+
+pytestmark = pytest.mark.processes
 
 
 def test_the_main_process_of_a_celery_worker_guards_its_forks(migrated_sqlite: Path, tmp_path: Path) -> None:
@@ -18,8 +22,7 @@ class Worker:
     pass
 worker = Worker()
 worker.app = app
-for step in app.steps["worker"]:
-    step(worker).start(worker)
+signals.worker_ready.send(sender=worker)
 
 def connections():
     return sum("zoo.db" in os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir())

@@ -40,6 +40,7 @@ def test_none_is_no_fault(settings: Settings) -> None:
     assert only(broker.check(settings)).state == OK
 
 
+@pytest.mark.processes
 def test_eviction_is_a_fault_and_no_append_only_file_a_warning(settings: Settings, tmp_path: Path) -> None:
     server = ValkeyServer(tmp_path / "valkey")
     try:

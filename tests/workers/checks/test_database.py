@@ -47,6 +47,7 @@ def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(settings: S
     assert "secret" not in str(found)
 
 
+@pytest.mark.processes
 def test_a_read_only_server_takes_no_writes(settings: Settings) -> None:
     server = postgres_server()
     server.run("CREATE DATABASE zoo_read_only")
@@ -59,6 +60,7 @@ def test_a_read_only_server_takes_no_writes(settings: Settings) -> None:
     assert "read-only transaction" in findings[-1].finding
 
 
+@pytest.mark.processes
 def test_the_process_that_was_frozen_with_the_write_lock_is_named(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

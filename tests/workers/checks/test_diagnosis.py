@@ -67,6 +67,7 @@ def test_the_command_names_every_check_and_says_how_to_fix_it(
     assert "docker compose up -d broker" in str(said[None])
 
 
+@pytest.mark.processes
 def test_nothing_heavy_is_imported(settings: Settings) -> None:
     code = (
         "import os, sys, zoo\n"

@@ -55,6 +55,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return script
 
 
+@pytest.mark.processes
 def test_each_gpu_is_named(settings: Settings, driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver.write_text("#!/bin/sh\necho '0, NVIDIA H100, 80000 MiB, 81559 MiB, 580.1'\n")
     driver.chmod(0o755)
@@ -64,6 +65,7 @@ def test_each_gpu_is_named(settings: Settings, driver: Path, monkeypatch: pytest
     assert (torch.state, torch.fix) == (WARNING, "pip install --force-reinstall torch==2.13.0")
 
 
+@pytest.mark.processes
 def test_a_broken_driver_is_a_fault(settings: Settings, driver: Path) -> None:
     driver.write_text('#!/bin/sh\necho "couldn\'t communicate with the NVIDIA driver"\nexit 9\n')
     driver.chmod(0o755)

@@ -10,6 +10,8 @@ from workers.commands.runs import command
 from workers.errors import TrackingUnavailable
 from workers.tracking.spool import Run
 
+pytestmark = pytest.mark.processes
+
 DEAD_SERVER = "http://127.0.0.1:9"
 
 

@@ -47,11 +47,13 @@ def holder(folder: Path) -> Iterator["subprocess.Popen[str]"]:
         process.kill()
 
 
+@pytest.mark.processes
 def test_a_gpu_that_another_process_holds_is_refused_by_name(tmp_path: Path) -> None:
     with holder(tmp_path), pytest.raises(GpuBusy, match="GPU 1"):
         lock_gpus(["1"], timeout_s=0.1, folder=tmp_path)
 
 
+@pytest.mark.processes
 def test_a_killed_holder_frees_its_gpus_and_others_are_free_anyway(tmp_path: Path) -> None:
     with holder(tmp_path) as process:
         lock_gpus(["2"], timeout_s=0, folder=tmp_path)
@@ -60,6 +62,7 @@ def test_a_killed_holder_frees_its_gpus_and_others_are_free_anyway(tmp_path: Pat
         assert len(lock_gpus(["1", "0"], timeout_s=2, folder=tmp_path)) == 2
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("queues", [["gpu"], ["cpu", "gpu"]])
 def test_a_second_worker_of_a_gpu_is_refused_with_the_first_ones_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, queues: list[str]
@@ -73,6 +76,7 @@ def test_a_second_worker_of_a_gpu_is_refused_with_the_first_ones_process(
         assert len(serve_gpus(queues, timeout_s=2, folder=tmp_path)) == 2
 
 
+@pytest.mark.processes
 def test_workers_that_serve_no_gpu_see_none_and_are_as_many_as_one_likes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

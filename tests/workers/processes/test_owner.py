@@ -16,6 +16,7 @@ def test_this_process_is_alive() -> None:
     assert not is_dead(owner_name())
 
 
+@pytest.mark.processes
 def test_a_process_that_ended_is_dead_even_as_a_zombie() -> None:
     code = "from workers.processes.owner import owner_name; import sys; sys.stdout.write(owner_name())"
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -11,6 +11,8 @@ import pytest
 
 from workers.processes.parent_watchdog import EXIT_ABANDONED, extended_to
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[3]
 
 _CHILD = """

@@ -23,7 +23,10 @@ from workers.tracking.spool import Run, is_pending, shipped
 
 HANDLERS = {"train": "tests.workers.handlers:measure_until_told"}
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of MLflow's import, between it and its dependencies
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.filterwarnings("ignore"),
+]  # of MLflow's import, between it and its dependencies
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ from workers.tracking.spool import Run, is_pending, shipped
 from workers.worker.identity import WorkerIdentity
 from workers.worker.idle_shipping import IdleShipping, is_idle
 
+pytestmark = pytest.mark.processes
+
 HANDLERS = {"train": "tests.workers.handlers:succeed"}
 DEAD_SERVER = "http://127.0.0.1:9"
 

@@ -31,6 +31,8 @@ from tests.workers.started_processes import (
 )
 from workers.attempts.runner import job_folder
 
+pytestmark = pytest.mark.processes
+
 #: By name: a worker that asks the database, and one that waits for hints.
 WORKERS = {"polling": POLLING, "celery": CELERY}
 #: As users start one: on a broker's hints where there is one.
@@ -225,16 +227,6 @@ def test_a_worker_goes_on_while_the_broker_is_away(valkey: ValkeyServer, setting
             assert worker.poll() is None
         finally:
             valkey.start()
-
-
-def test_a_worker_that_starts_while_its_broker_is_away_takes_jobs(settings: Settings) -> None:
-    served = replace(settings, broker_url="redis://127.0.0.1:1/0")
-    with Registry.open(served) as registry, running(CELERY, served, TEST_PATIENCE_S="1") as worker:
-        job = queued(registry)
-        ended = wait_for_state(registry, job, "succeeded", timeout_s=60)
-        assert ended.worker == registry.workers.list()[0].name
-        worker.terminate()
-        assert worker.wait(timeout=30) == 0
 
 
 def test_a_broker_that_hangs_delays_no_submission(valkey: ValkeyServer, settings: Settings) -> None:

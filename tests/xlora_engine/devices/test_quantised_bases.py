@@ -135,6 +135,7 @@ def test_an_expert_of_another_width_is_refused_on_an_int8_base_too(tmp_path: Pat
         check_fits(read_expert(wide, "wide"), int8_llama())
 
 
+@pytest.mark.processes
 def test_a_mixture_on_a_four_bit_bitsandbytes_base_is_that_of_dequantised_weights(
     tmp_path: Path,
 ) -> None:

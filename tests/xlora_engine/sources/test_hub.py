@@ -104,6 +104,7 @@ def asked(
         return Asked(root / "results", model(token_ids).logits, hub.fetched)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ["original", "subfolder", "experts", "new"])
 def test_a_model_of_the_hub_answers_as_the_saved_one(name: str, asked: Asked) -> None:
     assert torch.equal(asked.logits(name), asked.expected)
@@ -134,6 +135,7 @@ def test_only_files_of_a_saved_model_are_fetched(asked: Asked) -> None:
     assert "model-00001-of-00002.safetensors" not in asked.fetched
 
 
+@pytest.mark.processes
 def test_a_hub_that_does_not_answer_is_said_and_its_cache_serves_offline(tmp_path: Path) -> None:
     (tmp_path / "repository").mkdir()
     (tmp_path / "repository" / "xlora_config.json").write_text("{}")
