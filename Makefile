@@ -3,16 +3,16 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := zoo.py formats registry xlora_engine workers migrations tests examples benchmarks
+PACKAGES := zoo.py formats registry xlora_engine workers migrations tests examples benchmarks docs
 
-.PHONY: demo quick test lint types quick-tests tests faults bench chaos clean
+.PHONY: demo quick test lint types quick-tests tests faults docs bench chaos clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
 
 # The chaos runs mostly wait: types are checked meanwhile, and what only one test needs is installed.
 test: lint
-	$(MAKE) --jobs 3 types faults $(VENV)/.quantisation
+	$(MAKE) --jobs 3 types faults docs $(VENV)/.quantisation
 	$(MAKE) tests
 
 # Within a minute: what needs no process and no server, and does not take long.
@@ -46,6 +46,11 @@ tests: $(VENV)/.installed $(VENV)/.quantisation
 faults: $(VENV)/.installed
 	$(BIN)/python -m pytest --numprocesses 2 -m chaos $(call marked,chaos)
 
+# Strictly and without a network; read it with: python -m http.server --directory build/docs
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed
+	$(BIN)/python -m mkdocs --quiet build --strict
+
 # Side by side with the base model and PEFT; `make bench BENCH="--device cuda"` passes options on.
 bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -53,7 +58,7 @@ bench: $(VENV)/.demo
 # One installation for everything: the locked versions, so that what is tested is what is demonstrated.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[postgres,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[postgres,test,docs]'
 	touch $@
 
 # Each in a folder of its own, which one test looks into: PEFT and transformers import them wherever they are

@@ -1,0 +1,1 @@
+"""The parts of the reference that are made from the code: a table of them is in `docs.generated.hook`."""
