@@ -49,7 +49,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def zoo(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
     """Run `zoo` with these arguments in the workplace, in an installation of this module's own."""
-    home = tmp_path_factory.mktemp("home")
+    return zoo_in(workplace, home=tmp_path_factory.mktemp("home"))
+
+
+def zoo_in(workplace: Path, *, home: Path) -> Zoo:
+    """Runs `zoo` in a folder, in the installation that lies in `home`."""
     environment = {
         **{name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ},
         "HOME": str(home),

@@ -1,57 +1,47 @@
-"""What the README shows is true: its commands run, its tree is the disk's, its settings are the code's."""
+"""README and documentation tell the truth: what they name exists, and every block is of a known kind."""
 
 import re
-import shlex
 from pathlib import Path
 
+import pytest
+
 from registry.settings import Settings
-from tests.acceptance.conftest import ROOT, Zoo
+from tests.acceptance.conftest import ROOT
+from tests.acceptance.documentation import PAGES, README, languages, named
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+#: Run by tests: console and python. Looked at only: sh (docker, clusters, installation) and json (data).
+LANGUAGES = {"console", "python", "sh", "json"}
 
-
-def commands() -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", README, flags=re.DOTALL)
-    return [
-        line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")
-    ]
+ARCHITECTURE = ROOT / "docs" / "explanation" / "architecture.md"
 
 
-def test_every_command_of_the_tour_runs_in_order(zoo: Zoo) -> None:
-    shown = commands()
-    assert len(shown) > 15
-    for command in shown:
-        program, *arguments = shlex.split(command)
-        assert program == "zoo"
-        done = zoo(*arguments)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+def test_the_readme_is_read_in_one_go() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_a_page_has_no_blocks_but_those_that_are_run_or_cannot_be(page: Path) -> None:
+    assert languages(page) <= LANGUAGES
+
+
+def test_every_file_that_the_readme_links_to_exists() -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", README.read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert len(local) > 10
+    assert not [link for link in local if not (ROOT / link).exists()]
 
 
 def test_the_tree_names_what_is_there() -> None:
-    tree = README.partition("## The tree")[2].partition("## ")[0]
-    named = [line.split()[0] for line in tree.splitlines() if line.startswith("    ")]
-    assert named
-    missing = [name for name in named if not (ROOT / name).exists()]
-    assert not missing
+    tree = ARCHITECTURE.read_text(encoding="utf-8").partition("## The tree")[2]
+    shown = [line.split()[0] for line in tree.splitlines() if line.startswith("    ")]
+    assert shown
+    assert not [name for name in shown if not (ROOT / name).exists()]
 
 
-def test_every_make_target_named_exists() -> None:
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=named)
+def test_every_make_target_named_exists(page: Path) -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-    named = set(re.findall(r"`?make (\w+)`?", README))
-    assert named
-    assert named <= targets
-
-
-def test_every_setting_the_code_reads_is_in_the_table() -> None:
-    documented = set(re.findall(r"^\| `(\w+)`", README, flags=re.MULTILINE))
-    sources = [path for folder in ("registry", "workers") for path in (ROOT / folder).rglob("*.py")]
-    read = {
-        name
-        for path in (*sources, ROOT / "zoo.py")
-        for name in re.findall(r'"(ZOO_[A-Z_]+[A-Z])"', path.read_text())
-    }
-    assert read
-    assert read <= documented
+    assert set(re.findall(r"`make (\w+)[^`]*`", page.read_text(encoding="utf-8"))) <= targets
 
 
 def test_the_defaults_lie_in_the_home_folder(tmp_path: Path) -> None:
