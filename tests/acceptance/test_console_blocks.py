@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Zoo, zoo_in
-from tests.acceptance.documentation import PAGES, README, ROOT, commands, named
+from tests.acceptance.conftest import ROOT, Zoo, zoo_in
+from tests.acceptance.documentation import PAGES, README, commands, named
 
 WITH_COMMANDS = [page for page in PAGES if page != README and commands(page)]
 #: Elsewhere no job looks for MLflow, which costs each three seconds.

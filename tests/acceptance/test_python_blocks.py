@@ -18,8 +18,8 @@ WITH_PYTHON = [page for page in PAGES if blocks(page, "python")]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders that the blocks name: bases, adapters, and saved models as the hub would have them."""
     folder = tmp_path_factory.mktemp("reader")
-    for base in ("smollm2", "HuggingFaceH4/zephyr-7b-beta"):
-        pico_base_folder(folder / base)
+    for name in ("smollm2", "HuggingFaceH4/zephyr-7b-beta"):
+        pico_base_folder(folder / name)
     for seed, adapter in enumerate(("my-bio-lora", "my-protein-lora", "my-chem-lora", "owner/protein")):
         pico_adapter(folder / adapter, seed=seed)
     base = AutoModelForCausalLM.from_pretrained(folder / "smollm2")
