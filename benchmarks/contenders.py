@@ -19,7 +19,7 @@ from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.mixture_training import mixture_loss
 from xlora_engine.head_training.routed_examples import RoutedRows
 from xlora_engine.model import XLoraModel
-from xlora_engine.saved.checkpoint import load_checkpoint
+from xlora_engine.saved.zoo_format import read_zoo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,7 @@ def two_caches(base: PreTrainedModel, subject: Subject) -> Contender:
 
 def peft_xlora(base: PreTrainedModel, subject: Subject) -> Contender:
     """PEFT's X-LoRA with the same experts and the same scaling head."""
-    saved = load_checkpoint(subject.composition)
+    saved = read_zoo(subject.composition)
     model: Any = new_peft_xlora(base, subject.experts.values(), saved.config, saved.head)
     classifier = model.internal_xlora_classifier
 

@@ -13,7 +13,8 @@ import torch
 from transformers import PreTrainedModel
 
 from examples.demo import find_gguf
-from xlora_engine.adapter_training.train_adapter import AdapterTraining, train_adapter
+from xlora_engine.adapter_training.settings import AdapterTraining
+from xlora_engine.adapter_training.train_adapter import train_adapter
 from xlora_engine.config import XLoraConfig
 from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode, pad_token, read_rows
 from xlora_engine.data.shared_prefix import shared_prefix
@@ -30,7 +31,7 @@ MAX_TOKENS = 128
 #: The same dtype on every machine: where a CPU emulates it, the figures say nothing.
 DTYPE = torch.bfloat16
 
-TRAINING = AdapterTraining(rank=8, alpha=16, steps=80, batch_rows=4, learning_rate=2e-3)
+TRAINING = AdapterTraining(rank=8, alpha=16, steps=80, batch_size=4, learning_rate=2e-3, warmup_steps=4)
 HEAD = XLoraConfig(layerwise_scalings=True, xlora_depth=2, xlora_size=256)
 ROUTING = WarmStart(steps=400)
 #: Rows of each domain that the head learns to route, one in eight held out.

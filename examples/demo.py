@@ -22,7 +22,7 @@ GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 #: Chosen for two slow cores: an adapter in a bit more than a minute.
 TRAINING = (
-    "--steps", "160", "--batch-rows", "4", "--rank", "16", "--alpha", "32",
+    "--steps", "160", "--batch-size", "4", "--rank", "16", "--alpha", "32",
     "--learning-rate", "0.002", "--warmup-steps", "4",
 )  # fmt: skip
 

@@ -12,6 +12,8 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 #: What older releases wrote in place of the weights file.
 PICKLED_WEIGHTS_FILE = "adapter_model.bin"
+#: PEFT's word for every linear layer of the decoder except the output head.
+ALL_LINEAR = "all-linear"
 
 #: What PEFT puts before a module's path: the PeftModel, then the LoraModel.
 KEY_PREFIX = "base_model.model."

@@ -242,6 +242,14 @@ def test_misuse_exits_with_2_and_prints_no_data(
         (("eval", "bio", "--data", "=bio.eval"), "ZOO-E401: --data must be"),
         (("eval", "bio", "--data", "bio.eval", "--limit", "0"), "ZOO-E401: --limit must be"),
         ((*COMPOSE, "--name", "x", "--mixture-steps", "-1"), "ZOO-E401: --mixture-steps must be"),
+        (
+            (*COMPOSE, "--name", "x", "--head", '{"xlora_depth": 0}'),
+            "ZOO-E301: --head xlora_depth must be",
+        ),
+        (
+            (*COMPOSE, "--name", "x", "--head", '{"xlora_dept": 2}'),
+            "ZOO-E301: --head xlora_dept must be",
+        ),
         (("adapters", "ls", "--sort", "size"), "ZOO-E234: --sort must be name, created, eval:"),
     ],
 )

@@ -6,15 +6,15 @@ EngineError                     ZOO-E300
 │   ├── ExpertUnreadable        ZOO-E311
 │   ├── ExpertUnsupported       ZOO-E312  DoRA, bias, modules_to_save and the like
 │   └── ExpertMismatch          ZOO-E313  does not fit the base model
-├── CheckpointInvalid           ZOO-E320  a saved composition is damaged or of another kind
-│   ├── CheckpointUnreadable    ZOO-E321
+├── SavedModelInvalid           ZOO-E320  a saved composition is damaged or of another kind
+│   ├── SavedFileUnreadable    ZOO-E321
 │   ├── ExpertChanged           ZOO-E322  an expert's bytes differ from those saved
-│   ├── ProbeMismatch           ZOO-E323  the reloaded model does not answer as the saved one did
+│   ├── ReloadMismatch           ZOO-E323  the reloaded model does not answer as the saved one did
 │   ├── HeadIncomplete          ZOO-E324  layers of the scaling head are in no file (PEFT 0.20 to 0.21.2)
 │   ├── PickleRefused           ZOO-E325  weights that only code of the file's own can read
 │   ├── NotRepresentable        ZOO-E326  a format, or its reader, cannot say what the configuration asks
 │   ├── ExpertNotFound          ZOO-E327  the folder of an expert is not where the composition is
-│   └── CheckpointUnwritable    ZOO-E328  the place it is to be written to takes no files
+│   └── SavedModelUnwritable    ZOO-E328  the place it is to be written to takes no files
 ├── CacheUnsupported            ZOO-E330  a key-value cache that cannot hold both passes
 ├── BaseUnsupported             ZOO-E340  the base model offers no decoder to run the scaling pass on
 │   └── BaseUnreadable          ZOO-E341
@@ -69,44 +69,44 @@ class ExpertMismatch(ExpertInvalid):
     code = "ZOO-E313"
 
 
-class CheckpointInvalid(EngineError):
+class SavedModelInvalid(EngineError):
     """A saved composition cannot be used."""
 
     code = "ZOO-E320"
 
 
-class CheckpointUnreadable(CheckpointInvalid):
+class SavedFileUnreadable(SavedModelInvalid):
     """A file of the saved composition is missing, damaged or of an unknown format."""
 
     code = "ZOO-E321"
 
 
-class ExpertChanged(CheckpointInvalid):
+class ExpertChanged(SavedModelInvalid):
     """An expert's bytes are not those the composition was saved with."""
 
     code = "ZOO-E322"
 
 
-class ProbeMismatch(CheckpointInvalid):
+class ReloadMismatch(SavedModelInvalid):
     """The reloaded model answers the stored probe differently: another base model, most often."""
 
     code = "ZOO-E323"
     exit_code = 4
 
 
-class HeadIncomplete(CheckpointInvalid):
+class HeadIncomplete(SavedModelInvalid):
     """Layers of the scaling head were never written, so no reader can find them."""
 
     code = "ZOO-E324"
 
 
-class PickleRefused(CheckpointInvalid):
+class PickleRefused(SavedModelInvalid):
     """Weights in a pickle, which runs code when it is read; the message tells how to convert them."""
 
     code = "ZOO-E325"
 
 
-class NotRepresentable(CheckpointInvalid):
+class NotRepresentable(SavedModelInvalid):
     """Another format, or the implementation that reads it, cannot say exactly what a field asks."""
 
     code = "ZOO-E326"
@@ -117,7 +117,7 @@ class NotRepresentable(CheckpointInvalid):
         self.field = field
 
 
-class ExpertNotFound(CheckpointInvalid):
+class ExpertNotFound(SavedModelInvalid):
     """A saved composition names an expert whose files are not with it."""
 
     code = "ZOO-E327"
@@ -138,7 +138,7 @@ class HubNotFound(HubUnavailable):
     exit_code = 3
 
 
-class CheckpointUnwritable(CheckpointInvalid):
+class SavedModelUnwritable(SavedModelInvalid):
     """The place a composition is to be written to takes no files; nothing was left there."""
 
     code = "ZOO-E328"

@@ -14,8 +14,7 @@ from xlora_engine.decoding.decoder import Decoder
 from xlora_engine.decoding.frozen import FrozenDecoder
 from xlora_engine.errors import EngineError
 from xlora_engine.mixture.mixture import Mixture
-from xlora_engine.saved.checkpoint import save_checkpoint
-from xlora_engine.saved.formats import read_model, write_model
+from xlora_engine.saved.formats import OWN_FORMAT, read_model, write_model
 from xlora_engine.saved.saved_model import SavedModel
 from xlora_engine.sources.adapter_weights import read_expert
 from xlora_engine.sources.hub import local_folder
@@ -53,7 +52,7 @@ class XLoraModel(Mixture):
     ) -> Self:
         """A saved model in any format of `formats.FORMATS`, from a folder or a repository of the hub.
 
-        `adapters` says where experts are that are not with it; `verify` asks it the probe, if it has one.
+        `adapters` says where experts are that are not with it; `verify` runs its reload check, if it has one.
         """
         saved = read_model(local_folder(path, subfolder=subfolder, revision=revision), adapters)
         model = cls(base_model, saved.experts, saved.config)
@@ -65,8 +64,14 @@ class XLoraModel(Mixture):
         return model
 
     def save_pretrained(self, path: str | Path) -> None:
-        """Write a self-contained folder: configuration, scaling head, experts, probe."""
-        save_checkpoint(self, Path(path))
+        """Write a self-contained folder: configuration, scaling head, experts, reload check.
+
+        A saved model that is there is replaced, other files of the folder stay.
+
+        Raises:
+            SavedModelInvalid: the folder holds no saved model, yet files of a saved model's names.
+        """
+        write_model(SavedModel.of(self, with_reload_check=True), Path(path), OWN_FORMAT)
 
     def export(self, path: str | Path, format: str, *, base_id: str | None = None) -> None:  # noqa: A002
         """Write the folder of another implementation, `"xlora"`, `"peft"` or `"mistralrs"`.

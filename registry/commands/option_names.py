@@ -44,10 +44,15 @@ def naming_options(command: Command) -> Command:
 
 
 def option_of(field: str) -> str | None:
-    """As the running command's user types the field; None if it has no option for it."""
+    """As the running command's user types the field; None if it has no option for it.
+
+    An entry of a field, `head.xlora_depth`, is named after the option: `--head xlora_depth`.
+    """
+    field, _, entry = field.partition(".")
     wanted = _PARAMETERS.get(field, field)
     for parameter in click.get_current_context().command.params:
         if parameter.name == wanted:
             is_option = isinstance(parameter, click.Option)
-            return max(parameter.opts, key=len) if is_option else parameter.human_readable_name
+            typed = max(parameter.opts, key=len) if is_option else parameter.human_readable_name
+            return f"{typed} {entry}".rstrip()
     return None

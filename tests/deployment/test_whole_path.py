@@ -55,7 +55,7 @@ def test_a_composition_goes_from_its_files_to_an_answer_over_all_services(
     ):
         wait_until(lambda: len(registry.workers.list()) == 2, what="both workers are there")
         data = [f"--{of}={domain}={domain}.{part}" for domain in DOMAINS for of, part in _PARTS]
-        small = ("--warm-start-steps=2", "--mixture-steps=2", "--samples-per-domain=4", "--eval-rows=2")
+        small = ("--warm-start-steps=2", "--mixture-steps=2", "--samples-per-domain=4", "--eval-examples=2")
         queued = machine.run(
             *("zoo", "compose", "--adapters", ",".join(DOMAINS), "--name", "science", "--detach", "-q"),
             *(*data, *small),

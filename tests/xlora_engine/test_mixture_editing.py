@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.pico import pico_adapter, pico_llama
 from tests.xlora_engine.conftest import Mixture
-from tests.xlora_engine.saved.test_checkpoint import train_a_step
+from tests.xlora_engine.saved.test_zoo_format import train_a_step
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid, ExpertMismatch
 from xlora_engine.head_training.partial_training import training_only

@@ -17,8 +17,8 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tests.pico import pico_llama, pico_tokenizer
+from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.train_adapter import (
-    AdapterTraining,
     StepMetrics,
     TrainedAdapter,
     train_adapter,
@@ -29,9 +29,9 @@ from xlora_engine.errors import ConfigInvalid, TrainingStopped
 
 #: Batches of 6 out of 14 rows: the last one of an epoch has 2, fewer than the micro-batches of `CUT`.
 WHOLE = AdapterTraining(
-    rank=4, alpha=8, steps=6, batch_rows=6, warmup_steps=2, learning_rate=1e-2, seed=3, weight_decay=0.01
+    rank=4, alpha=8, steps=6, batch_size=6, warmup_steps=2, learning_rate=1e-2, seed=3, weight_decay=0.01
 )
-CUT = replace(WHOLE, micro_batch_rows=1)
+CUT = replace(WHOLE, micro_batch_size=1)
 #: Dropout, so that the state of each process's random numbers matters.
 DROPPING = replace(WHOLE, dropout=0.2, checkpoint_every_s=1e-9)
 
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
         seen["resumed"] = {"losses": result.losses, "steps": [step.step for step in steps]}
         stubborn = pico_llama()
         stubborn.accepts_loss_kwargs = False  # type: ignore[assignment]  # torch knows tensors alone
-        for name, settings, base in (("odd", replace(WHOLE, batch_rows=7), None), ("base", WHOLE, stubborn)):
+        for name, settings, base in (("odd", replace(WHOLE, batch_size=7), None), ("base", WHOLE, stubborn)):
             try:
                 train(settings, folder / name, base=base, group=group)
             except ConfigInvalid as refused:

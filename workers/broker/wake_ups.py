@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery, bootsteps, signals
 
 from registry.database.fork_gate import FORK_GATE
 from registry.errors import SchemaMismatch
@@ -87,9 +87,9 @@ def make_app(
     signals.celeryd_after_setup.connect(_refuse_other_pools, weak=False)
     signals.celeryd_after_setup.connect(_take_gpus, weak=False)
     signals.worker_process_init.connect(prepare_child, weak=False)
-    signals.worker_ready.connect(main.on_ready, weak=False)
     signals.worker_shutting_down.connect(main.on_shutting_down, weak=False)
     signals.worker_shutdown.connect(main.on_shutdown, weak=False)
+    app.steps["worker"].add(_step_of(main))
     return app
 
 
@@ -110,6 +110,22 @@ def _take_gpus(instance: Any = None, **_: Any) -> None:
         sys.exit(busy.exit_code)
 
 
+def _step_of(main: "_MainProcess") -> type[bootsteps.StartStopStep]:
+    """The step of a worker's start that starts `main`: after the pool, before the broker is connected to.
+
+    Celery's signal `worker_ready` waits for the broker, which may be away for long
+    (https://docs.celeryq.dev/en/stable/userguide/extending.html#worker-bootsteps).
+    """
+
+    class BesideThePool(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery has no types
+        requires = ("celery.worker.components:Pool",)
+
+        def start(self, parent: Any) -> None:
+            main.start(parent.app)
+
+    return BesideThePool
+
+
 class _MainProcess:
     """What the worker's main process runs beside Celery's own work."""
 
@@ -120,16 +136,16 @@ class _MainProcess:
         self._draining = threading.Event()
         self._stack = contextlib.ExitStack()
 
-    def on_ready(self, sender: Any = None, **_: Any) -> None:
-        """Start the threads: Celery has connected and its pool has started."""
-        queues = tuple(sorted(sender.app.amqp.queues.consume_from, reverse=True))
+    def start(self, app: Celery) -> None:
+        """Start the threads: the pool has started."""
+        queues = tuple(sorted(app.amqp.queues.consume_from, reverse=True))
         identity = this_worker(queues)
         registry = self._stack.enter_context(Registry.open(self._settings))
         # Before any thread starts: a child that Celery forks beside them could hang, and hold its slot.
         FORK_GATE.guard_forks(registry.disconnect)
         self._stack.enter_context(Upkeep(registry, identity, draining=self._draining.is_set))
         self._stack.enter_context(IdleShipping(registry, identity))
-        relay = Relay(registry, sender.app, say=_log.warning)
+        relay = Relay(registry, app, say=_log.warning)
         threading.Thread(target=relay.run, name="relay", daemon=True).start()
         self._stack.callback(relay.stop)
         fallback = Fallback(

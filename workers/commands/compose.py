@@ -6,8 +6,10 @@ from typing import Any
 import click
 
 from registry.commands.output import Output, output_options
+from workers.commands.field_options import field_options
 from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
+from workers.requests.specs import ComposeSpec
 
 
 @click.command()
@@ -21,12 +23,15 @@ from workers.commands.running import Submission, run_job, submission_options
 )
 @click.option("--mixed", multiple=True, help="Held-out dataset whose questions join several domains.")
 @click.option("--head", default="{}", help="Scaling head as JSON fields of XLoraConfig.")
-@click.option("--warm-start-steps", type=int, help="Budget of the routing warm start.")
-@click.option("--mixture-steps", type=int, help="Budget of mixture training.")
-@click.option("--checkpoint-every-s", type=float, help="Seconds between checkpoints of mixture training.")
-@click.option("--samples-per-domain", type=int, help="Training rows drawn from each domain.")
-@click.option("--eval-rows", type=int, help="Rows of each held-out dataset in the report.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Decides initial values and samples.")
+@field_options(
+    ComposeSpec,
+    "warm_start_steps",
+    "mixture_steps",
+    "checkpoint_every_s",
+    "samples_per_domain",
+    "eval_examples",
+    "seed",
+)
 @click.option("--dry-run", is_flag=True, help="Check and show the plan; train nothing.")
 @submission_options
 @output_options
@@ -57,7 +62,7 @@ def command(
             eval_data=_pairs("--eval-data", eval_data),
             mixed=mixed,
             head=_json_object(head),
-            budget={key: value for key, value in budget.items() if value is not None},
+            budget=budget,
         )
         plan = make_plan(registry, request)
         if not plan.is_refused:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.commands.output import Output, output_options
+from workers.commands.field_options import field_options
 from workers.commands.running import Submission, run_job, submission_options
+from workers.requests.specs import EvalSpec
 
 if TYPE_CHECKING:
     from registry.service import Registry
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
 @click.option(
     "--data", multiple=True, required=True, help="Dataset or JSONL file; task=DATASET names the task."
 )
-@click.option("--limit", type=int, help="Rows of each dataset to use; all if left out.")
-@click.option("--batch-tokens", type=int, default=1024, show_default=True, help="Tokens in one forward.")
+@field_options(EvalSpec, "limit", "batch_tokens")
 @submission_options
 @output_options
 def command(
@@ -35,7 +36,6 @@ def command(
     Example: zoo eval bio protein --data bio.eval
     """
     from registry.commands.managing import opened
-    from workers.requests.specs import EvalSpec
     from workers.requests.subjects import find, subject_of
 
     with opened() as registry:

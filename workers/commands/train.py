@@ -1,45 +1,33 @@
 """`zoo train`: one adapter from one dataset."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from registry.commands.output import Output, output_options
+from workers.commands.field_options import field_options
 from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
+from workers.requests.specs import TrainSpec
 
-#: Options of `zoo train` that are fields of its spec: option -> (type, help).
-TRAINING_OPTIONS: dict[str, tuple[Any, str]] = {
-    "rank": (int, "Rank of the updates."),
-    "alpha": (float, "Updates are scaled by alpha / rank."),
-    "dropout": (float, "Dropout before the updates, while training."),
-    "learning-rate": (float, "Peak learning rate, after the warm-up."),
-    "steps": (int, "Optimiser steps."),
-    "batch-rows": (int, "Rows in each step."),
-    "processes": (int, "Share each step's rows: one GPU each where there are any."),
-    "warmup-steps": (int, "Steps over which the learning rate rises."),
-    "weight-decay": (float, "AdamW's weight decay."),
-    "seed": (int, "Decides initial values and data order."),
-    "max-tokens": (int, "Rows longer than this are refused."),
-    "checkpoint-every-s": (float, "Seconds between checkpoints."),
-}
-
-
-def _training_options(command: Any) -> Any:
-    from workers.requests.specs import TrainSpec
-
-    defaults = {field.name: field.default for field in fields(TrainSpec)}
-    for name, (kind, text) in reversed(TRAINING_OPTIONS.items()):
-        default = defaults[name.replace("-", "_")]
-        command = click.option(f"--{name}", type=kind, default=default, show_default=True, help=text)(command)
-    return click.option(
-        "--silent-prefix/--no-silent-prefix",
-        default=defaults["silent_prefix"],
-        show_default=True,
-        help="Add nothing on the tokens all rows begin with, as a mixture needs it.",
-    )(command)
+#: Options of `zoo train` that are fields of its request, which says their types, ranges and defaults.
+TRAINING_OPTIONS = (
+    "rank",
+    "alpha",
+    "dropout",
+    "learning_rate",
+    "steps",
+    "batch_size",
+    "processes",
+    "warmup_steps",
+    "weight_decay",
+    "seed",
+    "max_tokens",
+    "checkpoint_every_s",
+    "inactive_prefix",
+)
 
 
 @click.command()
@@ -53,7 +41,7 @@ def _training_options(command: Any) -> Any:
 @click.option("--target-modules", default="all-linear", show_default=True, help="Layers to adapt, by commas.")
 @click.option("--licence", help="Licence of the adapter.")
 @click.option("--description", default="", help="What others should know.")
-@_training_options
+@field_options(TrainSpec, *TRAINING_OPTIONS)
 @submission_options
 @output_options
 def command(
@@ -73,7 +61,6 @@ def command(
     """
     from registry.commands.managing import opened
     from workers.requests.datasets import given_dataset
-    from workers.requests.specs import TrainSpec
 
     with opened() as registry:
         given = given_dataset(registry, data)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from formats.saved_model import HEAD_FILE, MANIFEST_FILE, PROBE_FILE
+from formats.saved_model import HEAD_FILE, MANIFEST_FILE, RELOAD_CHECK_FILE
 from registry.entities import AdapterVersion, BaseModel, ExpertRecord, NewEvaluation, StoredMethod
 from registry.files.digests import weights_digest
 from workers.attempts.context import JobContext
@@ -198,7 +198,7 @@ def _train_mixture(
         steps=spec.mixture_steps, learning_rate=spec.mixture_learning_rate, seed=spec.seed
     )
     micro_batch_rows = context.micro_batch(mixture_training.rows_per_step)
-    context.run.tags({"zoo.micro_batch_rows": micro_batch_rows})
+    context.run.tags({"zoo.micro_batch_size": micro_batch_rows})
     train_mixture(
         model,
         rows.encoded,
@@ -230,7 +230,7 @@ def _held_out_rows(
         task: encode_sample(
             dataset_file(context.registry, reference),
             tokenizer,
-            count=spec.eval_rows,
+            count=spec.eval_examples,
             max_tokens=context_length(model.base.config),
             seed=0,  # the same rows for every composition, so that their reports compare
         )
@@ -302,7 +302,7 @@ def _register(
         ),
         method=StoredMethod(
             name="xlora",
-            files=(HEAD_FILE, PROBE_FILE, MANIFEST_FILE),
+            files=(HEAD_FILE, RELOAD_CHECK_FILE, MANIFEST_FILE),
             details={"config": model.config.to_json(), "head": weights_digest(folder / HEAD_FILE)},
         ),
         report=report,
@@ -336,7 +336,7 @@ def _evaluations(
             standard_error=report["scores"][COMPOSED][task][f"{metric}_standard_error"],
             n=report["scores"][COMPOSED][task]["n"],
             dataset_digest=context.registry.datasets.get(reference).digest,
-            settings={"rows": spec.eval_rows},
+            settings={"rows": spec.eval_examples},
             job_id=context.job.id,
         )
         for task, reference in references.items()

@@ -1,7 +1,7 @@
 """The train job: one LoRA adapter from one dataset, registered with lineage, effect and scores."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,8 @@ from workers.jobs.device import device_here
 from workers.jobs.evaluation import record, score_dataset
 from workers.jobs.training_examples import dataset_file
 from workers.requests.specs import TrainSpec
-from xlora_engine.adapter_training.train_adapter import (
-    AdapterTraining,
-    StepMetrics,
-    TrainedAdapter,
-    train_adapter,
-)
+from xlora_engine.adapter_training.settings import AdapterTraining, TrainingSettings
+from xlora_engine.adapter_training.train_adapter import StepMetrics, TrainedAdapter, train_adapter
 from xlora_engine.data.chat import encode, read_rows
 from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.devices.process_group import ProcessGroup, joined
@@ -64,8 +60,8 @@ def _train(
         for row in read_rows(dataset_file(context.registry, spec.train_dataset))
     ]
 
-    micro_batch_rows = context.micro_batch(spec.batch_rows // spec.processes)
-    context.run.tags({"zoo.micro_batch_rows": micro_batch_rows})
+    micro_batch_size = context.micro_batch(spec.batch_size // spec.processes)
+    context.run.tags({"zoo.micro_batch_size": micro_batch_size})
 
     def on_step(step: StepMetrics) -> None:
         context.report("training", step.step, spec.steps, loss=step.loss)
@@ -77,7 +73,7 @@ def _train(
         model,
         tokenizer,
         rows,
-        replace(training_of(spec), micro_batch_rows=micro_batch_rows),
+        replace(training_of(spec), micro_batch_size=micro_batch_size),
         base_name=base.name,
         folder=context.folder / "training",
         group=group,
@@ -95,20 +91,7 @@ def _agreed_dtype(group: ProcessGroup, device: torch.device) -> torch.dtype:
 
 def training_of(spec: TrainSpec) -> AdapterTraining:
     """The engine's settings, from what was asked."""
-    return AdapterTraining(
-        rank=spec.rank,
-        alpha=spec.alpha,
-        dropout=spec.dropout,
-        target_modules=spec.target_modules,
-        learning_rate=spec.learning_rate,
-        steps=spec.steps,
-        batch_rows=spec.batch_rows,
-        warmup_steps=spec.warmup_steps,
-        weight_decay=spec.weight_decay,
-        silent_prefix=spec.silent_prefix,
-        seed=spec.seed,
-        checkpoint_every_s=spec.checkpoint_every_s,
-    )
+    return AdapterTraining(**{field.name: getattr(spec, field.name) for field in fields(TrainingSettings)})
 
 
 def _register(

@@ -12,8 +12,9 @@ from registry.entities import AdapterVersion, DatasetVersion
 from registry.errors import Incompatible, InvalidField
 from registry.intake.compatibility import Verdict, judge_together, refused
 from registry.service import Registry
-from workers.requests.specs import LEAST_ROWS, ComposeSpec
+from workers.requests.specs import LEAST_EXAMPLES, ComposeSpec
 from xlora_engine.config import XLoraConfig
+from xlora_engine.errors import ConfigInvalid
 
 #: The scaling head unless asked otherwise: small enough to learn in seconds, and gates every layer apart.
 DEFAULT_HEAD = {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 256}
@@ -58,12 +59,15 @@ class Plan:
         """The job's spec; every reference in it names a version.
 
         Raises:
-            ConfigInvalid: the scaling head cannot be of these experts.
+            ConfigInvalid: the scaling head cannot be of these experts; its field is called `head.FIELD`.
             SpecInvalid: another field is out of its range.
         """
         experts = [adapter.name for adapter in self.adapters]
         head = {**default_head(len(experts)), **self.request.head}
-        XLoraConfig.from_json({**head, "adapters": experts})
+        try:
+            XLoraConfig.from_json({**head, "adapters": experts})
+        except ConfigInvalid as refused:
+            raise refused.renamed(f"head.{refused.field}") from refused
         return ComposeSpec(
             name=self.request.name,
             adapters=tuple(adapter.reference for adapter in self.adapters),
@@ -124,10 +128,10 @@ def make_plan(registry: Registry, request: Request) -> Plan:
     for adapter in adapters:
         domain = domains[adapter.name]
         train = _dataset(registry, adapter, domain, request.data, "train_dataset", "--data")
-        if train.examples < LEAST_ROWS:
+        if train.examples < LEAST_EXAMPLES:
             raise InvalidField(
                 "--data",
-                allowed=f"of at least {LEAST_ROWS} rows, one of which is held out",
+                allowed=f"of at least {LEAST_EXAMPLES} examples, one of which is held out",
                 value=f"{domain}={train.reference} of {train.examples}",
             )
         data[domain] = train.reference

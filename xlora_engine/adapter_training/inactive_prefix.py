@@ -89,7 +89,7 @@ def _inputs_noted(downs: Sequence[nn.Linear], note: Callable[[nn.Linear, Tensor]
 def _require_plain_embeddings(model: PeftModel) -> None:
     for name, _ in model.named_parameters():
         if ".lora_embedding_A." in name:
-            raise ConfigInvalid("silent_prefix", "off where embeddings are adapted", True)
+            raise ConfigInvalid("inactive_prefix", "off where embeddings are adapted", True)
 
 
 @torch.no_grad()

@@ -8,11 +8,8 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
-from formats.peft import CONFIG_FILE, WEIGHTS_FILE
+from formats.peft import ALL_LINEAR, CONFIG_FILE, WEIGHTS_FILE
 from xlora_engine.errors import ConfigInvalid
-
-#: PEFT's word for every linear layer of the decoder except the output head.
-ALL_LINEAR = "all-linear"
 
 
 @contextmanager

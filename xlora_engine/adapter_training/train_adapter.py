@@ -15,8 +15,10 @@ from transformers.cache_utils import Cache
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback
 
+from formats.peft import ALL_LINEAR
 from xlora_engine.adapter_training.inactive_prefix import SilentPrefix
-from xlora_engine.adapter_training.lora_injection import ALL_LINEAR, injected, write_adapter
+from xlora_engine.adapter_training.lora_injection import injected, write_adapter
+from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.training_batches import Batches, only
 from xlora_engine.data.chat import ChatTokenizer, EncodedRow, pad_token, training_order
 from xlora_engine.data.shared_prefix import repeated, shared_prefix
@@ -29,62 +31,6 @@ UNREAD_FILES = (TRAINING_ARGS_NAME, "README.md")
 
 #: What the first process of a group wishes after a step.
 _GO_ON, _SAVE, _STOP = range(3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterTraining:
-    """How an adapter is trained.
-
-    Raises:
-        ConfigInvalid: a field is out of its range.
-    """
-
-    rank: int = 8
-    alpha: float = 16.0
-    dropout: float = 0.0
-    target_modules: tuple[str, ...] = (ALL_LINEAR,)
-    learning_rate: float = 1e-3
-    steps: int = 48
-    batch_rows: int = 8
-    #: Rows in one process's memory at once; fewer take longer and learn the same. None: its whole share.
-    micro_batch_rows: int | None = None
-    warmup_steps: int = 4
-    weight_decay: float = 0.0
-    #: Gradients are scaled down to this norm at most.
-    gradient_norm: float = 1.0
-    #: Whether the adapter adds nothing on the tokens all rows begin with; False trains as PEFT does alone.
-    silent_prefix: bool = True
-    seed: int = 0
-    checkpoint_every_s: float = 60.0
-
-    def __post_init__(self) -> None:
-        for field in ("rank", "steps", "batch_rows"):
-            if getattr(self, field) < 1:
-                raise ConfigInvalid(field, "at least 1", getattr(self, field))
-        if self.micro_batch_rows is not None and self.micro_batch_rows < 1:
-            raise ConfigInvalid("micro_batch_rows", "at least 1", self.micro_batch_rows)
-        for field in ("alpha", "learning_rate", "gradient_norm", "checkpoint_every_s"):
-            if not getattr(self, field) > 0:
-                raise ConfigInvalid(field, "above 0", getattr(self, field))
-        if not 0 <= self.dropout < 1:
-            raise ConfigInvalid("dropout", "in 0..1, 1 excluded", self.dropout)
-        if not self.weight_decay >= 0:
-            raise ConfigInvalid("weight_decay", "at least 0", self.weight_decay)
-        if not 0 <= self.warmup_steps <= self.steps:
-            raise ConfigInvalid("warmup_steps", f"in 0..{self.steps}, the steps", self.warmup_steps)
-        if not self.target_modules:
-            raise ConfigInvalid("target_modules", "at least one name", self.target_modules)
-
-    def parts(self, processes: int) -> int:
-        """How many micro-batches a batch is cut into, the same number for each process.
-
-        Raises:
-            ConfigInvalid: the rows of a batch cannot be shared out evenly.
-        """
-        if self.batch_rows % processes:
-            raise ConfigInvalid("batch_rows", f"a multiple of {processes}, the processes", self.batch_rows)
-        share = self.batch_rows // processes
-        return processes * math.ceil(share / min(self.micro_batch_rows or share, share))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,13 +91,13 @@ def train_adapter(
     """
     started = time.monotonic()
     # The seed decides, so a resumed run sees the same.
-    order = training_order(rows, rows_per_batch=settings.batch_rows, steps=settings.steps, seed=settings.seed)
+    order = training_order(rows, rows_per_batch=settings.batch_size, steps=settings.steps, seed=settings.seed)
     parts = settings.parts(group.size)
     run = _run_digest(base, rows, settings, base_name, group)
     watcher = _Watcher(settings, run, group, on_step, stop)
     checkpoints = folder / "checkpoints"
     with injected(base, _lora(settings), seed=settings.seed) as model:
-        silent = SilentPrefix(model, shared_prefix(rows) if settings.silent_prefix else ())
+        silent = SilentPrefix(model, shared_prefix(rows) if settings.inactive_prefix else ())
         batches = Batches(
             rows,
             order,
@@ -333,7 +279,7 @@ def _run_digest(
     group: ProcessGroup,
 ) -> str:
     """Of all that decides what training gives; a checkpoint of another digest is of another run."""
-    deciding = {**asdict(settings), "checkpoint_every_s": None, "micro_batch_rows": None}
+    deciding = {**asdict(settings), "checkpoint_every_s": None, "micro_batch_size": None}
     model = (base_name, str(base.dtype), base.num_parameters())
     hashed = hashlib.sha256(json.dumps([deciding, model, group.size]).encode())
     for row in rows:

@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from xlora_engine.data.chat import EncodedRow, length_grouped
 from xlora_engine.data.shared_prefix import ScalingPass, SharedPrefix, run_shared_prefix
 from xlora_engine.devices.host_copy import upload
-from xlora_engine.errors import CheckpointUnreadable
+from xlora_engine.errors import SavedFileUnreadable
 from xlora_engine.head_training.hidden_states_file import new_hidden_states_file
 
 
@@ -58,13 +58,13 @@ class HiddenStates:
         """Map a file that they were computed into.
 
         Raises:
-            CheckpointUnreadable: it is damaged.
+            SavedFileUnreadable: it is damaged.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 return cls(values=file.get_tensor("values"), starts=file.get_tensor("starts"))
         except (OSError, SafetensorError) as error:
-            raise CheckpointUnreadable(
+            raise SavedFileUnreadable(
                 f"cannot read {path}: {error}; delete it to compute it again"
             ) from error
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from xlora_engine.errors import CheckpointUnreadable, ConfigInvalid
+from xlora_engine.errors import ConfigInvalid, SavedFileUnreadable
 from xlora_engine.measuring.routing import Routing, RoutingRecorder
 from xlora_engine.mixture.mixture import Mixture
 from xlora_engine.mixture.model_output import XLoraOutput
@@ -82,18 +82,18 @@ class ScalingsLog:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointUnreadable: the file is missing, damaged, or no log of scalings.
+            SavedFileUnreadable: the file is missing, damaged, or no log of scalings.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 names: dict[str, str] = file.metadata() or {}
                 if names.get("format") != _FORMAT:
-                    raise CheckpointUnreadable(f"{path} is no log of scalings")
+                    raise SavedFileUnreadable(f"{path} is no log of scalings")
                 log = cls(json.loads(names["experts"]), json.loads(names["layers"]))
                 lengths = file.get_tensor("lengths").tolist()
                 log.sequences = list(file.get_tensor("scalings").split(lengths))
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointUnreadable(f"cannot read the log of scalings {path}: {error}") from error
+            raise SavedFileUnreadable(f"cannot read the log of scalings {path}: {error}") from error
         return log
 
 

@@ -1,4 +1,4 @@
-"""Where a foreign checkpoint's experts are: beside it, or where the caller says. Never where it was made."""
+"""Where the experts of a foreign saved model are: with it, or where the caller says, not where they were."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -25,7 +25,7 @@ def expert_names(listed: Mapping[str, str], given: Adapters | None) -> tuple[str
     is_numbered = names == tuple(str(position) for position in range(len(names)))
     if is_numbered and len(names) in (0, len(called)):
         return called
-    raise ConfigInvalid("adapters", f"folders of experts in {names}, which the checkpoint names", called)
+    raise ConfigInvalid("adapters", f"folders of experts in {names}, which the saved model names", called)
 
 
 def expert_folders(

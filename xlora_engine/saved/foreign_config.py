@@ -7,7 +7,7 @@ from typing import Any
 
 from formats.strict_json import read_object
 from xlora_engine.config import XLoraConfig
-from xlora_engine.errors import CheckpointUnreadable, ConfigInvalid, NotRepresentable
+from xlora_engine.errors import ConfigInvalid, NotRepresentable, SavedFileUnreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +99,9 @@ def read_fields(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-        CheckpointUnreadable: the file is missing, or holds something else.
+        SavedFileUnreadable: the file is missing, or holds something else.
     """
-    return read_object(path, refusal=CheckpointUnreadable)
+    return read_object(path, refusal=SavedFileUnreadable)
 
 
 def config_of(
@@ -111,7 +111,7 @@ def config_of(
 
     Raises:
         NotRepresentable: it asks for what is computed differently here, or for something unknown.
-        CheckpointUnreadable: a field is out of range.
+        SavedFileUnreadable: a field is out of range.
     """
     values = dict(dialect.defaults) | {name: found[name] for name in dialect.shared if name in found}
     for name, value in found.items():
@@ -122,6 +122,6 @@ def config_of(
     try:
         config = XLoraConfig(adapters=names, **values)
     except ConfigInvalid as error:
-        raise CheckpointUnreadable(f"{path}: {error}") from error
+        raise SavedFileUnreadable(f"{path}: {error}") from error
     dialect.require_exact(config)
     return config

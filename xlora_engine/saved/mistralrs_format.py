@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from formats.peft import CONFIG_FILE, WEIGHTS_FILE
-from xlora_engine.errors import CheckpointUnreadable, NotRepresentable
+from xlora_engine.errors import NotRepresentable, SavedFileUnreadable
 from xlora_engine.saved.expert_folders import Adapters
 from xlora_engine.saved.foreign_config import ORIGINAL_FIELDS, Dialect, Inexact, read_fields
 from xlora_engine.saved.original_format import HEAD_FILE, NEUTRAL, read_original, write_files
@@ -50,7 +50,7 @@ def read_mistralrs(folder: Path, given: Adapters | None) -> SavedModel:
     order, layers = ordering.get("order"), ordering.get("layers")
     saved = read_original(folder, given, DIALECT)
     if isinstance(order, list) and given is None and tuple(order) != saved.config.adapters:
-        raise CheckpointUnreadable(
+        raise SavedFileUnreadable(
             f"{path} orders the experts {order}, the configuration {list(saved.config.adapters)}; "
             "mend one, or give them in the order of their training: adapters={name: folder, …}"
         )
@@ -94,7 +94,7 @@ def _by_row(layers: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(layers, dict) or sorted(map(repr, layers.values())) != sorted(
         map(repr, range(len(layers)))
     ):
-        raise CheckpointUnreadable(f"{path}: layers must give each module its own row, 0, 1, …")
+        raise SavedFileUnreadable(f"{path}: layers must give each module its own row, 0, 1, …")
     return tuple(sorted(layers, key=layers.__getitem__))
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xlora_engine.config import XLoraConfig
-from xlora_engine.errors import CheckpointUnreadable, HeadIncomplete
+from xlora_engine.errors import HeadIncomplete, SavedFileUnreadable
 from xlora_engine.saved.expert_folders import Adapters, expert_folders, expert_names
 from xlora_engine.saved.foreign_config import (
     ORIGINAL_FIELDS,
@@ -61,14 +61,14 @@ def read_original(folder: Path, given: Adapters | None, dialect: Dialect = DIALE
     """Read the folder; `given` says where experts are that do not lie in it.
 
     Raises:
-        CheckpointInvalid: a file is missing or damaged, or asks for what cannot be computed exactly.
+        SavedModelInvalid: a file is missing or damaged, or asks for what cannot be computed exactly.
         ExpertInvalid: an expert cannot be used.
     """
     found = read_fields(folder / CONFIG_FILE)
     listed = _listed(found.get("adapters"), folder)
     names = expert_names(listed, given)
     if not names:
-        raise CheckpointUnreadable(
+        raise SavedFileUnreadable(
             f"{folder / CONFIG_FILE} names no experts; give them in the order of their training: "
             "adapters={name: folder, …}"
         )
@@ -118,7 +118,7 @@ def _listed(adapters: Any, folder: Path) -> dict[str, str]:
     if isinstance(adapters, list):
         adapters = dict.fromkeys(adapters, "") if all(isinstance(name, str) for name in adapters) else None
     if not isinstance(adapters, dict) or not all(isinstance(place, str) for place in adapters.values()):
-        raise CheckpointUnreadable(
+        raise SavedFileUnreadable(
             f"{folder / CONFIG_FILE}: adapters must be a list of names, or names with paths"
         )
     return adapters
@@ -131,12 +131,12 @@ def _read_head(folder: Path, config: XLoraConfig) -> dict[str, Tensor]:
         place, _, kind = key.rpartition(".")
         number = place.removeprefix("inner.")
         if place != "last" and not (place.startswith("inner.") and number.isdecimal()):
-            raise CheckpointUnreadable(f"{folder / HEAD_FILE} holds {key!r}, which is no layer of a head")
+            raise SavedFileUnreadable(f"{folder / HEAD_FILE} holds {key!r}, which is no layer of a head")
         layers.setdefault(None if place == "last" else int(number), {})[kind] = tensor
     last = layers.pop(None, None)
     numbers = sorted(number for number in layers if number is not None)
     if numbers == [0, *range(3, 3 * len(numbers), 3)] and not config.enable_relu_and_dropout and numbers[1:]:
-        raise CheckpointUnreadable(
+        raise SavedFileUnreadable(
             f"{folder / HEAD_FILE} numbers its layers {numbers}, with ReLU and dropout between them, where "
             f"{CONFIG_FILE} leaves enable_relu_and_dropout off; set it to true"
         )

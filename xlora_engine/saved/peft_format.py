@@ -19,10 +19,10 @@ from torch import Tensor
 from formats.peft import CONFIG_FILE, KEY_PREFIX, PICKLED_WEIGHTS_FILE, WEIGHTS_FILE
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import (
-    CheckpointUnreadable,
     ExpertUnreadable,
     HeadIncomplete,
     NotRepresentable,
+    SavedFileUnreadable,
 )
 from xlora_engine.saved.expert_folders import Adapters, expert_folders, expert_names
 from xlora_engine.saved.foreign_config import (
@@ -79,7 +79,7 @@ def is_peft_xlora(folder: Path) -> bool:
     """Whether a folder's adapter configuration is of an X-LoRA model."""
     try:
         return bool(read_fields(folder / CONFIG_FILE).get("peft_type") == PEFT_TYPE)
-    except CheckpointUnreadable:
+    except SavedFileUnreadable:
         return False
 
 
@@ -88,13 +88,13 @@ def read_peft(folder: Path, given: Adapters | None) -> SavedModel:
 
     Raises:
         HeadIncomplete: layers of the head are missing, as PEFT 0.20 to 0.21.2 leave them.
-        CheckpointInvalid: another file is missing or damaged, or cannot be computed exactly.
+        SavedModelInvalid: another file is missing or damaged, or cannot be computed exactly.
         ExpertInvalid: an expert cannot be used.
     """
     found = read_fields(folder / CONFIG_FILE)
     listed = found.get("adapters")
     if not isinstance(listed, dict) or not all(isinstance(place, str) for place in listed.values()):
-        raise CheckpointUnreadable(f"{folder / CONFIG_FILE}: adapters must be names with paths")
+        raise SavedFileUnreadable(f"{folder / CONFIG_FILE}: adapters must be names with paths")
     names = expert_names(listed, given)
     config = config_of(found, DIALECT, names=names, path=folder / CONFIG_FILE)
     head = _read_head(folder, config, version=str(found.get("peft_version", "an unnamed version")))

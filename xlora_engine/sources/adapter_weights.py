@@ -26,10 +26,10 @@ from formats.refused_features import refused_feature
 from formats.strict_json import read_object
 from xlora_engine.errors import (
     BaseUnsupported,
-    CheckpointInvalid,
     ExpertMismatch,
     ExpertUnreadable,
     ExpertUnsupported,
+    SavedModelInvalid,
 )
 from xlora_engine.sources.weights_file import load_weights
 
@@ -201,7 +201,7 @@ def _read_config(folder: Path, name: str) -> dict[str, Any]:
 def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     try:
         return load_weights(folder / WEIGHTS_FILE, pickled=PICKLED_WEIGHTS_FILE)
-    except CheckpointInvalid as error:
+    except SavedModelInvalid as error:
         raise ExpertUnreadable(f"expert {name!r}: {error}") from error
 
 

@@ -1,69 +1,107 @@
-"""A folder that appears whole or not at all, and never in the place of another."""
+"""A folder that is written whole or not at all: filled under a hidden name, then put in its place."""
 
 import errno
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from xlora_engine.errors import CheckpointInvalid, CheckpointUnreadable, CheckpointUnwritable
+from xlora_engine.errors import SavedFileUnreadable, SavedModelInvalid, SavedModelUnwritable
 
-#: What can only be said of the place that is written to; copying names the file that it read even then.
+#: Errors that only writing can raise; `shutil.copyfile` names the file it read even for these.
 _OF_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @contextmanager
 def filling(folder: Path) -> Iterator[Path]:
-    """Gives an empty folder to fill, which takes the place of `folder` at the end, or vanishes on an error.
+    """Gives an empty folder to fill, which becomes `folder` at the end, or is removed on an error.
 
-    Its files may be read and written by whom the umask says, whatever those who wrote them had in mind.
+    Its files get the mode that the umask gives new files, whatever mode they were written with.
 
     Raises:
-        CheckpointInvalid: `folder` holds something already.
-        CheckpointUnwritable: it cannot be made or filled.
-        CheckpointUnreadable: another file, that it was to be filled from, cannot be read.
+        SavedModelInvalid: `folder` is not empty.
+        SavedModelUnwritable: it cannot be made or filled.
+        SavedFileUnreadable: a file it is filled from cannot be read.
     """
     folder = folder.resolve()
     try:
-        with _staged(folder) as staging, _told_if_read(staging):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise SavedModelInvalid(f"{folder} is not empty; export to a new folder")
+        with _staged(folder, ()) as staging, _reading_told_apart(staging):
             yield staging
     except OSError as error:
-        raise CheckpointUnwritable(
+        raise SavedModelUnwritable(
             f"cannot write {folder}: {error.strerror or error};"
             " export to a folder that you may write to, on a disk with room"
         ) from error
 
 
 @contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointInvalid(f"{folder} holds something already; export to a new folder")
+def replacing(folder: Path, entries: Sequence[str]) -> Iterator[Path]:
+    """Gives an empty folder to fill, which replaces these entries of `folder`; its other entries stay.
+
+    The first entry is the one by which a folder that may be replaced is recognised.
+
+    Raises:
+        SavedModelInvalid: `folder` holds some of the entries, but not the first.
+        OSError: it cannot be made or filled.
+    """
+    folder = folder.resolve()
+    taken = [name for name in entries if (folder / name).exists()]
+    if taken and not (folder / entries[0]).is_file():
+        raise SavedModelInvalid(
+            f"{folder} is no saved model, yet it holds {', '.join(taken)}; save to another folder"
+        )
+    with _staged(folder, entries) as staging:
+        yield staging
+
+
+@contextmanager
+def _staged(folder: Path, replaced: Collection[str]) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
     staging.mkdir()
     try:
         yield staging
         _apply_umask(staging)
-        staging.rename(folder)
+        _put_in_place(staging, folder, replaced)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
 
 
+def _put_in_place(staging: Path, folder: Path, replaced: Collection[str]) -> None:
+    """Rename; at every moment the old folder or the new one exists whole, if only under its hidden name."""
+    if not folder.exists() or not any(folder.iterdir()):
+        staging.rename(folder)
+        return
+    aside = staging.with_name(f"{staging.name}.old")
+    folder.rename(aside)
+    try:
+        staging.rename(folder)
+    except BaseException:
+        aside.rename(folder)
+        raise
+    for entry in aside.iterdir():
+        if entry.name not in replaced:
+            entry.rename(folder / entry.name)
+    shutil.rmtree(aside)
+
+
 @contextmanager
-def _told_if_read(staging: Path) -> Iterator[None]:
+def _reading_told_apart(staging: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        place = error.filename
-        if place is None or error.errno in _OF_WRITING or Path(str(place)).is_relative_to(staging):
+        path = error.filename
+        if path is None or error.errno in _OF_WRITING or Path(str(path)).is_relative_to(staging):
             raise
-        raise CheckpointUnreadable(f"cannot read {place}: {error.strerror or error}") from error
+        raise SavedFileUnreadable(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _apply_umask(folder: Path) -> None:
-    """Give every file the mode a new one has here; safetensors are written for their owner alone."""
+    """Give every file the mode of a new one; safetensors are written for their owner alone."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file():

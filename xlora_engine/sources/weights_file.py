@@ -6,7 +6,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xlora_engine.errors import CheckpointUnreadable, PickleRefused
+from xlora_engine.errors import PickleRefused, SavedFileUnreadable
 
 _CONVERT = (
     'convert it where you trust it: python -c "import torch; from safetensors.torch import save_file; '
@@ -19,14 +19,14 @@ def load_weights(path: Path, *, pickled: str | None = None) -> dict[str, Tensor]
 
     Raises:
         PickleRefused: there is that other file alone; the message tells how to convert it.
-        CheckpointUnreadable: the file is missing or damaged.
+        SavedFileUnreadable: the file is missing or damaged.
     """
     if pickled is not None and not path.exists():
         convert = _CONVERT.format(pickled=pickled, name=path.name)
         if path.with_name(pickled).exists():
             raise PickleRefused(f"{path.with_name(pickled)} is a pickle, which may run any code; {convert}")
-        raise CheckpointUnreadable(f"{path} is missing; if there is a {pickled}, {convert}")
+        raise SavedFileUnreadable(f"{path} is missing; if there is a {pickled}, {convert}")
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointUnreadable(f"cannot read {path}: {error}") from error
+        raise SavedFileUnreadable(f"cannot read {path}: {error}") from error

@@ -22,7 +22,8 @@ class Worker:
     pass
 worker = Worker()
 worker.app = app
-signals.worker_ready.send(sender=worker)
+for step in app.steps["worker"]:
+    step(worker).start(worker)
 
 def connections():
     return sum("zoo.db" in os.path.realpath(entry) for entry in Path("/proc/self/fd").iterdir())

@@ -18,7 +18,7 @@ from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_lla
 from tests.registry.folders import XLORA
 from workers.commands.export import OTHER_FORMATS
 from xlora_engine.config import XLoraConfig
-from xlora_engine.errors import CheckpointUnreadable, CheckpointUnwritable
+from xlora_engine.errors import SavedFileUnreadable, SavedModelUnwritable
 from xlora_engine.model import XLoraModel
 from xlora_engine.saved.formats import EXPORTED, format_of
 from xlora_engine.sources.new_folder import filling
@@ -174,12 +174,12 @@ def test_a_source_that_cannot_be_read_is_not_told_as_a_place_that_cannot_be_writ
         with filling(out) as staging:
             raise OSError(errno.ENOSPC, "No space left on device", str(full), None, str(staging / "weights"))
 
-    with pytest.raises(CheckpointUnreadable, match=f"cannot read {gone}: No such file"):
+    with pytest.raises(SavedFileUnreadable, match=f"cannot read {gone}: No such file"):
         fill(gone, "weights")
-    with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No space left"):
+    with pytest.raises(SavedModelUnwritable, match=f"cannot write {out}: No space left"):
         fill(full, "full")
-    with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No space left"):
+    with pytest.raises(SavedModelUnwritable, match=f"cannot write {out}: No space left"):
         fill_as_a_fast_copy_fails()
-    with pytest.raises(CheckpointUnwritable, match=f"cannot write {out}: No such file"):
+    with pytest.raises(SavedModelUnwritable, match=f"cannot write {out}: No such file"):
         fill(full, "nowhere/weights")
     assert [path.name for path in tmp_path.iterdir()] == ["full.safetensors"]

@@ -1,15 +1,20 @@
-"""Requests: what is refused and how, and that JSON gives back the same request."""
+"""Requests: what is refused and how, what their schema says, and that JSON gives back the same request."""
 
 import json
+from hashlib import sha256
 from typing import Any
 
+import jsonschema
 import pytest
 
+from registry.errors import InvalidName
+from registry.files.json_text import digest_of
 from registry.jobs.states import KINDS
 from workers.attempts.job_process import HANDLERS
 from workers.errors import SpecInvalid
-from workers.requests.specs import SPECS, ComposeSpec, EvalSpec, Spec, TrainSpec
+from workers.requests.specs import SPECS, ComposeSpec, EvalSpec, Spec, TrainSpec, schema_of
 
+NAMES = "different entries, each 1 to 256 characters of text"
 TRAIN: dict[str, Any] = {"name": "bio", "base": "smollm2", "train_dataset": "bio.train@1"}
 EVAL: dict[str, Any] = {"subjects": ("adapter:bio@1",), "datasets": {"bio": "bio.eval@1"}}
 COMPOSE: dict[str, Any] = {
@@ -26,8 +31,7 @@ def test_a_spec_comes_back_from_json_equal_and_with_the_same_digest(spec: Spec) 
     stored = json.loads(json.dumps(spec.to_json()))
     again = SPECS[spec.kind].from_json(stored)
     assert again == spec
-    assert again.spec_digest == spec.spec_digest
-    assert spec.spec_digest.startswith("sha256:")
+    assert digest_of(again.to_json()) == digest_of(spec.to_json())
 
 
 @pytest.mark.parametrize(
@@ -43,20 +47,20 @@ def test_a_spec_comes_back_from_json_equal_and_with_the_same_digest(spec: Spec) 
         ("dropout", 1e308, "a number from 0 to 0.95"),
         ("learning_rate", -1e-4, "a number above 0 to 1"),
         ("seed", -1, "a whole number in 0..4294967295"),
-        ("name", " ", "1 to 128 characters of text"),
-        ("domains", "biology", "a list of 0 or more different, non-empty names"),
-        ("target_modules", (), "a list of 1 or more different, non-empty names"),
-        ("target_modules", ("q_proj", "q_proj"), "a list of 1 or more different, non-empty names"),
+        ("base", " ", "1 to 256 characters of text"),
+        ("domains", "biology", f"a list of 0 or more {NAMES}"),
+        ("target_modules", (), f"a list of 1 or more {NAMES}"),
+        ("target_modules", ("q_proj", "q_proj"), f"a list of 1 or more {NAMES}"),
         (
             "target_modules",
             ("q_proj", "wte"),
-            "without embeddings (wte) unless silent_prefix is off (--no-silent-prefix)",
+            "without embeddings (wte) unless inactive_prefix is off (--no-inactive-prefix)",
         ),
         ("licence", 3, "1 to 128 characters of text, or left out"),
         ("warmup_steps", 201, "at most the 200 steps"),
         ("processes", 0, "a whole number in 1..64"),
         ("processes", 65, "a whole number in 1..64"),
-        ("processes", 3, "a divisor of the 8 rows of a batch, which they share evenly"),
+        ("processes", 3, "a divisor of the 8 examples of a batch, which they share evenly"),
     ],
 )
 def test_a_field_out_of_range_is_named_with_what_is_allowed(field: str, value: object, allowed: str) -> None:
@@ -66,8 +70,8 @@ def test_a_field_out_of_range_is_named_with_what_is_allowed(field: str, value: o
     assert (refused.value.code, refused.value.exit_code) == ("ZOO-E401", 2)
 
 
-def test_embeddings_are_adapted_where_the_prefix_need_not_be_silent() -> None:
-    asked = {**TRAIN, "target_modules": ("q_proj", "embed_tokens"), "silent_prefix": False}
+def test_embeddings_are_adapted_where_the_prefix_may_be_active() -> None:
+    asked = {**TRAIN, "target_modules": ("q_proj", "embed_tokens"), "inactive_prefix": False}
     assert TrainSpec(**asked).target_modules == ("q_proj", "embed_tokens")
 
 
@@ -77,9 +81,10 @@ def test_embeddings_are_adapted_where_the_prefix_need_not_be_silent() -> None:
         ({"adapters": ("bio", "protein@2")}, "adapters must be resolved references like 'bio@3', got 'bio'"),
         ({"adapters": ("bio@1", "bio@1")}, "adapters must be a list of 1 or more different"),
         ({"data": {}}, "data must be 1 or more entries"),
-        ({"data": {"bio": ""}}, "data must be 1 or more entries"),
+        ({"data": {"": "bio.train@1"}}, "data must be 1 or more entries"),
+        ({"data": {"bio": ""}}, "data.bio must be 1 to 256 characters of text, got ''"),
         ({"eval_data": {"law": "law.eval@1"}}, "eval_data must be for the domains ['bio'], got ['law']"),
-        ({"head": {"softmax_temperature": float("nan")}}, "head must be a mapping of option names to JSON"),
+        ({"head": {"softmax_temperature": float("nan")}}, "head.softmax_temperature must be a JSON value"),
         ({"warm_start_steps": 0, "mixture_steps": 0}, "mixture_steps must be above 0"),
     ],
 )
@@ -90,7 +95,7 @@ def test_a_composition_that_cannot_be_meant_is_refused(change: dict[str, Any], m
 
 
 def test_an_unknown_field_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(SpecInvalid, match=r"called 'learning_rate' perhaps, got 'learnin_rate'"):
+    with pytest.raises(SpecInvalid, match=r"^learnin_rate .*\(did you mean learning_rate\?\), got 0.0001$"):
         TrainSpec.from_json({**TRAIN, "learnin_rate": 1e-4})
 
 
@@ -100,30 +105,107 @@ def test_every_kind_that_can_be_looked_for_can_be_asked_for_and_carried_out() ->
 
 def test_only_training_has_processes() -> None:
     for spec, fields in ((ComposeSpec, COMPOSE), (EvalSpec, EVAL)):
-        with pytest.raises(SpecInvalid, match=rf"the field name in a {spec.kind} spec .* got 'processes'"):
+        with pytest.raises(
+            SpecInvalid, match=r"^processes must be left out, as an? .* request has .* got 2$"
+        ):
             spec.from_json({**fields, "processes": 2})
-    asked = [TrainSpec(**TRAIN, processes=processes).spec_digest for processes in (1, 2)]
-    assert asked[0] == TrainSpec(**TRAIN).spec_digest != asked[1]
+    asked = [TrainSpec(**TRAIN, processes=processes) for processes in (1, 2)]
+    assert asked[0] == TrainSpec(**TRAIN) != asked[1]
 
 
 def test_a_missing_field_is_refused_by_name() -> None:
-    with pytest.raises(SpecInvalid, match=r"base must be given in a train spec"):
+    with pytest.raises(SpecInvalid, match=r"base must be given in a train request, got None"):
         TrainSpec.from_json({"name": "bio", "train_dataset": "bio.train@1"})
 
 
 def test_the_digest_follows_meaning_not_spelling() -> None:
     two_tasks = EvalSpec(subjects=("a@1",), datasets={"bio": "x@1", "law": "y@1"})
     other_order = EvalSpec(subjects=("a@1",), datasets={"law": "y@1", "bio": "x@1"})
-    assert two_tasks.spec_digest == other_order.spec_digest
-    assert two_tasks.spec_digest != EvalSpec(subjects=("a@1",), datasets={"bio": "x@1"}).spec_digest
+    one_task = EvalSpec(subjects=("a@1",), datasets={"bio": "x@1"})
+    digests = [digest_of(spec.to_json()) for spec in (two_tasks, other_order, one_task)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_equal_requests_are_equal_however_they_were_written() -> None:
     written = TrainSpec(**TRAIN, domains=["biology"], alpha=16)  # type: ignore[arg-type]  # a list, as from YAML
     assert written == TrainSpec(**TRAIN, domains=("biology",), alpha=16.0)
-    assert written.spec_digest == TrainSpec(**TRAIN, domains=("biology",), alpha=16.0).spec_digest
+    stored = digest_of(TrainSpec(**TRAIN, domains=("biology",), alpha=16.0).to_json())
+    assert digest_of(written.to_json()) == stored
+
+
+def test_a_stored_request_has_every_field_and_a_digest_that_does_not_change_from_run_to_run() -> None:
+    asked = EvalSpec(**EVAL)
+    assert asked.to_json() == {
+        "subjects": ["adapter:bio@1"],
+        "datasets": {"bio": "bio.eval@1"},
+        "batch_tokens": 1024,
+        "limit": None,
+    }
+    canonical = (
+        '{"batch_tokens":1024,"datasets":{"bio":"bio.eval@1"},"limit":null,"subjects":["adapter:bio@1"]}'
+    )
+    assert digest_of(asked.to_json()) == f"sha256:{sha256(canonical.encode()).hexdigest()}"
 
 
 def test_the_order_of_experts_is_part_of_the_request() -> None:
     swapped = {**COMPOSE, "adapters": ("protein@2", "bio@1")}
-    assert ComposeSpec(**COMPOSE).spec_digest != ComposeSpec(**swapped).spec_digest
+    assert ComposeSpec(**COMPOSE) != ComposeSpec(**swapped)
+
+
+#: Of each kind, one that holds and changes that do not.
+REQUESTS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "train": (
+        {**TRAIN, "domains": ["biology"], "alpha": 16},
+        [
+            {"rank": 0},
+            {"rank": "8"},
+            {"dropout": 0.96},
+            {"learning_rate": 0},
+            {"target_modules": []},
+            {"domains": ["a", "a"]},
+            {"licence": 3},
+            {"name": "-x"},
+            {"base": " "},
+            {"inactive_prefix": 1},
+            {"learnin_rate": 1e-4},
+        ],
+    ),
+    "eval": (
+        {**EVAL, "subjects": ["adapter:bio@1"]},
+        [{"subjects": []}, {"datasets": {}}, {"datasets": {"bio": ""}}, {"limit": 0}, {"batch_tokens": 0.5}],
+    ),
+    "compose": (
+        {**COMPOSE, "adapters": ["bio@1", "protein@2"], "head": {"xlora_depth": 2}},
+        [{"adapters": []}, {"data": {}}, {"head": []}, {"samples_per_domain": 1}, {"seed": -1}],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SPECS)
+def test_the_schema_takes_and_refuses_what_the_request_does(kind: str) -> None:
+    schema, (holds, changes) = schema_of(kind), REQUESTS[kind]
+    jsonschema.Draft202012Validator.check_schema(schema)
+    known = jsonschema.Draft202012Validator(schema)
+    known.validate(holds)
+    known.validate(SPECS[kind].from_json(holds).to_json())
+    for change in changes:
+        asked = {**holds, **change}
+        assert not known.is_valid(asked), change
+        with pytest.raises((SpecInvalid, InvalidName)):
+            SPECS[kind].from_json(asked)
+    for name in schema["required"]:
+        assert not known.is_valid({field: value for field, value in holds.items() if field != name})
+
+
+def test_the_schema_says_of_each_field_what_it_is_for_and_its_default() -> None:
+    for spec in SPECS.values():
+        for name, field in spec.json_schema()["properties"].items():
+            assert field["description"].endswith("."), name
+    learning_rate = schema_of("train")["properties"]["learning_rate"]
+    said = {name: learning_rate[name] for name in ("default", "exclusiveMinimum", "maximum")}
+    assert said == {"default": 2e-4, "exclusiveMinimum": 0, "maximum": 1}
+
+
+def test_there_is_no_schema_of_an_unknown_kind() -> None:
+    with pytest.raises(SpecInvalid, match="kind must be one of train, eval, compose, got 'bake'"):
+        schema_of("bake")

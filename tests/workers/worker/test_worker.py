@@ -229,6 +229,16 @@ def test_a_worker_goes_on_while_the_broker_is_away(valkey: ValkeyServer, setting
             valkey.start()
 
 
+def test_a_worker_that_starts_while_its_broker_is_away_takes_jobs(settings: Settings) -> None:
+    served = replace(settings, broker_url="redis://127.0.0.1:1/0")
+    with Registry.open(served) as registry, running(CELERY, served, TEST_PATIENCE_S="1") as worker:
+        job = queued(registry)
+        ended = wait_for_state(registry, job, "succeeded", timeout_s=60)
+        assert ended.worker == registry.workers.list()[0].name
+        worker.terminate()
+        assert worker.wait(timeout=30) == 0
+
+
 def test_a_broker_that_hangs_delays_no_submission(valkey: ValkeyServer, settings: Settings) -> None:
     served = replace(settings, broker_url=valkey.url)
     with Registry.open(served) as registry, running(RELAY, served) as relay:

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tests.pico import pico_base_folder, pico_llama, pico_tokenizer
+from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.train_adapter import (
-    AdapterTraining,
     StepMetrics,
     TrainedAdapter,
     train_adapter,
@@ -34,15 +34,22 @@ SETTINGS = AdapterTraining(
     rank=4,
     alpha=8,
     steps=8,
-    batch_rows=4,
+    batch_size=4,
     warmup_steps=2,
     learning_rate=1e-2,
     seed=3,
     weight_decay=0.01,
-    silent_prefix=False,
+    inactive_prefix=False,
 )
 #: With dropout, so that the state of the random numbers matters, and a checkpoint after every step.
-DROPPING = replace(SETTINGS, dropout=0.2, silent_prefix=True, checkpoint_every_s=1e-9)
+DROPPING = replace(SETTINGS, dropout=0.2, inactive_prefix=True, checkpoint_every_s=1e-9)
+
+
+def overflowing(settings: AdapterTraining) -> AdapterTraining:
+    """Settings that nobody can ask for: at this learning rate, any loss overflows."""
+    settings = replace(settings)
+    object.__setattr__(settings, "learning_rate", 1e35)
+    return settings
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +165,7 @@ def test_the_weights_are_those_of_a_plain_loop(run: Callable[..., Run], rows: li
 def test_a_trained_adapter_is_silent_on_the_shared_prefix_and_nowhere_else(
     run: Callable[..., Run], rows: list[EncodedRow]
 ) -> None:
-    trained = run("silent")(replace(SETTINGS, silent_prefix=True))
+    trained = run("silent")(replace(SETTINGS, inactive_prefix=True))
     # As far as an eighth of the narrowest input has room.
     assert len(shared_prefix(rows)) > (prefix := 4)
     ids = torch.tensor([rows[0].token_ids])
@@ -256,7 +263,7 @@ def test_the_base_is_left_as_it_was_however_training_ends(
     ends: dict[str, tuple[AbstractContextManager[Any], AdapterTraining]] = {
         "finished": (nullcontext(), few),
         "stopped": (pytest.raises(TrainingStopped), few),
-        "diverged": (pytest.raises(TrainingDiverged), replace(few, learning_rate=1e35)),
+        "diverged": (pytest.raises(TrainingDiverged), overflowing(few)),
         "refused": (pytest.raises(ConfigInvalid), replace(few, target_modules=("q_proj", "w_proj"))),
     }
     outcome, settings = ends[end]
@@ -306,12 +313,12 @@ def test_a_run_on_a_bfloat16_base_goes_on_likewise(run: Callable[..., Run]) -> N
     assert weights(result) == weights(whole)
 
 
-@pytest.mark.parametrize("micro_batch_rows", [1, 3])
-def test_small_micro_batches_learn_the_same(run: Callable[..., Run], micro_batch_rows: int) -> None:
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_small_micro_batches_learn_the_same(run: Callable[..., Run], micro_batch_size: int) -> None:
     # 14 rows in batches of 4: the last batch of an epoch is shorter than the others.
     whole = load_file(run("whole")().folder / "adapter_model.safetensors")
     cut_run = run("cut")
-    cut_up = cut_run(replace(SETTINGS, micro_batch_rows=micro_batch_rows))
+    cut_up = cut_run(replace(SETTINGS, micro_batch_size=micro_batch_size))
     cut = load_file(cut_up.folder / "adapter_model.safetensors")
     assert all(torch.allclose(whole[name], cut[name], atol=1e-5) for name in whole)
     assert [step.step for step in cut_run.steps] == list(range(1, 9))
@@ -322,7 +329,7 @@ def test_a_run_goes_on_with_smaller_micro_batches_to_the_same_weights(run: Calla
     stopped = run("stopped")
     with pytest.raises(TrainingStopped):
         stopped(SETTINGS, stop_after=3)
-    resumed = stopped(replace(SETTINGS, micro_batch_rows=2))
+    resumed = stopped(replace(SETTINGS, micro_batch_size=2))
     assert stopped.steps[0].step > 1
     found = load_file(resumed.folder / "adapter_model.safetensors")
     assert all(torch.allclose(whole[name], found[name], atol=1e-5) for name in whole)
@@ -396,7 +403,7 @@ def test_a_stop_at_the_last_step_is_too_late(run: Callable[..., Run]) -> None:
 def test_a_loss_that_is_no_number_ends_training_by_name(run: Callable[..., Run]) -> None:
     diverging = run("diverging")
     with pytest.raises(TrainingDiverged, match=r"the loss of step \d is (nan|inf); lower the learning rate"):
-        diverging(replace(SETTINGS, learning_rate=1e35, warmup_steps=0, checkpoint_every_s=1e-9))
+        diverging(overflowing(replace(SETTINGS, warmup_steps=0, checkpoint_every_s=1e-9)))
     assert not (diverging.folder / "adapter").exists()
     assert all(math.isfinite(step.loss) for step in diverging.steps)
 
@@ -421,8 +428,8 @@ def test_a_target_module_the_base_does_not_have_is_refused_by_name(run: Callable
     [
         ("rank", 0),
         ("steps", 0),
-        ("batch_rows", 0),
-        ("micro_batch_rows", 0),
+        ("batch_size", 0),
+        ("micro_batch_size", 0),
         ("alpha", 0.0),
         ("learning_rate", 0.0),
         ("learning_rate", math.nan),

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.xlora_engine.train_in_group import CUT, DROPPING, WHOLE, train, unequal_rows
-from xlora_engine.adapter_training.train_adapter import AdapterTraining, StepMetrics
+from xlora_engine.adapter_training.settings import AdapterTraining
+from xlora_engine.adapter_training.train_adapter import StepMetrics
 from xlora_engine.devices.process_group import ALONE
 from xlora_engine.errors import ConfigInvalid
 
@@ -103,8 +104,8 @@ def test_only_the_first_process_tells_of_steps(together: Path) -> None:
 
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(together: Path) -> None:
-    assert seen(together, 0)["odd"] == "batch_rows must be a multiple of 2, the processes, got 7"
-    with pytest.raises(ConfigInvalid, match="batch_rows must be a multiple of 4"):
+    assert seen(together, 0)["odd"] == "batch_size must be a multiple of 2, the processes, got 7"
+    with pytest.raises(ConfigInvalid, match="batch_size must be a multiple of 4"):
         WHOLE.parts(4)
 
 
@@ -115,7 +116,7 @@ def test_a_base_whose_loss_is_no_sum_over_tokens_is_refused(together: Path) -> N
 def test_a_batch_is_cut_into_the_same_number_of_parts_for_each_process() -> None:
     assert (WHOLE.parts(1), WHOLE.parts(2), WHOLE.parts(3)) == (1, 2, 3)
     assert (CUT.parts(1), CUT.parts(2)) == (6, 6)
-    assert AdapterTraining(batch_rows=8, micro_batch_rows=3).parts(2) == 4
+    assert AdapterTraining(batch_size=8, micro_batch_size=3).parts(2) == 4
 
 
 def test_a_checkpoint_of_another_number_of_processes_is_not_gone_on_from(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.xlora_engine.conftest import Mixture
 from xlora_engine.data.chat import EncodedRow
-from xlora_engine.errors import CheckpointUnreadable
+from xlora_engine.errors import SavedFileUnreadable
 from xlora_engine.head_training.hidden_states import HiddenStates, compute_hidden_states
 
 #: Of several lengths, so that batches are not in the rows' order, and with a beginning that all share.
@@ -118,7 +118,7 @@ def test_a_damaged_file_is_refused(
     path = tmp_path / "states.safetensors"
     compute(path)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointUnreadable, match="delete it"):
+    with pytest.raises(SavedFileUnreadable, match="delete it"):
         HiddenStates.load(path)
 
 

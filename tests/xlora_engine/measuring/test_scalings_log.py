@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tests.xlora_engine.conftest import Mixture
-from xlora_engine.errors import CheckpointUnreadable, ConfigInvalid
+from xlora_engine.errors import ConfigInvalid, SavedFileUnreadable
 from xlora_engine.measuring.routing import RoutingRecorder
 from xlora_engine.measuring.scalings_log import ScalingsLog, recording
 
@@ -183,8 +183,8 @@ def test_a_file_that_is_no_log_is_refused(tmp_path: Path) -> None:
     save_file({"scalings": torch.rand(2, 1, 3)}, tmp_path / "other")
     (tmp_path / "half").write_bytes(b"\x10\x00")
 
-    with pytest.raises(CheckpointUnreadable, match="is no log of scalings"):
+    with pytest.raises(SavedFileUnreadable, match="is no log of scalings"):
         ScalingsLog.load(tmp_path / "other")
     for name in ("half", "missing"):
-        with pytest.raises(CheckpointUnreadable, match=f"cannot read the log of scalings .*{name}"):
+        with pytest.raises(SavedFileUnreadable, match=f"cannot read the log of scalings .*{name}"):
             ScalingsLog.load(tmp_path / name)

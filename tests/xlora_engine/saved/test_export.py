@@ -15,13 +15,13 @@ from torch import Tensor
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_llama
 from tests.xlora_engine.conftest import Mixture
 from tests.xlora_engine.peft_reference import peft_logits, quiet_peft
-from tests.xlora_engine.saved.test_checkpoint import train_a_step
+from tests.xlora_engine.saved.test_zoo_format import train_a_step
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import (
-    CheckpointInvalid,
-    CheckpointUnreadable,
     ConfigInvalid,
     NotRepresentable,
+    SavedFileUnreadable,
+    SavedModelInvalid,
 )
 from xlora_engine.model import XLoraModel
 from xlora_engine.saved import mistralrs_format, original_format, peft_format
@@ -227,7 +227,7 @@ def test_an_ordering_that_contradicts_the_model_is_refused(change: str, for_mist
     alter, reason = ORDERINGS[change]
     change_ordering(for_mistralrs, alter)
 
-    with pytest.raises(CheckpointUnreadable, match=reason):
+    with pytest.raises(SavedFileUnreadable, match=reason):
         XLoraModel.from_pretrained(for_mistralrs, pico_llama())
 
 
@@ -363,7 +363,7 @@ def test_an_export_touches_no_folder_that_holds_something(mixture: Mixture, tmp_
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
 
-    with pytest.raises(CheckpointInvalid, match="holds something already; export to a new folder"):
+    with pytest.raises(SavedModelInvalid, match="is not empty; export to a new folder"):
         mixture().export(tmp_path / "out", "xlora")
 
     (tmp_path / "empty").mkdir()
@@ -373,7 +373,7 @@ def test_an_export_touches_no_folder_that_holds_something(mixture: Mixture, tmp_
 
 
 def test_an_unknown_format_is_refused(mixture: Mixture, tmp_path: Path) -> None:
-    with pytest.raises(ConfigInvalid, match="format must be one of mistralrs, xlora, peft, got 'gguf'"):
+    with pytest.raises(ConfigInvalid, match="format must be one of zoo, mistralrs, xlora, peft, got 'gguf'"):
         mixture().export(tmp_path / "out", "gguf")
 
 

@@ -18,7 +18,6 @@ from tests.xlora_engine.peft_reference import peft_logits, quiet_peft
 from tests.xlora_engine.slow_reference import slow_logits
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import (
-    CheckpointUnreadable,
     ConfigInvalid,
     EngineError,
     ExpertNotFound,
@@ -26,6 +25,7 @@ from xlora_engine.errors import (
     HeadIncomplete,
     NotRepresentable,
     PickleRefused,
+    SavedFileUnreadable,
 )
 from xlora_engine.mixture.layer import MixtureLayer
 from xlora_engine.model import XLoraModel
@@ -119,7 +119,7 @@ def test_a_file_that_names_no_experts_wants_them_in_the_order_of_training(
     file = saved / "xlora_config.json"
     file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "adapters"}))
 
-    with pytest.raises(CheckpointUnreadable, match="names no experts; give them in the order"):
+    with pytest.raises(SavedFileUnreadable, match="names no experts; give them in the order"):
         XLoraModel.from_pretrained(saved, pico_llama())
 
     with torch.no_grad():
@@ -391,49 +391,49 @@ REFUSED: dict[str, tuple[Damage, type[EngineError], str]] = {
     ),
     "no head": (
         lambda f: (f / "xlora_classifier.safetensors").unlink(),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "is missing; if there is a xlora_classifier.pt, convert it",
     ),
     "half a head": (
         lambda f: (f / "xlora_classifier.safetensors").write_bytes(b"\x10"),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "cannot read",
     ),
     "no inner layer": (lambda f: drop_layer(f, "inner.0"), HeadIncomplete, "holds 1 inner layers and a last"),
     "no last layer": (lambda f: drop_layer(f, "last"), HeadIncomplete, "and no last one"),
     "a layer of something else": (
         lambda f: save_file({"score.weight": torch.ones(1)}, f / "xlora_classifier.safetensors"),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "'score.weight', which is no layer of a head",
     ),
     "ReLUs in the numbers of layers, none in the configuration": (
         lambda f: change_config(f, enable_relu_and_dropout=False),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         r"numbers its layers \[0, 3\], with ReLU .* enable_relu_and_dropout off",
     ),
     "a head of fewer layers": (
         lambda f: change_config(f, layerwise_scalings=True),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "the scaling head does not fit",
     ),
     "a configuration that is no JSON": (
         lambda f: (f / "xlora_config.json").write_text("{'a': 1}"),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "cannot read",
     ),
     "a configuration that is a list": (
         lambda f: (f / "xlora_config.json").write_text("[]"),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "must hold a JSON object",
     ),
     "adapters of another type": (
         lambda f: change_config(f, adapters="bio"),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "adapters must be a list of names",
     ),
     "a name that climbs out": (
         lambda f: change_config(f, adapters=["../../x"]),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "xlora_config.json: adapters must be names of",
     ),
     "an expert that is not there": (
@@ -443,7 +443,7 @@ REFUSED: dict[str, tuple[Damage, type[EngineError], str]] = {
     ),
     "a field out of range": (
         lambda f: change_config(f, xlora_dropout_p=2),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "xlora_config.json: xlora_dropout_p must be in",
     ),
     "an unknown switch": (
@@ -488,7 +488,7 @@ def test_what_cannot_be_read_exactly_is_refused_and_the_base_left_as_it_was(
 def test_a_folder_of_no_format_is_refused(tmp_path: Path) -> None:
     pico_adapter(tmp_path / "plain", seed=1)
 
-    with pytest.raises(CheckpointUnreadable, match=r"holds no xlora\.json .* of an X-LoRA model \(PEFT\)"):
+    with pytest.raises(SavedFileUnreadable, match=r"holds no xlora\.json .* of an X-LoRA model \(PEFT\)"):
         XLoraModel.from_pretrained(tmp_path / "plain", pico_llama())
 
 

@@ -7,7 +7,8 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,19 @@ from torch import Tensor, nn
 from tests.pico import pico_adapter, pico_llama
 from tests.xlora_engine.conftest import Mixture
 from xlora_engine.config import XLoraConfig
-from xlora_engine.errors import CheckpointInvalid, CheckpointUnreadable, ExpertChanged, ProbeMismatch
+from xlora_engine.errors import (
+    ExpertChanged,
+    NotRepresentable,
+    ReloadMismatch,
+    SavedFileUnreadable,
+    SavedModelInvalid,
+)
 from xlora_engine.mixture.layer import MixtureLayer
 from xlora_engine.model import XLoraModel
-from xlora_engine.saved.checkpoint import load_checkpoint
+from xlora_engine.saved import zoo_format
+from xlora_engine.saved.formats import EXPORTED, read_model, write_model
+from xlora_engine.saved.zoo_format import read_zoo
+from xlora_engine.sources.adapter_weights import Expert, write_expert
 
 ROOT = Path(__file__).parents[3]
 
@@ -104,6 +114,31 @@ def test_a_loaded_model_is_saved_again_with_the_same_bytes(
             assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes(), file
 
 
+def test_a_saved_model_is_written_again_without_its_base_with_the_same_bytes(
+    mixture: Mixture, tmp_path: Path
+) -> None:
+    mixture().save_pretrained(tmp_path / "one")
+
+    write_model(read_model(tmp_path / "one"), tmp_path / "two", "zoo")
+
+    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    assert len(files) == 3 + 2 * 3
+    for file in files:
+        assert (tmp_path / "two" / file).read_bytes() == (tmp_path / "one" / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("layout", EXPORTED)
+def test_a_model_of_another_format_has_no_reload_check_to_write(
+    layout: str, expert_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    experts = dict.fromkeys(("first-one", "second-one"), expert_folders["bio"])
+    XLoraModel.from_adapters(pico_llama(), experts).export(tmp_path / "other", layout, base_id="owner/name")
+
+    with pytest.raises(NotRepresentable, match=r"reload_check: .* use from_pretrained, then save_pretrained"):
+        write_model(read_model(tmp_path / "other"), tmp_path / "zoo", "zoo")
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
 def test_a_loaded_model_is_in_eval_mode_with_the_head_alone_to_train(
     mixture: Mixture, tmp_path: Path
 ) -> None:
@@ -160,7 +195,7 @@ def intact(mixture: Mixture, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def saved(intact: Path, tmp_path: Path) -> Path:
-    """A checkpoint that a test may damage."""
+    """A saved model that a test may damage."""
     return Path(shutil.copytree(intact, tmp_path / "saved"))
 
 
@@ -197,25 +232,25 @@ def swap_in_manifest(manifest: dict[str, Any]) -> None:
 WEIGHTS = "adapter_model.safetensors"
 Damage = Callable[[Path], Any]
 
-DAMAGES: dict[str, tuple[Damage, type[CheckpointInvalid], str]] = {
-    "no folder": (shutil.rmtree, CheckpointUnreadable, "cannot read"),
-    "no manifest": (lambda f: (f / "xlora.json").unlink(), CheckpointUnreadable, "save_pretrained"),
-    "no head": (lambda f: (f / "head.safetensors").unlink(), CheckpointUnreadable, "is missing"),
-    "no probe": (lambda f: (f / "probe.safetensors").unlink(), CheckpointUnreadable, "is missing"),
-    "no expert": (lambda f: shutil.rmtree(f / "experts" / "bio"), CheckpointUnreadable, "is missing"),
+DAMAGES: dict[str, tuple[Damage, type[SavedModelInvalid], str]] = {
+    "no folder": (shutil.rmtree, SavedFileUnreadable, "cannot read"),
+    "no manifest": (lambda f: (f / "xlora.json").unlink(), SavedFileUnreadable, "save_pretrained"),
+    "no head": (lambda f: (f / "head.safetensors").unlink(), SavedFileUnreadable, "is missing"),
+    "no probe": (lambda f: (f / "probe.safetensors").unlink(), SavedFileUnreadable, "is missing"),
+    "no expert": (lambda f: shutil.rmtree(f / "experts" / "bio"), SavedFileUnreadable, "is missing"),
     "no expert config": (
         lambda f: (f / "experts" / "bio" / "adapter_config.json").unlink(),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "is missing",
     ),
     "a flipped bit in the head": (
         lambda f: flip_last_byte(f / "head.safetensors"),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "not what was saved",
     ),
     "a flipped bit in the probe": (
         lambda f: flip_last_byte(f / "probe.safetensors"),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "not what was saved",
     ),
     "a flipped bit in an expert": (
@@ -228,78 +263,78 @@ DAMAGES: dict[str, tuple[Damage, type[CheckpointInvalid], str]] = {
         ExpertChanged,
         "not what was saved",
     ),
-    "half a head": (lambda f: cut(f / "head.safetensors"), CheckpointUnreadable, "not what was saved"),
+    "half a head": (lambda f: cut(f / "head.safetensors"), SavedFileUnreadable, "not what was saved"),
     "swapped experts": (swap_experts, ExpertChanged, "not what was saved"),
     "experts swapped in the manifest": (
         lambda f: change_manifest(f, swap_in_manifest),
-        ProbeMismatch,
-        "nats off",
+        ReloadMismatch,
+        "differ from those saved by",
     ),
     "another temperature in the manifest": (
         lambda f: change_manifest(f, lambda m: m["config"].update(softmax_temperature=9.0)),
-        ProbeMismatch,
-        "nats off",
+        ReloadMismatch,
+        "differ from those saved by",
     ),
     "another depth in the manifest": (
         lambda f: change_manifest(f, lambda m: m["config"].update(xlora_depth=1)),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "does not fit",
     ),
     "a configuration out of range": (
         lambda f: change_manifest(f, lambda m: m["config"].update(xlora_depth=0)),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "xlora_depth must be at least 1",
     ),
     "an expert's name that climbs out": (
         lambda f: change_manifest(f, lambda m: m["config"].update(adapters=["../../x"])),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "adapters must be names",
     ),
     "layers in another order": (
         lambda f: change_manifest(f, lambda m: m["layers"].reverse()),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "in that order",
     ),
     "no digest of the weights": (
         lambda f: change_manifest(f, lambda m: m["experts"]["bio"].pop(WEIGHTS)),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "damaged",
     ),
     "no experts in the manifest": (
         lambda f: change_manifest(f, lambda m: m.update(experts=[])),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "damaged",
     ),
     "a configuration that is no object": (
         lambda f: change_manifest(f, lambda m: m.update(config="x")),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "damaged",
     ),
-    "no dtype": (lambda f: change_manifest(f, lambda m: m.pop("base")), CheckpointUnreadable, "damaged"),
-    "half a manifest": (lambda f: cut(f / "xlora.json"), CheckpointUnreadable, "cannot read"),
+    "no dtype": (lambda f: change_manifest(f, lambda m: m.pop("base")), SavedFileUnreadable, "damaged"),
+    "half a manifest": (lambda f: cut(f / "xlora.json"), SavedFileUnreadable, "cannot read"),
     "a manifest of binary": (
         lambda f: (f / "xlora.json").write_bytes(b"\xff\xfe"),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "cannot read",
     ),
     "a manifest too deep": (
         lambda f: (f / "xlora.json").write_text("[" * 99_999),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "cannot read",
     ),
     "a manifest of a list": (
         lambda f: (f / "xlora.json").write_text("[]"),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "must hold a JSON object",
     ),
     "a newer format": (
         lambda f: change_manifest(f, lambda m: m.update(format_version=2)),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         r"format \('adapter-zoo/xlora', 2\), this version reads",
     ),
     "another format": (
         lambda f: change_manifest(f, lambda m: m.update(format="other")),
-        CheckpointUnreadable,
+        SavedFileUnreadable,
         "format",
     ),
 }
@@ -313,7 +348,7 @@ def test_a_damaged_folder_is_refused_and_the_base_left_as_it_was(
     spoil(saved)
     base = pico_llama()
 
-    with pytest.raises(CheckpointInvalid, match=reason) as refused:
+    with pytest.raises(SavedModelInvalid, match=reason) as refused:
         XLoraModel.from_pretrained(saved, base)
 
     assert type(refused.value) is refusal
@@ -324,7 +359,7 @@ def test_a_damaged_folder_is_refused_and_the_base_left_as_it_was(
 def test_another_base_of_the_same_shape_is_refused_by_its_answers(saved: Path) -> None:
     other = pico_llama(seed=1)
 
-    with pytest.raises(ProbeMismatch, match="load it on the base model it was trained on"):
+    with pytest.raises(ReloadMismatch, match="load it on the base model it was trained on"):
         XLoraModel.from_pretrained(saved, other)
     assert XLoraModel.from_pretrained(saved, other, verify=False).config.adapters == (
         "bio",
@@ -338,7 +373,7 @@ def test_a_base_that_was_trained_on_a_little_is_refused_too(saved: Path) -> None
     with torch.no_grad():
         base.model.layers[1].mlp.up_proj.weight.mul_(1.01)
 
-    with pytest.raises(ProbeMismatch):
+    with pytest.raises(ReloadMismatch):
         XLoraModel.from_pretrained(saved, base)
 
 
@@ -364,33 +399,39 @@ def test_another_base_in_bfloat16_is_refused(saved: Path) -> None:
     other = pico_llama(seed=1)
     nn.Module.to(other, torch.bfloat16)
 
-    with pytest.raises(ProbeMismatch):
+    with pytest.raises(ReloadMismatch):
         XLoraModel.from_pretrained(saved, other)
 
 
 # ---------------------------------------------------------------- saving over what is there
 
 
-class _Interrupted(XLoraModel):
-    """Its saving is interrupted once one expert is written."""
+@contextmanager
+def interrupted_by(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Inside, saving is interrupted when one expert is written."""
 
-    def updates_of(self, expert: Any) -> Any:
-        if expert is self.experts[1]:
-            self.interrupt()
-        return super().updates_of(expert)
+    def write(folder: Path, expert: Expert, updates: Any) -> None:
+        if expert.name == "protein.v2":
+            interrupt()
+        write_expert(folder, expert, updates)
 
-    def interrupt(self) -> None:
-        raise KeyboardInterrupt
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo_format, "write_expert", write)
+        yield
+
+
+def press_ctrl_c() -> None:
+    raise KeyboardInterrupt
 
 
 def test_an_interrupted_save_leaves_nothing_new_and_the_old_folder_whole(
     mixture: Mixture, expert_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     mixture().save_pretrained(tmp_path / "saved")
-    model = _Interrupted.from_adapters(pico_llama(), expert_folders)
+    model = XLoraModel.from_adapters(pico_llama(), expert_folders)
 
     for name in ("saved", "new"):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt), interrupted_by(press_ctrl_c):
             model.save_pretrained(tmp_path / name)
 
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
@@ -404,7 +445,8 @@ def test_a_killed_save_leaves_the_old_folder_whole_and_no_half_one_by_its_name(
     mixture().save_pretrained(tmp_path / "saved")
     child = os.fork()
     if child == 0:  # pragma: no cover - ends by its own signal
-        _Killed.from_adapters(pico_llama(), expert_folders).save_pretrained(tmp_path / "saved")
+        with interrupted_by(lambda: os.kill(os.getpid(), signal.SIGKILL)):
+            XLoraModel.from_adapters(pico_llama(), expert_folders).save_pretrained(tmp_path / "saved")
         os._exit(1)
     _, status = os.waitpid(child, 0)
 
@@ -413,12 +455,7 @@ def test_a_killed_save_leaves_the_old_folder_whole_and_no_half_one_by_its_name(
     XLoraModel.from_pretrained(tmp_path / "saved", pico_llama())
 
 
-class _Killed(_Interrupted):
-    def interrupt(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_saving_again_replaces_the_checkpoint_and_keeps_other_files(
+def test_saving_again_replaces_the_saved_model_and_keeps_other_files(
     mixture: Mixture, expert_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "saved"
@@ -430,7 +467,7 @@ def test_saving_again_replaces_the_checkpoint_and_keeps_other_files(
 
     assert (folder / "README.md").read_text() == "mine"
     assert sorted(path.name for path in (folder / "experts").iterdir()) == ["bio", "mat-3"]
-    assert load_checkpoint(folder).config.adapters == ("bio", "mat-3")
+    assert read_zoo(folder).config.adapters == ("bio", "mat-3")
     assert [path.name for path in tmp_path.iterdir()] == ["saved"]
 
 
@@ -440,13 +477,13 @@ def test_a_folder_with_other_files_keeps_them(mixture: Mixture, tmp_path: Path) 
     mixture().save_pretrained(tmp_path)
 
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert load_checkpoint(tmp_path).config.adapters == ("bio", "protein.v2", "mat-3")
+    assert read_zoo(tmp_path).config.adapters == ("bio", "protein.v2", "mat-3")
 
 
 def test_a_folder_whose_experts_are_somebody_elses_is_not_touched(mixture: Mixture, tmp_path: Path) -> None:
     (tmp_path / "experts").mkdir()
     (tmp_path / "experts" / "thesis.txt").write_text("mine")
 
-    with pytest.raises(CheckpointInvalid, match="it holds experts; save to another folder"):
+    with pytest.raises(SavedModelInvalid, match="it holds experts; save to another folder"):
         mixture().save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["experts", "thesis.txt"]
