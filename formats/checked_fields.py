@@ -7,7 +7,7 @@ check, the words of its refusal, the JSON Schema, and the command's option. A ru
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Self, TypeAlias, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +29,7 @@ from formats.errors import InvalidField
 CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Schema: TypeAlias = Mapping[str, Any]
+Entry = TypeVar("Entry")
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -140,13 +141,20 @@ def _text(schema: Schema) -> str:
 
 
 def _list(schema: Schema) -> str:
-    most = f"to {schema['maxItems']}" if "maxItems" in schema else "or more"
     different = "different entries" if schema.get("uniqueItems") else "entries"
-    return f"a list of {schema.get('minItems', 0)} {most} {different}, each {allowed_words(schema['items'])}"
+    count = _count(schema.get("minItems"), schema.get("maxItems"))
+    return f"a list of {count}{different}, each {allowed_words(schema['items'])}"
 
 
 def _object(schema: Schema) -> str:
-    return f"{schema.get('minProperties', 0)} or more entries name -> {allowed_words(_of_entries(schema))}"
+    count = _count(schema.get("minProperties"), schema.get("maxProperties"))
+    return f"{count}entries name -> {allowed_words(_of_entries(schema))}"
+
+
+def _count(least: int | None, most: int | None) -> str:
+    if most is None:
+        return f"{least} or more " if least else ""
+    return f"{least or 0} to {most} "
 
 
 _WORDS: Mapping[str, Callable[[Schema], str]] = {
@@ -171,9 +179,9 @@ def _distinct(values: Sequence[object]) -> Sequence[object]:
 
 #: A name or reference: text that is not blank.
 Text: TypeAlias = Annotated[str, Field(min_length=1, max_length=256, pattern=r"\S")]
-#: Different names in an order that matters; a list is taken for a tuple.
-Texts: TypeAlias = Annotated[
-    tuple[Text, ...],
+#: Entries that differ, in an order that matters; a list is taken for a tuple.
+Distinct: TypeAlias = Annotated[
+    tuple[Entry, ...],
     BeforeValidator(_tuple),
     AfterValidator(_distinct),
     Field(json_schema_extra={"uniqueItems": True}),

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, JsonValue
 from pydantic.dataclasses import dataclass
 
-from formats.checked_fields import CHECKED, Checked, Text, Texts, allowed_words
+from formats.checked_fields import CHECKED, Checked, Distinct, Text, allowed_words
 from formats.errors import InvalidField
 
 
@@ -32,7 +32,7 @@ class Oven(Checked):
     fan: bool = False
     heat: Literal["gas", "power"] = "power"
     serial: int | None = Field(default=None, ge=1)
-    dishes: Texts = Field(default=(), max_length=3)
+    dishes: Distinct[Text] = Field(default=(), max_length=3)
     timers: Mapping[Text, int] = Field(default_factory=dict)
     extra: Mapping[str, JsonValue] = Field(default_factory=dict)
 
@@ -59,7 +59,7 @@ class Oven(Checked):
         ("heat", "sun", "heat must be one of gas, power, got 'sun'"),
         ("serial", 0, "serial must be a whole number of at least 1, or left out, got 0"),
         ("timers", {"a": "1"}, "timers.a must be a whole number, got '1'"),
-        ("timers", {"": 1}, "timers must be 0 or more entries name -> a whole number, got ''"),
+        ("timers", {"": 1}, "timers must be entries name -> a whole number, got ''"),
         ("extra", {"a": {1}}, "extra.a must be a JSON value, got {1}"),
         ("tray", 3, "tray must be left out, as an oven has no such field (did you mean trays?), got 3"),
     ],

@@ -1,9 +1,10 @@
 """`XLoraConfig` refuses what cannot work, and survives JSON."""
 
 import json
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
+import jsonschema
 import peft
 import pytest
 from hypothesis import given
@@ -16,22 +17,22 @@ NAN, INFINITE = float("nan"), float("inf")
 
 #: (fields given, the field at fault, a part of what is allowed)
 INVALID: list[tuple[dict[str, Any], str, str]] = [
-    ({"hidden_size": -1}, "hidden_size", "at least 1"),
-    ({"hidden_size": 32.0}, "hidden_size", "an integer"),
-    ({"hidden_size": True}, "hidden_size", "an integer"),
+    ({"hidden_size": -1}, "hidden_size", "at least 0"),
+    ({"hidden_size": 32.0}, "hidden_size", "a whole number"),
+    ({"hidden_size": True}, "hidden_size", "a whole number"),
     ({"xlora_depth": 0}, "xlora_depth", "at least 1"),
-    ({"xlora_depth": "2"}, "xlora_depth", "an integer"),
+    ({"xlora_depth": "2"}, "xlora_depth", "a whole number"),
     ({"xlora_size": 0}, "xlora_size", "at least 1"),
-    ({"xlora_dropout_p": 1.0}, "xlora_dropout_p", "0..1, 1 excluded"),
-    ({"xlora_dropout_p": -0.1}, "xlora_dropout_p", "0..1, 1 excluded"),
-    ({"xlora_dropout_p": NAN}, "xlora_dropout_p", "a finite number"),
-    ({"xlora_dropout_p": None}, "xlora_dropout_p", "a finite number"),
+    ({"xlora_dropout_p": 1.0}, "xlora_dropout_p", "a number from 0 to below 1"),
+    ({"xlora_dropout_p": -0.1}, "xlora_dropout_p", "a number from 0 to below 1"),
+    ({"xlora_dropout_p": NAN}, "xlora_dropout_p", "a number from 0 to below 1"),
+    ({"xlora_dropout_p": None}, "xlora_dropout_p", "a number from 0 to below 1"),
     ({"absent_experts": "dropped"}, "absent_experts", "one of drop, renormalise"),
     ({"absent_experts": None}, "absent_experts", "one of drop, renormalise"),
     ({"absent_experts": "renormalise", "enable_softmax": False}, "absent_experts", "drop where there is no"),
     ({"softmax_temperature": 0.0}, "softmax_temperature", "above 0"),
     ({"softmax_temperature": -1.0}, "softmax_temperature", "above 0"),
-    ({"softmax_temperature": INFINITE}, "softmax_temperature", "a finite number"),
+    ({"softmax_temperature": INFINITE}, "softmax_temperature", "a number above 0"),
     ({"softmax_temperature": 2.0, "enable_softmax": False}, "softmax_temperature", "no softmax"),
     ({"scaling_pass_value": NAN}, "scaling_pass_value", "a finite number"),
     ({"scaling_pass_value": True}, "scaling_pass_value", "a finite number"),
@@ -45,14 +46,14 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"use_trainable_adapters": 1}, "use_trainable_adapters", "true or false"),
     ({"top_k_lora": 0}, "top_k_lora", "at least 1"),
     ({"top_k_lora": -3}, "top_k_lora", "at least 1"),
-    ({"top_k_lora": 1.5}, "top_k_lora", "an integer"),
-    ({"top_k_lora": True}, "top_k_lora", "an integer"),
+    ({"top_k_lora": 1.5}, "top_k_lora", "a whole number"),
+    ({"top_k_lora": True}, "top_k_lora", "a whole number"),
     ({"top_k_lora": 3, "adapters": ("a", "b")}, "top_k_lora", "1..2"),
     ({"enable_softmax_topk": True, "enable_softmax": False}, "enable_softmax_topk", "top_k_lora"),
     ({"enable_softmax_topk": True, "top_k_lora": 2}, "enable_softmax", "one softmax, not two"),
     ({"enable_softmax_topk": True, "enable_softmax": False, "top_k_lora": 1}, "top_k_lora", "at least 2"),
-    ({"adapters": ["a"]}, "adapters", "a tuple of names"),
-    ({"adapters": "ab"}, "adapters", "a tuple of names"),
+    ({"adapters": {"a"}}, "adapters", "a list of different entries"),
+    ({"adapters": "ab"}, "adapters", "a list of different entries"),
     ({"adapters": ("a", "a")}, "adapters", "differ"),
     ({"adapters": ("a", 1)}, "adapters", "letters"),
     ({"adapters": ("",)}, "adapters", "letters"),
@@ -117,12 +118,28 @@ def test_json_gives_back_an_equal_configuration(adapters: list[str], **values: A
     assert XLoraConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
+def test_a_list_of_experts_and_whole_numbers_make_the_same_configuration() -> None:
+    written = XLoraConfig(adapters=["b", "a"], softmax_temperature=2)  # type: ignore[arg-type]  # as from JSON
+    same = XLoraConfig(adapters=("b", "a"), softmax_temperature=2.0)
+    assert (written, hash(written)) == (same, hash(same))
+    assert replace(written, adapters=()) == XLoraConfig(softmax_temperature=2.0)
+
+
+def test_the_schema_takes_what_json_gives_and_says_what_each_field_is_for() -> None:
+    schema = XLoraConfig.json_schema()
+    jsonschema.validate(XLoraConfig(adapters=("a",), top_k_lora=1).to_json(), schema)
+    for wrong in ({"xlora_depth": 0}, {"absent_experts": "lost"}, {"adapters": ["a/b"]}, {"xlora_dept": 2}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+    assert all(field["description"].endswith(".") for field in schema["properties"].values())
+
+
 def test_json_holds_every_field() -> None:
     assert set(XLoraConfig().to_json()) == {field.name for field in fields(XLoraConfig)}
 
 
 def test_an_unknown_field_in_json_is_refused_by_name() -> None:
-    with pytest.raises(ConfigInvalid, match=r"^xlora_dept must be one of the known fields .*, got 2$"):
+    with pytest.raises(ConfigInvalid, match=r"^xlora_dept must be left out.* xlora_depth\?\), got 2$"):
         XLoraConfig.from_json({"xlora_dept": 2})
 
 

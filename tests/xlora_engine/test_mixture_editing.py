@@ -307,11 +307,17 @@ EDITS: dict[str, tuple[Callable[[XLoraModel, Path], Any], str]] = {
     "order without one": (lambda m, _: reorder_experts(m, NAMES[:2]), "once each"),
     "order with one twice": (lambda m, _: reorder_experts(m, ("bio", "bio", "mat-3")), "once each"),
     "rename an unknown one": (lambda m, _: rename_experts(m, {"geo": "x"}), "names must be experts of"),
-    "rename to a taken name": (lambda m, _: rename_experts(m, {"bio": "mat-3"}), "differ from each other"),
-    "rename to no name": (lambda m, _: rename_experts(m, {"bio": "../x"}), "names of letters"),
+    "rename to a taken name": (
+        lambda m, _: rename_experts(m, {"bio": "mat-3"}),
+        "a list of different entries, .*'mat-3', 'protein.v2', 'mat-3'",
+    ),
+    "rename to no name": (lambda m, _: rename_experts(m, {"bio": "../x"}), "each a name of letters"),
     "another depth": (lambda m, _: configure(m, xlora_depth=4), "fields must be some of"),
-    "top 4 of three": (lambda m, _: configure(m, top_k_lora=4), "top_k_lora must be an integer in 1..3"),
-    "add a taken name": (lambda m, chem: add_expert(m, "bio", chem), "differ from each other"),
+    "top 4 of three": (lambda m, _: configure(m, top_k_lora=4), "top_k_lora must be a whole number in 1..3"),
+    "add a taken name": (
+        lambda m, chem: add_expert(m, "bio", chem),
+        "a list of different entries, .*'mat-3', 'bio'",
+    ),
 }
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 from pydantic import Field, JsonValue
 from pydantic.dataclasses import dataclass
 
-from formats.checked_fields import CHECKED, Checked, Text, Texts
+from formats.checked_fields import CHECKED, Checked, Distinct, Text
 from formats.errors import InvalidField
 from formats.names import NAME_RULE
 from registry.references import checked_name
@@ -50,7 +50,7 @@ class TrainSpec(TrainingSettings):
     base: Text = Field(description="Base model.")
     train_dataset: Text = Field(description="Dataset to train on.")
     eval_dataset: Text | None = Field(default=None, description="Held-out dataset to score the adapter on.")
-    domains: Texts = Field(default=(), description="What the adapter is for.")
+    domains: Distinct[Text] = Field(default=(), description="What the adapter is for.")
     processes: int = Field(
         default=1,
         ge=1,
@@ -83,7 +83,9 @@ class EvalSpec(Checked):
     what: ClassVar[str] = "an eval request"
     refusal: ClassVar[type[InvalidField]] = SpecInvalid
 
-    subjects: Texts = Field(min_length=1, description="Adapters, base models and compositions to score.")
+    subjects: Distinct[Text] = Field(
+        min_length=1, description="Adapters, base models and compositions to score."
+    )
     datasets: References = Field(min_length=1, description="Task -> dataset.")
     batch_tokens: int = Field(default=1024, ge=1, le=2**24, description="Tokens in one forward.")
     limit: int | None = Field(
@@ -100,10 +102,12 @@ class ComposeSpec(Checked):
     refusal: ClassVar[type[InvalidField]] = SpecInvalid
 
     name: Name = Field(description="Name of the composition; a taken name gets its next version.")
-    adapters: Texts = Field(min_length=1, description="Experts as name@version; their order is kept.")
+    adapters: Distinct[Text] = Field(
+        min_length=1, description="Experts as name@version; their order is kept."
+    )
     data: References = Field(min_length=1, description="Domain -> dataset to train on.")
     eval_data: References = Field(default_factory=dict, description="Domain -> held-out dataset.")
-    mixed_datasets: Texts = Field(
+    mixed_datasets: Distinct[Text] = Field(
         default=(), description="Held-out datasets whose questions join several domains."
     )
     head: Mapping[str, JsonValue] = Field(

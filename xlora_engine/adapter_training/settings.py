@@ -6,7 +6,7 @@ from typing import ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from formats.checked_fields import CHECKED, Checked, Texts
+from formats.checked_fields import CHECKED, Checked, Distinct, Text
 from formats.errors import InvalidField
 from formats.peft import ALL_LINEAR
 from xlora_engine.errors import ConfigInvalid
@@ -25,7 +25,9 @@ class TrainingSettings(Checked):
     rank: int = Field(default=8, ge=1, le=1024, description="Rank of the updates.")
     alpha: float = Field(default=16.0, gt=0, le=65_536, description="Updates are scaled by alpha / rank.")
     dropout: float = Field(default=0.0, ge=0, le=0.95, description="Dropout before the updates, in training.")
-    target_modules: Texts = Field(default=(ALL_LINEAR,), min_length=1, description="Layers to adapt.")
+    target_modules: Distinct[Text] = Field(
+        default=(ALL_LINEAR,), min_length=1, description="Layers to adapt."
+    )
     learning_rate: float = Field(
         default=2e-4, gt=0, le=1, description="Peak learning rate, after the warm-up."
     )

@@ -48,7 +48,7 @@ def test_a_spec_comes_back_from_json_equal_and_with_the_same_digest(spec: Spec) 
         ("learning_rate", -1e-4, "a number above 0 to 1"),
         ("seed", -1, "a whole number in 0..4294967295"),
         ("base", " ", "1 to 256 characters of text"),
-        ("domains", "biology", f"a list of 0 or more {NAMES}"),
+        ("domains", "biology", f"a list of {NAMES}"),
         ("target_modules", (), f"a list of 1 or more {NAMES}"),
         ("target_modules", ("q_proj", "q_proj"), f"a list of 1 or more {NAMES}"),
         (

@@ -1,7 +1,7 @@
 """Experts of different layers, of the embedding, of the output layer: exact, whatever becomes of shares."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -115,7 +115,7 @@ def outer_folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 @each_rule
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_experts_of_the_embedding_and_the_output_layer_are_those_of_the_slow_loop(
-    rule: str, tied: bool, outer_folders: list[Path], token_ids: Tensor
+    rule: Literal["drop", "renormalise"], tied: bool, outer_folders: list[Path], token_ids: Tensor
 ) -> None:
     def base() -> Any:
         return pico_llama(tie_word_embeddings=tied)
@@ -140,7 +140,7 @@ def test_experts_of_the_embedding_and_the_output_layer_are_those_of_the_slow_loo
 
 @each_rule
 def test_padding_on_either_side_changes_no_logits_whichever_layers_experts_touch(
-    rule: str, outer_folders: list[Path], token_ids: Tensor
+    rule: Literal["drop", "renormalise"], outer_folders: list[Path], token_ids: Tensor
 ) -> None:
     config = XLoraConfig(layerwise_scalings=True, absent_experts=rule, scaling_pass_value=0.4)
     adapters = dict(zip(("in", "out", "both", "none"), outer_folders, strict=True))

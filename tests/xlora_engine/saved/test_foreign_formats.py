@@ -434,7 +434,7 @@ REFUSED: dict[str, tuple[Damage, type[EngineError], str]] = {
     "a name that climbs out": (
         lambda f: change_config(f, adapters=["../../x"]),
         SavedFileUnreadable,
-        "xlora_config.json: adapters must be names of",
+        "xlora_config.json: adapters must be a list of different entries, each a name of",
     ),
     "an expert that is not there": (
         lambda f: shutil.rmtree(f / "bio"),
@@ -444,7 +444,7 @@ REFUSED: dict[str, tuple[Damage, type[EngineError], str]] = {
     "a field out of range": (
         lambda f: change_config(f, xlora_dropout_p=2),
         SavedFileUnreadable,
-        "xlora_config.json: xlora_dropout_p must be in",
+        "xlora_config.json: xlora_dropout_p must be a number from 0 to below 1",
     ),
     "an unknown switch": (
         lambda f: change_config(f, use_mean_pool=True),

@@ -283,12 +283,12 @@ DAMAGES: dict[str, tuple[Damage, type[SavedModelInvalid], str]] = {
     "a configuration out of range": (
         lambda f: change_manifest(f, lambda m: m["config"].update(xlora_depth=0)),
         SavedFileUnreadable,
-        "xlora_depth must be at least 1",
+        "xlora_depth must be a whole number of at least 1",
     ),
     "an expert's name that climbs out": (
         lambda f: change_manifest(f, lambda m: m["config"].update(adapters=["../../x"])),
         SavedFileUnreadable,
-        "adapters must be names",
+        "adapters must be a list of different entries, each a name of",
     ),
     "layers in another order": (
         lambda f: change_manifest(f, lambda m: m["layers"].reverse()),
