@@ -22,6 +22,7 @@ from workers.attempts.supervisor import Interruption, Progress, interrupts_count
 from workers.errors import JobNotClaimable
 from workers.processes.job_log import JobLog
 from workers.processes.owner import owner_name
+from workers.tracking.ended_runs import RUN_STATUS
 from workers.tracking.shipping import NO_TRACKING, NoShipper, Shipper
 from workers.tracking.spool import Run
 
@@ -32,8 +33,6 @@ _FINISH_POLL_S = 0.5
 
 #: Receives what happens besides progress: its kind, and what is known of it.
 Events = Callable[[str, Mapping[str, Any]], None]
-
-_RUN_STATUS = {"succeeded": "FINISHED", "cancelled": "KILLED", "queued": "KILLED"}
 
 
 def job_folder(registry: Registry, job_id: int) -> Path:
@@ -104,7 +103,7 @@ def run_claimed(
         with JobLog(folder) as log:
             registry.jobs.set_log(job.id, str(log.path), job.fence)
             result = supervise(order, heartbeat, log, interruption=interruption, on_progress=on_progress)
-            run.end(_RUN_STATUS.get(result.state, "FAILED"))
+            run.end(RUN_STATUS[result.state])
             shipper.finish(timeout_s=SHIPPING_LIMIT_S)
             return _conclude(registry, job, result, heartbeat)
     except BaseException as error:

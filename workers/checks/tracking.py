@@ -10,8 +10,9 @@ from pathlib import Path
 
 from registry.settings import Settings
 from workers.checks.findings import Finding, fault, ok, warning
+from workers.checks.tracking_file import deleted_experiments, unusable_store
 from workers.tracking.mlflow_store import store_name
-from workers.tracking.shipping import NO_TRACKING, pending_folders
+from workers.tracking.shipping import NO_TRACKING, spooled_runs
 
 TIMEOUT_S = 3.0
 #: CVE-2026-2614, -2652, -0545, -2651, -4137 are fixed since.
@@ -111,10 +112,23 @@ def _of_version(shown: str, version: str) -> Finding:
 def _file(database: Path) -> Finding:
     if database.exists() and not os.access(database, os.R_OK | os.W_OK):
         return fault("mlflow", f"{database} may not be written to", fix=f"chown {os.geteuid()} {database}")
-    return ok("mlflow", f"{database}, which {'exists' if database.exists() else 'the first run creates'}")
+    return (
+        unusable_store(database)
+        or deleted_experiments(database)
+        or ok("mlflow", f"{database}, which {'exists' if database.exists() else 'the first run creates'}")
+    )
 
 
 def _waiting(settings: Settings) -> Iterator[Finding]:
-    count = len(pending_folders(settings))
-    if count:
+    waiting = [run for run in spooled_runs(settings) if run.pending_bytes]
+    refused = [run for run in waiting if run.reason]
+    if len(waiting) > len(refused):
+        count = len(waiting) - len(refused)
         yield warning("mlflow", f"{count} runs of this machine wait to be shipped", fix="zoo runs ship")
+    if refused:
+        jobs = " ".join(run.job for run in refused)
+        yield warning(
+            "mlflow",
+            f"{len(refused)} runs of this machine were not taken: {refused[-1].reason}",
+            fix=f"zoo runs ship, or give them up: zoo runs discard {jobs}",
+        )

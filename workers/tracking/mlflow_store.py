@@ -5,6 +5,7 @@ is deleted, and MLflow keeps one value per metric, step and time. Knows no jobs;
 runs it in a process of its own.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +14,29 @@ from typing import Any
 from workers.errors import TrackingUnavailable
 from workers.processes.file_lock import file_lock
 from workers.processes.replaced_file import replaced_file
-from workers.tracking.spool import SPOOL_FOLDER, Shipment, keep_shipped, read_lines, shipped
+from workers.tracking.moved_artifacts import follow_moved_artifacts
+from workers.tracking.spool import SPOOL_FOLDER, Shipment, keep_shipped, read_lines, shipped, tracking_name
 
 _SQLITE = "sqlite:///"
 _SPOOL_TAG = "zoo.spool"
+#: MLflow's lifecycle stage of what can be brought back.
+_DELETED = "deleted"
 # MLflow's limits on one request, mlflow/utils/validation.py
 _BATCH_METRICS = 1000
 _BATCH_PARAMETERS = 100
 
 
+class TrackedDeleted(Exception):
+    """What a run belongs to was deleted in MLflow, which takes nothing more for it."""
+
+
 class Tracker:
     """A client of the store at `uri`; a store in a SQLite file keeps its artifacts in `artifact_folder`."""
 
-    def __init__(self, *, uri: str, artifact_folder: Path) -> None:
+    def __init__(self, *, uri: str, artifact_folder: Path, restore: bool = False) -> None:
+        """`restore`: bring back experiments and runs that were deleted, instead of refusing theirs."""
         self.store = store_name(uri)
+        self._restore = restore
         self._uri = uri
         self._artifact_folder = artifact_folder if uri.startswith(_SQLITE) else None
         self._connected: Any = None
@@ -50,10 +60,15 @@ class Tracker:
                 return self._deliver(job_folder, Shipment(store=self.store))
             except Exception as exc:
                 # All exceptions: whatever a tracker raises must not become the failure of a job.
-                raise TrackingUnavailable(_reason(self.store, exc)) from exc
+                reason = _reason(self.store, exc)
+                with contextlib.suppress(OSError):  # a full disk hides no reason
+                    keep_shipped(job_folder, replace(shipped(job_folder, store=self.store), reason=reason))
+                raise TrackingUnavailable(reason) from exc
 
     def _deliver(self, job_folder: Path, state: Shipment) -> Shipment:
-        return _Delivery(self.connect(), job_folder, state, artifact_root=self._artifact_folder).ship()
+        return _Delivery(
+            self.connect(), job_folder, state, artifact_root=self._artifact_folder, restore=self._restore
+        ).ship()
 
     def connect(self) -> Any:
         """MLflow's client for the store; a missing SQLite file is created."""
@@ -61,7 +76,9 @@ class Tracker:
             from mlflow.tracking import MlflowClient
 
             if self._artifact_folder is not None:
-                _create_sqlite_store(Path(self._uri.removeprefix(_SQLITE)), self._artifact_folder)
+                database = Path(self._uri.removeprefix(_SQLITE))
+                _create_sqlite_store(database, self._artifact_folder)
+                follow_moved_artifacts(database, self._artifact_folder)
             self._connected = MlflowClient(tracking_uri=self._uri)
         return self._connected
 
@@ -69,11 +86,14 @@ class Tracker:
 class _Delivery:
     """One pass over one spool; progress is saved after each request that MLflow accepted."""
 
-    def __init__(self, client: Any, job_folder: Path, state: Shipment, *, artifact_root: Path | None) -> None:
+    def __init__(
+        self, client: Any, job_folder: Path, state: Shipment, *, artifact_root: Path | None, restore: bool
+    ) -> None:
         self._client = client
         self._job_folder = job_folder
         self._state = state
         self._artifact_root = artifact_root
+        self._restore = restore
         self._metrics: list[Any] = []
         self._actions = {
             "spool": self._spool,
@@ -84,6 +104,7 @@ class _Delivery:
         }
 
     def ship(self) -> Shipment:
+        self._require_active_run()
         offset = self._state.offset
         for line in read_lines(self._job_folder, offset=offset):
             action = str(line.record.get("action"))
@@ -98,12 +119,33 @@ class _Delivery:
         self._flush(offset)
         return self._state
 
+    def _require_active_run(self) -> None:
+        """Bring back a run that was deleted, or refuse it.
+
+        Raises:
+            TrackedDeleted: it was deleted, and nobody asked to bring it back.
+        """
+        if self._state.run_id is None:
+            return
+        run = self._client.get_run(self._state.run_id)
+        self._require_active_experiment(self._client.get_experiment(run.info.experiment_id))
+        if run.info.lifecycle_stage == _DELETED:
+            if not self._restore:
+                raise TrackedDeleted(f"its run {run.info.run_id} was deleted")
+            self._client.restore_run(run.info.run_id)
+
+    def _require_active_experiment(self, experiment: Any) -> None:
+        if experiment.lifecycle_stage == _DELETED:
+            if not self._restore:
+                raise TrackedDeleted(f"its experiment {experiment.name} was deleted")
+            self._client.restore_experiment(experiment.experiment_id)
+
     def _flush(self, offset: int) -> None:
         for batch in _batches(self._metrics, _BATCH_METRICS):
             self._client.log_batch(self._state.run_id, metrics=batch)
         self._metrics = []
-        if offset != self._state.offset:
-            self._save(replace(self._state, offset=offset))
+        if offset != self._state.offset or self._state.reason:
+            self._save(replace(self._state, offset=offset, reason=""))
 
     def _save(self, state: Shipment) -> None:
         self._state = state
@@ -113,7 +155,7 @@ class _Delivery:
         from mlflow.entities import Metric
 
         for name, value in record["values"].items():
-            self._metrics.append(Metric(name, value, record["at_ms"], record["step"]))
+            self._metrics.append(Metric(tracking_name(name), value, record["at_ms"], record["step"]))
 
     def _spool(self, record: Mapping[str, Any]) -> None:
         self._save(replace(self._state, spool_id=record["id"]))
@@ -156,6 +198,7 @@ class _Delivery:
                 found = self._client.get_experiment_by_name(name)
                 if found is None:
                     raise
+        self._require_active_experiment(found)
         return str(found.experiment_id)
 
     def _parameters(self, parameters: Mapping[str, str], *, known: Mapping[str, str]) -> None:

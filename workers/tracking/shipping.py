@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from registry.errors import JobNotFound
 from registry.settings import Settings
 from workers.errors import TrackingUnavailable
 from workers.processes.child_environment import child_command, child_environment
 from workers.processes.parent_watchdog import die_with_parent, read_order
 from workers.tracking.mlflow_store import Tracker, store_name
-from workers.tracking.spool import is_pending, pending_bytes, shipped
+from workers.tracking.spool import discard_pending, is_pending, pending_bytes, shipped
 
 #: Variables that MLflow's client needs to sign in and to reach artifact stores.
 _CREDENTIALS = ("MLFLOW_", "AWS_", "AZURE_", "GOOGLE_", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
@@ -72,7 +73,9 @@ class Shipper:
         *,
         on_run: Callable[[str], None],
         on_unavailable: Callable[[str], None],
+        restore: bool = False,
     ) -> None:
+        """`restore`: bring back experiments and runs that were deleted in MLflow."""
         self._on_run = on_run
         self._on_unavailable = on_unavailable
         self._answers = True
@@ -88,6 +91,7 @@ class Shipper:
             "uri": settings.mlflow_tracking_uri,
             "artifact_folder": str(settings.home / "mlflow-artifacts"),
             "jobs_folder": str(_jobs_folder(settings)),
+            "restore": restore,
             "parent_pid": os.getpid(),
         }
         _write(self._process.stdin, json.dumps(order).encode() + b"\n")
@@ -141,6 +145,8 @@ class SpooledRun:
     #: MLflow's id; None until MLflow has the beginning of the run.
     run_id: str | None
     pending_bytes: int
+    #: Why MLflow did not take the rest the last time; empty if it was not asked or took it.
+    reason: str
 
 
 def spooled_runs(settings: Settings) -> tuple[SpooledRun, ...]:
@@ -149,23 +155,44 @@ def spooled_runs(settings: Settings) -> tuple[SpooledRun, ...]:
     runs = (
         SpooledRun(
             job=folder.name,
-            run_id=shipped(folder, store=store).run_id,
+            run_id=(state := shipped(folder, store=store)).run_id,
             pending_bytes=pending_bytes(folder, store=store),
+            reason=state.reason,
         )
         for folder in _job_folders(_jobs_folder(settings))
     )
     return tuple(sorted(runs, key=lambda run: (len(run.job), run.job)))
 
 
-def ship_pending(settings: Settings, *, timeout_s: float) -> str | None:
-    """Ship everything that MLflow has not received; the reason if that failed, None if it succeeded."""
+def ship_pending(settings: Settings, *, timeout_s: float, restore: bool = False) -> str | None:
+    """Ship everything that MLflow has not received; the reason if that failed, None if it succeeded.
+
+    `restore`: bring back experiments and runs that were deleted in MLflow, instead of refusing theirs.
+    """
     folders = pending_folders(settings)
     if not folders:
         return None
     complaints: list[str] = []
-    shipper = Shipper(settings, folders, on_run=lambda _: None, on_unavailable=complaints.append)
+    shipper = Shipper(
+        settings, folders, on_run=lambda _: None, on_unavailable=complaints.append, restore=restore
+    )
     complete = shipper.finish(timeout_s=timeout_s)
     return None if complete else (complaints or ["MLflow gave no reason"])[-1]
+
+
+def discard(settings: Settings, job: str) -> int:
+    """Give up what MLflow has not received of a job's run; how many bytes that is.
+
+    Raises:
+        JobNotFound: no folder of that job is on this machine.
+    """
+    folder = _jobs_folder(settings) / job
+    if not job.isdecimal() or not folder.is_dir():
+        raise JobNotFound(job)
+    store = store_name(settings.mlflow_tracking_uri)
+    if discarded_bytes := pending_bytes(folder, store=store):
+        discard_pending(folder, store=store)
+    return discarded_bytes
 
 
 def pending_folders(settings: Settings) -> tuple[Path, ...]:
@@ -191,7 +218,9 @@ def main(folders: Sequence[str]) -> int:
     die_with_parent(order["parent_pid"])
     os.nice(10)
     say = _private_output()
-    tracker = Tracker(uri=order["uri"], artifact_folder=Path(order["artifact_folder"]))
+    tracker = Tracker(
+        uri=order["uri"], artifact_folder=Path(order["artifact_folder"]), restore=order["restore"]
+    )
     own = [Path(folder) for folder in folders]
     left_behind = _pending(Path(order["jobs_folder"]), store=tracker.store)
     last = False

@@ -11,7 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,11 @@ _KEY_LENGTH = 250
 _PARAMETER_LENGTH = 6000
 _TAG_LENGTH = 8000
 _NOT_IN_A_KEY = re.compile(r"[^\w\-./: ]")
+#: MLflow refuses names that change when they are normalised as paths, and names that leave their folder.
+_NOT_A_PATH_PART = re.compile(r"^\.*$")
+_LEADING_DOTS = re.compile(r"^\.\.")
+#: An end is one short line.
+_LAST_LINE_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,8 @@ class Shipment:
     spool_id: str = ""
     run_id: str | None = None
     offset: int = 0
+    #: Why MLflow did not take the rest the last time; empty once it did.
+    reason: str = ""
 
 
 class Run:
@@ -69,7 +76,9 @@ class Run:
     def metrics(self, values: Mapping[str, float], *, step: int = 0) -> None:
         """Values measured at one step, such as {"train/loss": 1.2}."""
         self._append(
-            "metrics", step=int(step), values={_key(name): float(value) for name, value in values.items()}
+            "metrics",
+            step=int(step),
+            values={tracking_name(name): float(value) for name, value in values.items()},
         )
 
     def tags(self, values: Mapping[str, object]) -> None:
@@ -143,6 +152,25 @@ def keep_shipped(job_folder: Path, shipment: Shipment) -> None:
         staged.write_text(json.dumps(asdict(shipment)))
 
 
+def discard_pending(job_folder: Path, *, store: str) -> None:
+    """Give up what the named store has not received of the job's run; its lines stay in the spool."""
+    state = shipped(job_folder, store=store)
+    lines = job_folder / SPOOL_FOLDER / _LINES
+    keep_shipped(job_folder, replace(state, offset=lines.stat().st_size, reason=""))
+
+
+def is_open(job_folder: Path) -> bool:
+    """Whether the job's run has begun and has no end: whoever ran the job died before it could write one."""
+    lines = job_folder / SPOOL_FOLDER / _LINES
+    if not lines.exists():
+        return False
+    with lines.open("rb") as stream:
+        size_bytes = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size_bytes - _LAST_LINE_BYTES))
+        last = stream.read().rstrip(b"\n").rpartition(b"\n")[2]
+    return size_bytes > 0 and _parsed(last).get("action") != "end"
+
+
 def is_pending(job_folder: Path, *, store: str) -> bool:
     """Whether the job measured something that the named store has not received."""
     return pending_bytes(job_folder, store=store) > 0
@@ -164,16 +192,18 @@ def flatten(parameters: Mapping[str, Any], *, prefix: str = "") -> dict[str, str
             flat |= flatten(value, prefix=f"{key}.")
         else:
             written = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[_key(key)] = _cut(written, _PARAMETER_LENGTH)
+            flat[tracking_name(key)] = _cut(written, _PARAMETER_LENGTH)
     return flat
 
 
 def _tags(values: Mapping[str, object]) -> dict[str, str]:
-    return {_key(name): _cut(str(value), _TAG_LENGTH) for name, value in values.items()}
+    return {tracking_name(name): _cut(str(value), _TAG_LENGTH) for name, value in values.items()}
 
 
-def _key(name: str) -> str:
-    return _NOT_IN_A_KEY.sub("_", name)[:_KEY_LENGTH]
+def tracking_name(name: str) -> str:
+    """A name that MLflow accepts for a parameter, metric or tag: what it refuses becomes `_`."""
+    parts = _NOT_IN_A_KEY.sub("_", name)[:_KEY_LENGTH].split("/")
+    return _LEADING_DOTS.sub("__", "/".join(_NOT_A_PATH_PART.sub("_", part) for part in parts))
 
 
 def _cut(value: str, length: int) -> str:

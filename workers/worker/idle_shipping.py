@@ -7,6 +7,7 @@ from typing import Self
 
 from registry.errors import RegistryError
 from registry.service import Registry
+from workers.tracking.ended_runs import close_ended_runs
 from workers.tracking.shipping import NO_TRACKING, pending_folders, ship_pending
 from workers.worker.identity import WorkerIdentity
 
@@ -46,6 +47,7 @@ class IdleShipping:
 
     def _ship_if_idle(self) -> None:
         # Importing MLflow would take time from a job, and a job's own shipper ships what others left anyway.
+        close_ended_runs(self._registry)
         if is_idle(self._registry, self._identity) and pending_folders(self._registry.settings):
             ship_pending(self._registry.settings, timeout_s=_LIMIT_S)
 

@@ -1,10 +1,11 @@
 """`zoo doctor` on MLflow: its server's answers, and the runs that wait for it."""
 
 import http.server
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,7 +15,7 @@ from tests.workers.findings import only
 from workers.checks import tracking
 from workers.checks.findings import FAULT, OK, WARNING
 from workers.tracking.shipping import NO_TRACKING
-from workers.tracking.spool import Run
+from workers.tracking.spool import Run, Shipment, keep_shipped
 
 
 @contextmanager
@@ -94,3 +95,44 @@ def test_the_account_is_sent_along(settings: Settings, monkeypatch: pytest.Monke
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "secret")
     with answering(200, "3.17.2", wants="Basic em9vOnNlY3JldA==") as url:
         assert only(tracking.check(replace(settings, mlflow_tracking_uri=url))).state == OK
+
+
+def _mlflow_file(settings: Settings, *statements: tuple[str, tuple[str, ...]]) -> Settings:
+    """Settings whose MLflow file has the two tables that are looked at."""
+    settings.home.mkdir(parents=True, exist_ok=True)
+    path = settings.home / "mlflow.db"
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("CREATE TABLE alembic_version (version_num TEXT)")
+        connection.execute("CREATE TABLE experiments (name TEXT, lifecycle_stage TEXT)")
+        for statement in statements:
+            connection.execute(*statement)
+    return replace(settings, mlflow_tracking_uri=f"sqlite:///{path}")
+
+
+def test_a_deleted_experiment_is_found_with_the_command_that_brings_it_back(settings: Settings) -> None:
+    asked = _mlflow_file(settings, ("INSERT INTO experiments VALUES (?, ?)", ("zoo/eval", "deleted")))
+    found = only(tracking.check(asked))
+    assert (found.state, found.fix) == (WARNING, "zoo runs ship --restore")
+    assert "zoo/eval" in found.finding
+
+
+@pytest.mark.parametrize(
+    ("revision", "fix"),
+    [("451aebb31d03", "mlflow db upgrade"), ("ffffffffffff", "pip install --upgrade mlflow")],
+)
+def test_a_file_of_another_mlflow_release_is_found(revision: str, fix: str, settings: Settings) -> None:
+    asked = _mlflow_file(settings, ("INSERT INTO alembic_version VALUES (?)", (revision,)))
+    found = only(tracking.check(asked))
+    assert found.state == FAULT
+    assert found.fix is not None
+    assert fix in found.fix
+
+
+def test_a_run_that_was_refused_is_told_with_the_reason_and_both_ways_out(settings: Settings) -> None:
+    asked = replace(settings, mlflow_tracking_uri=f"sqlite:///{settings.home / 'mlflow.db'}")
+    folder = settings.home / "jobs" / "3"
+    Run(folder).close()
+    keep_shipped(folder, Shipment(store=asked.mlflow_tracking_uri, reason="no such name"))
+    _, waiting = tracking.check(asked)
+    assert "no such name" in waiting.finding
+    assert waiting.fix == "zoo runs ship, or give them up: zoo runs discard 3"

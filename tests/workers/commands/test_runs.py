@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from registry.errors import JobNotFound
 from workers.commands.runs import command
 from workers.errors import TrackingUnavailable
 from workers.tracking.spool import Run
@@ -37,3 +38,10 @@ def test_what_a_dead_server_does_not_take_is_named_and_stays(monkeypatch: pytest
     assert listed[0]["pending_bytes"] == listed[1]["pending_bytes"] > 100
     assert (listed[2]["pending_bytes"], listed[2]["run_id"]) == (0, None)
     assert CliRunner().invoke(command, ["ls", "--pending", "-q"]).stdout.split() == ["2", "10"]
+
+
+def test_a_run_is_given_up_by_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD_SERVER)
+    assert CliRunner().invoke(command, ["discard", "10", "-q"]).stdout.split() == ["10"]
+    assert CliRunner().invoke(command, ["ls", "--pending", "-q"]).stdout.split() == ["2"]
+    assert isinstance(CliRunner().invoke(command, ["discard", "../2"]).exception, JobNotFound)

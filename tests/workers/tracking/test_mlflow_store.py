@@ -2,6 +2,7 @@
 
 import fcntl
 import logging
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,17 @@ import pytest
 from workers.errors import TrackingUnavailable
 from workers.tracking.mlflow_store import Tracker, store_name
 from workers.tracking.shipping import MLFLOW_CLIENT_ENV
-from workers.tracking.spool import Run, Shipment, is_pending, keep_shipped, read_lines
+from workers.tracking.spool import (
+    Run,
+    Shipment,
+    discard_pending,
+    is_pending,
+    keep_shipped,
+    read_lines,
+    shipped,
+)
+
+pytestmark = pytest.mark.processes  # MLflow starts one when it is imported
 
 #: nothing listens on the discard port
 DEAD_SERVER = "http://127.0.0.1:9"
@@ -159,3 +170,57 @@ def test_a_spool_that_another_process_ships_can_be_passed_by(
 def test_a_store_is_named_without_its_account() -> None:
     assert store_name("postgresql://zoo:secret@db/mlflow") == "postgresql://db/mlflow"
     assert store_name("sqlite:////home/zoo/mlflow.db") == "sqlite:////home/zoo/mlflow.db"
+
+
+def test_names_like_paths_are_taken(tracker: Tracker, client: Any, run: Run, tmp_path: Path) -> None:
+    run.metrics({"../x/loss": 1.0, "a//b": 2.0}, step=0)
+    taken = client.get_run(tracker.ship(tmp_path).run_id).data.metrics
+    assert (taken["_/x/loss"], taken["a/_/b"]) == (1.0, 2.0)
+
+
+def test_what_was_deleted_is_refused_with_the_reason_kept_and_brought_back_on_request(
+    store: Path, tracker: Tracker, client: Any, run: Run, tmp_path: Path
+) -> None:
+    run_id = tracker.ship(tmp_path).run_id
+    experiment_id = client.get_run(run_id).info.experiment_id
+    client.delete_run(run_id)
+    client.delete_experiment(experiment_id)
+    run.metrics({"train/loss": 0.5}, step=9)
+    with pytest.raises(TrackingUnavailable, match="its experiment zoo/train was deleted"):
+        tracker.ship(tmp_path)
+    assert "zoo/train was deleted" in shipped(tmp_path, store=tracker.store).reason
+    restoring = Tracker(uri=f"sqlite:///{store}/mlflow.db", artifact_folder=store / "artifacts", restore=True)
+    assert restoring.ship(tmp_path).reason == ""
+    assert client.get_run(run_id).data.metrics["train/loss"] == 0.5
+
+
+def test_a_run_that_is_given_up_waits_no_more(tracker: Tracker, run: Run, tmp_path: Path) -> None:
+    assert is_pending(tmp_path, store=tracker.store)
+    discard_pending(tmp_path, store=tracker.store)
+    assert not is_pending(tmp_path, store=tracker.store)
+
+
+def test_pictures_follow_a_home_that_is_moved(store: Path, client: Any, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    shutil.copy(store / "mlflow.db", old / "mlflow.db")
+    first = Run(old / "jobs" / "1")
+    picture = tmp_path / "scores.png"
+    picture.write_bytes(b"picture")
+    first.begin(experiment="zoo/moved", name="bio", parameters={}, tags={})
+    first.artifact(picture)
+    first_id = (
+        Tracker(uri=f"sqlite:///{old}/mlflow.db", artifact_folder=old / "mlflow-artifacts")
+        .ship(old / "jobs" / "1")
+        .run_id
+    )
+    old.rename(new)
+    second = Run(new / "jobs" / "2")
+    second.begin(experiment="zoo/moved", name="law", parameters={}, tags={})
+    second.artifact(picture)
+    moved = Tracker(uri=f"sqlite:///{new}/mlflow.db", artifact_folder=new / "mlflow-artifacts")
+    second_id = moved.ship(new / "jobs" / "2").run_id
+    assert not old.exists()
+    for run_id in (first_id, second_id):
+        artifacts = moved.connect().list_artifacts(run_id)
+        assert [artifact.path for artifact in artifacts] == ["scores.png"]

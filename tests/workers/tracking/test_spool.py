@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from workers.tracking.spool import Run, Shipment, flatten, is_pending, keep_shipped, read_lines, shipped
+from workers.tracking.spool import (
+    Run,
+    Shipment,
+    flatten,
+    is_open,
+    is_pending,
+    keep_shipped,
+    read_lines,
+    shipped,
+    tracking_name,
+)
 
 STORE = "sqlite:///mlflow.db"
 
@@ -70,6 +80,30 @@ def test_names_and_values_are_brought_within_mlflows_limits(run: Run, tmp_path: 
     assert list(metrics["values"]) == ["eval/bio_loss"]
     assert math.isnan(metrics["values"]["eval/bio_loss"])
     assert len(tags["values"]["zoo.subject"]) == 8000
+
+
+@pytest.mark.parametrize(
+    ("name", "taken"),
+    [
+        ("../x/loss", "_/x/loss"),
+        ("a//b", "a/_/b"),
+        ("/a", "_/a"),
+        ("a/./b/", "a/_/b/_"),
+        ("..a", "__a"),
+        (".", "_"),
+    ],
+)
+def test_a_name_like_a_path_becomes_one_that_mlflow_takes(name: str, taken: str) -> None:
+    assert tracking_name(name) == taken
+    assert tracking_name(taken) == taken
+
+
+def test_a_run_is_open_until_its_end_is_written(run: Run, tmp_path: Path) -> None:
+    assert is_open(tmp_path)
+    run.end("FINISHED")
+    assert not is_open(tmp_path)
+    run.begin(experiment="zoo/train", name="bio", parameters={}, tags={})
+    assert is_open(tmp_path)
 
 
 def test_nested_parameters_become_dotted_names() -> None:
