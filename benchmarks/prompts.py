@@ -10,7 +10,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from benchmarks.subject import DOMAINS, EXAMPLES
-from xlora_engine.data.chat import ChatRow, ChatTokenizer, EncodedRow, encode
+from formats.chat_examples import ChatExample
+from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode
 from xlora_engine.data.shared_prefix import shared_prefix
 
 
@@ -46,7 +47,7 @@ def answers_labelled(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start:
 
 def _whole(tokenizer: ChatTokenizer, domain: str, start: int) -> EncodedRow:
     turns = tuple((message["role"], message["content"]) for message in _messages(domain, start))
-    return encode(tokenizer, ChatRow(messages=turns, domain=domain), max_tokens=sys.maxsize)
+    return encode(tokenizer, ChatExample(messages=turns, domain=domain), max_tokens=sys.maxsize)
 
 
 def _shortened(row: EncodedRow, tokens: int, *, opening: int) -> EncodedRow:

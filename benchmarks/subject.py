@@ -16,7 +16,7 @@ from examples.demo import find_gguf
 from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.train_adapter import train_adapter
 from xlora_engine.config import XLoraConfig
-from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode, pad_token, read_rows
+from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode, pad_token, read_examples
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.head_training.hidden_states import compute_hidden_states
 from xlora_engine.head_training.routed_examples import RoutedRows
@@ -78,7 +78,7 @@ def domain_rows(tokenizer: ChatTokenizer, split: str) -> dict[str, list[EncodedR
     return {
         domain: [
             encode(tokenizer, row, max_tokens=MAX_TOKENS)
-            for row in read_rows(EXAMPLES / f"{domain}.{split}.jsonl")
+            for row in read_examples(EXAMPLES / f"{domain}.{split}.jsonl")
         ]
         for domain in DOMAINS
     }

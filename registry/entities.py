@@ -170,6 +170,8 @@ class StoredMethod:
     files: tuple[str, ...]
     #: What the record keeps of it as JSON; two that differ here are two versions.
     details: Mapping[str, Any]
+    #: Further details: name -> which of `files` it is the weights digest of, taken of what is stored.
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

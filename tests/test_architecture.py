@@ -74,7 +74,7 @@ LATE = {
     "registry.commands.output": {"rich"},
     "registry.database.schema": {"alembic"},
     "registry.files.blobs": {"fsspec"},
-    "registry.files.safetensors_header": {"numpy"},
+    "registry.files.safetensors_file": {"numpy"},
     "registry.intake.adapter_tensors": {"numpy"},
     "registry.settings": {"platformdirs"},
     "workers.commands.doctor": {"sqlalchemy"},

@@ -1,29 +1,25 @@
 """The artifact store: files by the digest of their bytes, handed out only after they were verified.
 
-Records name files; bytes are in `blobs`. Nothing here knows what a file means.
+Records name files; bytes are in `blobs`, and come there by way of `staging`. Nothing here knows what a file
+means.
 """
 
 import contextlib
 import errno
 import io
 import os
-import re
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import IO
 
 from registry.entities import FileRecord
-from registry.errors import ArtifactError, ArtifactMissing, DigestMismatch, DiskFull
-from registry.files.blobs import Blobs, LocalBlobs, RemoteBlobs, copy_hashed, discard_abandoned, free_bytes_at
+from registry.errors import ArtifactMissing, DigestMismatch
+from registry.files.blobs import Blobs, LocalBlobs, RemoteBlobs, discard_abandoned, free_bytes_at
 from registry.files.digests import file_digest
 from registry.files.json_text import digest_of
-from registry.files.regular_files import open_regular
-
-#: One part of a stored path: no links upwards, no hidden files, nothing a shell or Windows reads otherwise.
-_PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9_-])?")
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+from registry.files.staging import StagedFile, Staging, check_paths, copy_hashed, storing
 
 
 class ArtifactStore:
@@ -32,49 +28,38 @@ class ArtifactStore:
     def __init__(self, root_url: str) -> None:
         self._blobs = _blobs_at(root_url)
 
-    def put_file(self, path: Path, *, name: str | None = None) -> FileRecord:
-        """Store one file; storing equal bytes again changes nothing. `name` is its path in the record.
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Staging]:
+        """A folder for copies of what is to be stored; whatever of it was not stored is deleted at the end.
 
         Raises:
-            ArtifactMissing: there is no regular file at `path`.
-            DiskFull: there is no room; nothing of the file is kept.
+            ArtifactError: the folder cannot be made.
+            DiskFull: there is no room for it.
         """
-        with open_regular(path, refusal=ArtifactMissing) as source:
-            size_bytes = os.fstat(source.fileno()).st_size
-            return self._put(source, name=path.name if name is None else name, size_bytes=size_bytes)
+        with storing("anything", size_bytes=0, free_bytes=self._blobs.free_bytes):
+            folder = self._blobs.staging_folder()
+        try:
+            yield Staging(folder, free_bytes=self._blobs.free_bytes)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def put_bytes(self, data: bytes, *, name: str) -> FileRecord:
-        """Store bytes as if they were a file called `name`; raises DiskFull."""
-        return self._put(io.BytesIO(data), name=name, size_bytes=len(data))
+    def store(self, staging: Staging, names: Iterable[str]) -> tuple[FileRecord, ...]:
+        """Store the copies of these names, in this order; storing equal bytes again changes nothing.
 
-    def probe(self) -> int | None:
-        """Write a few bytes and delete them again; the room that is left, None where nobody can tell.
+        Raises:
+            ArtifactError: a copy cannot be stored, or its bytes are not those that were staged.
+            DiskFull: there is no room.
+        """
+        return tuple(self._stored(name, staging[name]) for name in names)
+
+    def try_writing(self) -> int | None:
+        """Write a few bytes and delete them again; the bytes that are free, None where that is not known.
 
         Raises:
             OSError, or what the file system's driver raises: the store takes no files.
         """
-        self._blobs.probe()
+        self._blobs.try_writing()
         return self._blobs.free_bytes()
-
-    def put_folder(
-        self, folder: Path, names: Iterable[str], *, replaced: Mapping[str, bytes] | None = None
-    ) -> tuple[FileRecord, ...]:
-        """Store the named files of a folder, in this order; `replaced` holds what is stored instead of some.
-
-        Raises:
-            ArtifactMissing: one of them is no regular file.
-            ArtifactError: a file cannot be written, a name leads out of the folder, or two names are
-                the same where case does not count.
-            DiskFull: there is no room.
-        """
-        listed, instead = list(names), replaced or {}
-        _check_paths(listed)
-        return tuple(
-            self.put_bytes(instead[name], name=name)
-            if name in instead
-            else self.put_file(folder / name, name=name)
-            for name in listed
-        )
 
     def exists(self, digest: str) -> bool:
         """Whether bytes of this digest are stored."""
@@ -94,7 +79,7 @@ class ArtifactStore:
             DigestMismatch: stored bytes are not those that were stored.
             DiskFull: there is no room; nothing of the folder is kept.
         """
-        _check_paths([record.path for record in files])
+        check_paths([record.path for record in files])
         folder = into / _folder_name(files)
         if _holds_exactly(folder, files):
             return folder
@@ -110,18 +95,18 @@ class ArtifactStore:
             shutil.rmtree(staged, ignore_errors=True)
         return folder
 
-    def _put(self, source: IO[bytes] | io.FileIO, *, name: str, size_bytes: int) -> FileRecord:
-        with _storing(name, size_bytes=size_bytes, free=self._blobs.free_bytes):
-            digest, stored_bytes = self._blobs.put(source)
-        return FileRecord(path=name, digest=digest, size_bytes=stored_bytes)
+    def _stored(self, name: str, staged: StagedFile) -> FileRecord:
+        with storing(name, size_bytes=staged.size_bytes, free_bytes=self._blobs.free_bytes):
+            self._blobs.adopt(staged.path, staged.digest)
+        return FileRecord(path=name, digest=staged.digest, size_bytes=staged.size_bytes)
 
-    def _fetch(self, record: FileRecord, place: Path) -> None:
+    def _fetch(self, record: FileRecord, path: Path) -> None:
         with (
-            _storing(record.path, size_bytes=record.size_bytes, free=lambda: free_bytes_at(place)),
+            storing(record.path, size_bytes=record.size_bytes, free_bytes=lambda: free_bytes_at(path)),
             self._opened(record) as source,
         ):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with place.open("xb") as target:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as target:
                 found, _ = copy_hashed(source, target)
         if found != record.digest:
             raise DigestMismatch(
@@ -147,19 +132,6 @@ def _blobs_at(root_url: str) -> Blobs:
     return LocalBlobs(Path(path).expanduser().absolute())
 
 
-def _check_paths(paths: Sequence[str]) -> None:
-    for path in paths:
-        parts = path.split("/")
-        if not all(_PART.fullmatch(part) for part in parts) or str(PurePosixPath(path)) != path:
-            raise ArtifactError(
-                f"{path!r} cannot be a stored file's path: use letters, digits, '.', '_' and '-' in each part"
-            )
-    folded = [path.casefold() for path in paths]
-    twice = next((path for path in paths if folded.count(path.casefold()) > 1), None)
-    if twice is not None:
-        raise ArtifactError(f"{twice!r} is named twice, or differs from another file only by case")
-
-
 def _folder_name(files: Iterable[FileRecord]) -> str:
     return digest_of(sorted([record.path, record.digest] for record in files)).removeprefix("sha256:")
 
@@ -173,7 +145,7 @@ def _holds_exactly(folder: Path, files: Sequence[FileRecord]) -> bool:
         return False
     try:
         return all(file_digest(folder / record.path)[0] == record.digest for record in files)
-    except ArtifactMissing:  # a link or pipe took the file's place
+    except ArtifactMissing:  # a link or pipe is there instead
         return False
 
 
@@ -197,19 +169,3 @@ def _swap_in(staged: Path, folder: Path, files: Sequence[FileRecord]) -> None:
     except OSError as exc:
         if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _holds_exactly(folder, files):
             raise
-
-
-@contextlib.contextmanager
-def _storing(name: str, *, size_bytes: int, free: Callable[[], int | None]) -> Iterator[None]:
-    """Say what an operating system's refusal to store means; where the disk is full, with the sizes."""
-    try:
-        yield
-    except OSError as exc:
-        if exc.errno not in _NO_ROOM:
-            raise ArtifactError(f"cannot store {name}: {exc}; see to the folder, or set another") from exc
-        left = free()
-        room = "" if left is None else f", {left:,} bytes are free"
-        raise DiskFull(
-            f"no room for {name}: {size_bytes:,} bytes{room} ({os.strerror(exc.errno)}); nothing was kept."
-            " Free some space, or set ZOO_HOME or ZOO_ARTIFACT_ROOT to a larger disk"
-        ) from exc

@@ -1,34 +1,37 @@
 """Where the bytes of artifacts lie: blobs named by digest, in a local folder or beneath an fsspec URL.
 
-Knows nothing of records. Existing is not finished: bytes are written beside their place, hashed, made
+Knows nothing of records. Existing is not finished: bytes are written to a staging folder, hashed, made
 durable, then renamed, so a blob that is there is whole. Reading does not verify; `artifacts` does.
 """
 
-import hashlib
 import io
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 from registry.crash_points import crash_point
-from registry.errors import ArtifactMissing
+from registry.errors import ArtifactMissing, DigestMismatch
 from registry.files.regular_files import open_regular
+from registry.files.staging import copy_hashed
 
-CHUNK_BYTES = 1024 * 1024
 _INCOMING = ".incoming"
-_PROBE = b"written to see whether it can be"
+_WRITE_TEST = b"written to see whether it can be"
 #: No upload takes a day; what is older was left by a process that was killed.
 _ABANDONED_S = 24 * 3600
 
 
 class Blobs(Protocol):
-    """A place for blobs; digests are `sha256:<hex>`."""
+    """Where blobs are kept; digests are `sha256:<hex>`."""
 
-    def put(self, source: IO[bytes] | io.FileIO) -> tuple[str, int]:
-        """Store all bytes of `source`; their digest and size."""
+    def staging_folder(self) -> Path:
+        """A new folder on this machine, of this process alone, for files that `adopt` may take."""
+
+    def adopt(self, staged: Path, digest: str) -> None:
+        """Store a durable file of that digest, which is gone from the staging folder afterwards."""
 
     def open(self, digest: str) -> IO[bytes] | io.FileIO:
         """The blob's bytes, unverified; raises ArtifactMissing."""
@@ -37,12 +40,12 @@ class Blobs(Protocol):
         """Whether there is a blob of this digest."""
 
     def where(self, digest: str) -> str:
-        """The blob's place, for messages."""
+        """The blob's path or URL, for messages."""
 
     def free_bytes(self) -> int | None:
-        """Room that is left, None where nobody can tell."""
+        """Bytes that are free, None where that is not known."""
 
-    def probe(self) -> None:
+    def try_writing(self) -> None:
         """Write a few bytes and delete them again; raises what the file system does."""
 
 
@@ -52,51 +55,48 @@ class LocalBlobs:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def put(self, source: IO[bytes] | io.FileIO) -> tuple[str, int]:
-        """Store all bytes of `source`, replacing a blob that may have been damaged; durable on return."""
+    def staging_folder(self) -> Path:
+        """A new folder on the file system of the blobs, so that they are only renamed."""
         incoming = self._root / _INCOMING
         incoming.mkdir(parents=True, exist_ok=True)
         discard_abandoned(incoming)
-        staged = incoming / uuid.uuid4().hex
-        try:
-            with staged.open("xb") as target:
-                digest, size_bytes = copy_hashed(source, target)
-                target.flush()
-                os.fsync(target.fileno())
-            # Read-only, so that whoever finds it by hand does not edit it by accident.
-            staged.chmod(0o444)
-            place = self._place(digest)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            staged.replace(place)
-            crash_point("after_artifact_rename")
-        finally:
-            staged.unlink(missing_ok=True)
-        sync_folder(place.parent)
-        return digest, size_bytes
+        folder = incoming / uuid.uuid4().hex
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def adopt(self, staged: Path, digest: str) -> None:
+        """Rename a file to its digest, replacing a blob that may have been damaged; durable on return."""
+        # Read-only, so that whoever finds it by hand does not edit it by accident.
+        staged.chmod(0o444)
+        path = self._path(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(path)
+        crash_point("after_artifact_rename")
+        sync_folder(path.parent)
 
     def open(self, digest: str) -> io.FileIO:
         """The blob's bytes, unverified; raises ArtifactMissing."""
-        return open_regular(self._place(digest), refusal=ArtifactMissing)
+        return open_regular(self._path(digest), refusal=ArtifactMissing)
 
     def exists(self, digest: str) -> bool:
         """Whether there is a blob of this digest."""
-        return self._place(digest).is_file()
+        return self._path(digest).is_file()
 
     def where(self, digest: str) -> str:
         """The blob's path."""
-        return str(self._place(digest))
+        return str(self._path(digest))
 
     def free_bytes(self) -> int | None:
-        """Room on the file system."""
+        """Bytes that are free on the file system."""
         return free_bytes_at(self._root)
 
-    def probe(self) -> None:
+    def try_writing(self) -> None:
         """Write a few bytes, where there is no store yet into what would hold it, and delete them again."""
         staged = _existing(self._root / _INCOMING) / uuid.uuid4().hex
-        staged.write_bytes(_PROBE)
+        staged.write_bytes(_WRITE_TEST)
         staged.unlink()
 
-    def _place(self, digest: str) -> Path:
+    def _path(self, digest: str) -> Path:
         return self._root.joinpath(*key_of(digest))
 
 
@@ -110,20 +110,30 @@ class RemoteBlobs:
         self._root: str
         self._system, self._root = fsspec.core.url_to_fs(root_url)
 
-    def put(self, source: IO[bytes] | io.FileIO) -> tuple[str, int]:
-        """Upload to a key of its own, then move to the digest's key."""
-        staged = self._path(_INCOMING, uuid.uuid4().hex)
+    def staging_folder(self) -> Path:
+        """A new folder among the temporary files of this machine."""
+        return Path(tempfile.mkdtemp(prefix="zoo-staging-"))
+
+    def adopt(self, staged: Path, digest: str) -> None:
+        """Upload to a key of its own, then move to the digest's key.
+
+        Raises:
+            DigestMismatch: what was uploaded is not what was staged.
+        """
+        incoming = self._path(_INCOMING, uuid.uuid4().hex)
         try:
             self._system.makedirs(self._path(_INCOMING), exist_ok=True)
-            with self._system.open(staged, "wb") as target:
-                digest, size_bytes = copy_hashed(source, target)
-            place = self._path(*key_of(digest))
-            self._system.makedirs(place.rpartition("/")[0], exist_ok=True)
-            self._system.mv(staged, place)
+            with staged.open("rb") as source, self._system.open(incoming, "wb") as target:
+                found, _ = copy_hashed(source, target)
+            if found != digest:
+                raise DigestMismatch(f"{staged} has digest {found}, expected {digest}; register it again")
+            key = self._path(*key_of(digest))
+            self._system.makedirs(key.rpartition("/")[0], exist_ok=True)
+            self._system.mv(incoming, key)
         finally:
-            if self._system.exists(staged):
-                self._system.rm_file(staged)
-        return digest, size_bytes
+            if self._system.exists(incoming):
+                self._system.rm_file(incoming)
+        staged.unlink()
 
     def open(self, digest: str) -> IO[bytes]:
         """The blob's bytes, unverified; raises ArtifactMissing."""
@@ -142,28 +152,18 @@ class RemoteBlobs:
         return str(self._system.unstrip_protocol(self._path(*key_of(digest))))
 
     def free_bytes(self) -> int | None:
-        """Object stores do not tell."""
+        """Not known of an object store."""
         return None
 
-    def probe(self) -> None:
+    def try_writing(self) -> None:
         """Upload a few bytes and delete them again; raises what the driver does."""
         staged = self._path(_INCOMING, uuid.uuid4().hex)
         self._system.makedirs(self._path(_INCOMING), exist_ok=True)
-        self._system.pipe_file(staged, _PROBE)
+        self._system.pipe_file(staged, _WRITE_TEST)
         self._system.rm_file(staged)
 
     def _path(self, *parts: str) -> str:
         return "/".join((self._root.rstrip("/"), *parts))
-
-
-def copy_hashed(source: IO[bytes] | io.FileIO, target: IO[bytes]) -> tuple[str, int]:
-    """Copy all bytes; `sha256:<hex>` and number of what was copied."""
-    sha256, size_bytes = hashlib.sha256(), 0
-    while chunk := source.read(CHUNK_BYTES):
-        sha256.update(chunk)
-        target.write(chunk)
-        size_bytes += len(chunk)
-    return f"sha256:{sha256.hexdigest()}", size_bytes
 
 
 def key_of(digest: str) -> tuple[str, str, str]:
@@ -190,13 +190,13 @@ def sync_folder(folder: Path) -> None:
 
 
 def free_bytes_at(path: Path) -> int | None:
-    """Room on the file system that would hold `path`, None if the system does not tell."""
+    """Bytes that are free on the file system that would hold `path`."""
     return shutil.disk_usage(_existing(path)).free
 
 
 def _existing(path: Path) -> Path:
     """The path, or the nearest folder above it that is there."""
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(above for above in (path, *path.parents) if above.exists())
 
 
 def discard_abandoned(folder: Path, *, prefix: str = "") -> None:

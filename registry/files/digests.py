@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from formats.errors import Refusal
 from formats.strict_json import shown
 from registry.errors import ArtifactMissing, WeightsInvalid
 from registry.files.regular_files import open_regular
-from registry.files.safetensors_header import TensorEntry, read_header
+from registry.files.safetensors_file import SafetensorsFile, TensorEntry
 
 _CHUNK_BYTES = 1024 * 1024
 
@@ -29,39 +29,38 @@ def file_digest(path: Path, *, refusal: Refusal = ArtifactMissing) -> tuple[str,
     return f"sha256:{sha256.hexdigest()}", size_bytes
 
 
-def weights_digest(*paths: Path) -> str:
-    """`sha256:<hex>` over name, dtype, shape and bytes of every tensor in these safetensors files together.
-
-    Equal for equal weights however they are sharded, ordered or annotated: it digests one line of JSON a
-    tensor, sorted by name, in which the bytes stand as their own SHA-256. One pass over the files.
+def weights_digest(*files: SafetensorsFile) -> str:
+    """`sha256:<hex>` over name, dtype, shape and bytes of every tensor in these files together.
 
     Raises:
-        WeightsInvalid: a file is not safetensors, or two of them hold a tensor of the same name.
+        WeightsInvalid: two of the files hold a tensor of the same name.
     """
-    lines: dict[str, str] = {}
-    for path in paths:
-        entries = read_header(path)
-        for entry, content in zip(entries, _contents(path, entries), strict=True):
-            if entry.name in lines:
-                raise WeightsInvalid(f"{path}: tensor {shown(entry.name)} is in another file too")
-            lines[entry.name] = json.dumps([entry.name, entry.dtype, list(entry.shape), content])
+    contents: dict[TensorEntry, str] = {}
+    names: set[str] = set()
+    for file in files:
+        for entry in file.entries:
+            if entry.name in names:
+                raise WeightsInvalid(f"{file.called}: tensor {shown(entry.name)} is in another file too")
+            names.add(entry.name)
+            contents[entry] = _content_digest(file, entry)
+    return joint_digest(contents)
+
+
+def joint_digest(contents: Mapping[TensorEntry, str]) -> str:
+    """`sha256:<hex>` over tensors of different names, each with the hexadecimal SHA-256 of its bytes.
+
+    Equal for equal weights however they are sharded, ordered or annotated: it digests one line of JSON a
+    tensor, sorted by name, in which the bytes stand as their own SHA-256.
+    """
     sha256 = hashlib.sha256()
-    for name in sorted(lines):
-        sha256.update(f"{lines[name]}\n".encode())
+    for entry in sorted(contents, key=lambda entry: entry.name):
+        line = json.dumps([entry.name, entry.dtype, list(entry.shape), contents[entry]])
+        sha256.update(f"{line}\n".encode())
     return f"sha256:{sha256.hexdigest()}"
 
 
-def _contents(path: Path, entries: Iterable[TensorEntry]) -> Iterable[str]:
-    """Hex SHA-256 of each tensor's bytes, in the order of the file."""
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
-    with open_regular(path, refusal=WeightsInvalid) as file:
-        for entry in entries:
-            sha256, left = hashlib.sha256(), entry.end - entry.begin
-            file.seek(entry.begin)
-            while left:
-                count = file.readinto(buffer[: min(left, _CHUNK_BYTES)])
-                if not count:
-                    raise WeightsInvalid(f"{path} became shorter while it was read")
-                sha256.update(buffer[:count])
-                left -= count
-            yield sha256.hexdigest()
+def _content_digest(file: SafetensorsFile, entry: TensorEntry) -> str:
+    sha256 = hashlib.sha256()
+    for chunk in file.chunks_of(entry):
+        sha256.update(chunk)
+    return sha256.hexdigest()

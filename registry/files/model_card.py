@@ -1,10 +1,8 @@
 """The licence that a model card states; nothing else of a README is read, and no YAML is run."""
 
 import re
-from pathlib import Path
 
-from formats.errors import Refusal
-from registry.files.regular_files import read_bounded
+from registry.files.staging import Staging
 
 CARD_FILE = "README.md"
 CARD_LIMIT_BYTES = 1024 * 1024
@@ -17,16 +15,9 @@ _LICENCE = re.compile(
 )
 
 
-def read_licence(folder: Path, *, refusal: Refusal) -> str | None:
-    """The licence named in the front matter of the folder's README.md, if it has one.
-
-    Raises:
-        refusal: README.md is a link or the like, or larger than any card.
-    """
-    card = folder / CARD_FILE
-    if not card.exists() and not card.is_symlink():
-        return None
-    return stated_licence(read_bounded(card, limit_bytes=CARD_LIMIT_BYTES, refusal=refusal))
+def licence_in(staging: Staging) -> str | None:
+    """The licence that the README.md among the copies names in its front matter, if there is one."""
+    return stated_licence(staging[CARD_FILE].read()) if CARD_FILE in staging else None
 
 
 def stated_licence(card: bytes) -> str | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from formats.errors import Refusal
 
-# Windows has neither flag, and no FIFOs that a name in a folder could stand for.
+# Windows has neither flag, and no FIFOs in folders.
 _FLAGS = (
     os.O_RDONLY
     | getattr(os, "O_NOFOLLOW", 0)
@@ -31,7 +31,7 @@ _KINDS = (
 
 
 def kind_of(mode: int) -> str | None:
-    """What a file mode stands for, in words; None for a regular file."""
+    """The kind of file of a mode, in words; None for a regular file."""
     if stat.S_ISREG(mode):
         return None
     return next((words for matches, words in _KINDS if matches(mode)), "no regular file")
@@ -65,8 +65,13 @@ def read_bounded(path: Path, *, limit_bytes: int, refusal: Refusal) -> bytes:
         while len(data) <= limit_bytes and (chunk := file.read(limit_bytes + 1 - len(data))):
             data += chunk
     if len(data) > limit_bytes:
-        raise refusal(f"{path} is larger than the {limit_bytes:,} bytes such a file may have")
+        raise too_large(path, limit_bytes=limit_bytes, refusal=refusal)
     return bytes(data)
+
+
+def too_large(path: Path, *, limit_bytes: int, refusal: Refusal) -> Exception:
+    """The error for a file that is larger than it may be."""
+    return refusal(f"{path} is larger than the {limit_bytes:,} bytes such a file may have")
 
 
 def names_in(folder: Path, *, refusal: Refusal) -> dict[str, bool]:

@@ -1,4 +1,4 @@
-"""An adapter folder, looked at without trusting it: which files it holds, and what is in them.
+"""An adapter folder, copied and looked at without trusting it: which files it holds, and what is in them.
 
 Nothing is loaded: configuration and tensors are read by parsers of our own, a pickle by none.
 """
@@ -9,15 +9,18 @@ from pathlib import Path
 
 from formats.peft import CONFIG_FILE, PICKLED_WEIGHTS_FILE, WEIGHTS_FILE
 from registry.errors import AdapterConfigInvalid, InvalidAdapter, PickleRefused, WeightsInvalid
-from registry.files.digests import weights_digest
 from registry.files.file_kinds import FileKind, kind_of_name
-from registry.files.model_card import read_licence
-from registry.files.regular_files import names_in, open_regular, read_bounded
-from registry.files.safetensors_header import read_header
+from registry.files.model_card import licence_in
+from registry.files.regular_files import names_in
+from registry.files.safetensors_file import opened_tensors
+from registry.files.staging import Staging
 from registry.intake.adapter_config import CONFIG_LIMIT_BYTES, AdapterConfig, parse_config, rebuild_config
-from registry.intake.adapter_tensors import ModuleShape, check_values, dtype_name, pair_modules
+from registry.intake.adapter_tensors import ModuleShape, dtype_name, pair_modules, read_values
 
 _TEXT_LIMIT_BYTES = 1024 * 1024
+
+#: File -> what refuses it, and how large it may be; for texts see above.
+_LIMITS = {CONFIG_FILE: (AdapterConfigInvalid, CONFIG_LIMIT_BYTES)}
 
 #: Beginnings of what `torch.save` writes: a zip, or a bare pickle of protocol 2 to 5.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -36,15 +39,16 @@ class AdapterManifest:
     #: Of the weights file.
     size_bytes: int
     weights_digest: str
-    #: Names of the files to keep; for those in `rebuilt`, what is there is kept in place of the file.
+    #: Names of the files to keep.
     files: tuple[str, ...]
-    rebuilt: Mapping[str, bytes]
     licence: str | None
     warnings: tuple[str, ...]
 
 
-def read_adapter(folder: Path) -> AdapterManifest:
-    """Look at a PEFT LoRA folder.
+def stage_adapter(folder: Path, staging: Staging) -> AdapterManifest:
+    """Copy the files of a PEFT LoRA folder that are kept, and look at the copies.
+
+    The configuration among them is the one written anew.
 
     Raises:
         InvalidAdapter: it is none, or holds what must not be loaded; the message names file, field or tensor.
@@ -52,25 +56,28 @@ def read_adapter(folder: Path) -> AdapterManifest:
             changes nothing from each other.
     """
     files, ignored = _choose_files(folder)
-    data = read_bounded(folder / CONFIG_FILE, limit_bytes=CONFIG_LIMIT_BYTES, refusal=AdapterConfigInvalid)
-    config = parse_config(data)
-    weights = folder / WEIGHTS_FILE
-    _refuse_disguised_pickle(weights)
-    entries = read_header(weights)
-    modules = pair_modules(entries, config)
-    silent = check_values(weights, entries)
-    licence = read_licence(folder, refusal=InvalidAdapter)
+    for name in files:
+        if name != WEIGHTS_FILE:
+            refusal, limit_bytes = _LIMITS.get(name, (InvalidAdapter, _TEXT_LIMIT_BYTES))
+            staging.copy(folder / name, name, refusal=refusal, limit_bytes=limit_bytes)
+    config = parse_config(staging[CONFIG_FILE].read())
+    copy = staging.copy(folder / WEIGHTS_FILE, WEIGHTS_FILE, refusal=WeightsInvalid)
+    _refuse_disguised_pickle(copy.path, called=folder / WEIGHTS_FILE)
+    with opened_tensors(copy.path, called=folder / WEIGHTS_FILE) as weights:
+        entries = weights.entries
+        modules = pair_modules(entries, config)
+        values = read_values(weights)
+    staging.write(CONFIG_FILE, rebuild_config(config, modules=modules))
     return AdapterManifest(
         config=config,
         modules=modules,
         dtype=dtype_name(entries),
         parameter_count=sum(entry.size for entry in entries),
-        size_bytes=weights.stat().st_size,
-        weights_digest=weights_digest(weights),
+        size_bytes=copy.size_bytes,
+        weights_digest=values.digest,
         files=files,
-        rebuilt={CONFIG_FILE: rebuild_config(config, modules=modules)},
-        licence=licence,
-        warnings=tuple(_warnings(ignored, silent=silent, modules=len(modules))),
+        licence=licence_in(staging),
+        warnings=tuple(_warnings(ignored, zero=values.zero_modules, modules=len(modules))),
     )
 
 
@@ -94,13 +101,7 @@ def _choose_files(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if names.get(name) is not False:
             raise InvalidAdapter(f"{folder} has no {name}; give the folder that PEFT's save_pretrained wrote")
-    _check_text_sizes(folder, [name for name in kept if kinds[name] is FileKind.TEXT])
     return tuple(kept), tuple(ignored)
-
-
-def _check_text_sizes(folder: Path, names: Sequence[str]) -> None:
-    for name in names:
-        read_bounded(folder / name, limit_bytes=_TEXT_LIMIT_BYTES, refusal=InvalidAdapter)
 
 
 def _pickle_advice(path: Path, *, has_weights: bool) -> str:
@@ -118,21 +119,21 @@ def _conversion(path: Path) -> str:
     )
 
 
-def _refuse_disguised_pickle(weights: Path) -> None:
-    with open_regular(weights, refusal=WeightsInvalid) as file:
+def _refuse_disguised_pickle(copy: Path, *, called: Path) -> None:
+    with copy.open("rb") as file:
         start = file.read(9)
     # A safetensors file has a small number and a brace here.
     if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
         raise PickleRefused(
-            f"{weights} is a pickle under another name, and loading a pickle can run code. Rename it to"
-            f" {PICKLED_WEIGHTS_FILE}. {_conversion(weights.with_name(PICKLED_WEIGHTS_FILE))}"
+            f"{called} is a pickle under another name, and loading a pickle can run code. Rename it to"
+            f" {PICKLED_WEIGHTS_FILE}. {_conversion(called.with_name(PICKLED_WEIGHTS_FILE))}"
         )
 
 
-def _warnings(ignored: Sequence[str], *, silent: int, modules: int) -> list[str]:
+def _warnings(ignored: Sequence[str], *, zero: int, modules: int) -> list[str]:
     warnings = []
     if ignored:
         warnings.append(f"left out, because an adapter does not need it: {', '.join(ignored)}")
-    if silent:
-        warnings.append(f"the update is zero in {silent} of {modules} modules")
+    if zero:
+        warnings.append(f"the update is zero in {zero} of {modules} modules")
     return warnings

@@ -3,14 +3,15 @@
 Knows nothing of folders or base models.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from formats.peft import KEY_PREFIX, Factor, factor_of, is_module_path
 from formats.strict_json import shown
 from registry.errors import ChangesNothing, WeightsInvalid
-from registry.files.safetensors_header import TensorEntry, read_tensor
+from registry.files.digests import joint_digest
+from registry.files.safetensors_file import SafetensorsFile, TensorEntry, values_of
 from registry.intake.adapter_config import AdapterConfig
 
 #: dtype in the file -> its name elsewhere; a factor in another dtype is quantised, or no weight at all.
@@ -66,8 +67,18 @@ def pair_modules(entries: Iterable[TensorEntry], config: AdapterConfig) -> dict[
     }
 
 
-def check_values(path: Path, entries: Sequence[TensorEntry]) -> int:
-    """Read every value once; the number of modules whose update is zero.
+@dataclass(frozen=True, kw_only=True)
+class AdapterValues:
+    """What one pass over an adapter's weights finds."""
+
+    #: Of the weights, whatever the metadata and order of the file.
+    digest: str
+    #: Modules whose update is zero.
+    zero_modules: int
+
+
+def read_values(file: SafetensorsFile) -> AdapterValues:
+    """Read every value once: check and digest it.
 
     Raises:
         WeightsInvalid: a tensor holds NaN or infinity.
@@ -75,22 +86,27 @@ def check_values(path: Path, entries: Sequence[TensorEntry]) -> int:
     """
     import numpy as np
 
-    silent: set[str] = set()
+    contents: dict[TensorEntry, str] = {}
+    zero: set[str] = set()
     modules: set[str] = set()
-    for entry in entries:
-        values = read_tensor(path, entry)
+    for entry in file.entries:
+        data = file.data_of(entry)
+        contents[entry] = hashlib.sha256(data).hexdigest()
+        values = values_of(data, entry, called=file.called)
         if not np.isfinite(values).all():
-            raise WeightsInvalid(f"{path}: {shown(entry.name)} holds NaN or infinity; training had diverged")
+            raise WeightsInvalid(
+                f"{file.called}: {shown(entry.name)} holds NaN or infinity; training had diverged"
+            )
         module = _factor(entry).module
         modules.add(module)
         if not values.any():
-            silent.add(module)
-    if silent == modules:
+            zero.add(module)
+    if zero == modules:
         raise ChangesNothing(
-            f"{path}: B is zero in all {len(modules)} modules, so the adapter changes nothing; it was saved"
-            " before training, or training did not reach it. Train it, then save it again"
+            f"{file.called}: B is zero in all {len(modules)} modules, so the adapter changes nothing; it was"
+            " saved before training, or training did not reach it. Train it, then save it again"
         )
-    return len(silent)
+    return AdapterValues(digest=joint_digest(contents), zero_modules=len(zero))
 
 
 def dtype_name(entries: Iterable[TensorEntry]) -> str:

@@ -35,7 +35,7 @@ def choose_base(
 
 
 def _named(stated: str | None, bases: Sequence[BaseModel]) -> BaseModel | None:
-    """The base model that the adapter's configuration names; its word is a hint, never a path."""
+    """The base model that the adapter's configuration names; the name is never opened as a path."""
     return next((base for base in bases if stated in _names(base)), None)
 
 
@@ -71,8 +71,8 @@ def _another_named(manifest: AdapterManifest, base: BaseModel) -> tuple[Verdict,
     return (Verdict(level=WARN, code="ZOO-W207", message=message),)
 
 
-def _last_name(place: str) -> str:
-    return place.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+def _last_name(path: str) -> str:
+    return path.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
 
 
 def _undecided(fitting: Sequence[BaseModel], stated: str | None) -> Incompatible:

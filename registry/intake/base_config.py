@@ -8,6 +8,7 @@ from typing import Any
 from formats.strict_json import has_key, parse_object, shown
 from registry.errors import InvalidBase
 from registry.files.json_text import digest_of
+from registry.files.model_card import CARD_FILE, CARD_LIMIT_BYTES
 from registry.files.regular_files import read_bounded
 
 CONFIG_FILE = "config.json"
@@ -15,6 +16,16 @@ TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 _JSON_LIMIT_BYTES = 16 * 1024 * 1024
 _TEMPLATE_LIMIT_BYTES = 1024 * 1024
+
+#: File -> how large it may be, of those that are read whole.
+SIZE_LIMITS: Mapping[str, int] = {
+    CONFIG_FILE: _JSON_LIMIT_BYTES,
+    TOKENIZER_CONFIG_FILE: _JSON_LIMIT_BYTES,
+    "generation_config.json": _JSON_LIMIT_BYTES,
+    "model.safetensors.index.json": _JSON_LIMIT_BYTES,
+    CHAT_TEMPLATE_FILE: _TEMPLATE_LIMIT_BYTES,
+    CARD_FILE: CARD_LIMIT_BYTES,
+}
 
 #: Keys that make transformers import code, wherever they are: CVE-2026-4372 is about the second.
 _CODE_KEYS = ("auto_map", "_attn_implementation_internal", "trust_remote_code")
@@ -85,7 +96,7 @@ def read_chat_template(folder: Path, *, tokenizer_config: Mapping[str, Any]) -> 
         try:
             return digest_of(data.decode("utf-8"))
         except UnicodeDecodeError as exc:
-            raise InvalidBase(f"{path} is not UTF-8: {exc}") from exc
+            raise InvalidBase(f"{path.name} is not UTF-8: {exc}") from exc
     template = tokenizer_config.get("chat_template")
     return digest_of(template) if template else None
 

@@ -1,5 +1,6 @@
-"""A base model folder, looked at without loading it: identity, sizes, and the modules adapters can touch."""
+"""A base model folder, copied and looked at without loading it: identity, sizes, modules."""
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,16 +9,18 @@ from typing import Any
 
 from formats.strict_json import shown
 from registry.errors import InvalidBase, WeightsInvalid
-from registry.files.digests import file_digest, weights_digest
+from registry.files.digests import weights_digest
 from registry.files.file_kinds import FileKind, kind_of_name
 from registry.files.json_text import digest_of
-from registry.files.model_card import read_licence
+from registry.files.model_card import licence_in
 from registry.files.regular_files import names_in
-from registry.files.safetensors_header import TensorEntry, read_header
+from registry.files.safetensors_file import TensorEntry, opened_tensors
+from registry.files.staging import Staging
 from registry.intake.adapter_tensors import dtype_name
 from registry.intake.base_config import (
     CHAT_TEMPLATE_FILE,
     CONFIG_FILE,
+    SIZE_LIMITS,
     TOKENIZER_CONFIG_FILE,
     BaseConfig,
     read_base_config,
@@ -72,28 +75,31 @@ class BaseManifest:
     warnings: tuple[str, ...]
 
 
-def read_base(folder: Path) -> BaseManifest:
-    """Look at a base model folder in the layout that transformers' `save_pretrained` writes.
+def stage_base(folder: Path, staging: Staging) -> BaseManifest:
+    """Copy what is kept of a folder in the layout of transformers' `save_pretrained`, and look at the copies.
 
     Raises:
         InvalidBase: a part is missing or damaged, or a file in it could run code; the message names it.
     """
     names = _checked_names(folder)
+    index = (INDEX_FILE,) if INDEX_FILE in names and SINGLE_FILE not in names else ()
+    for name in {CONFIG_FILE, *_kept(names), *index}:
+        staging.copy(folder / name, name, refusal=InvalidBase, limit_bytes=SIZE_LIMITS.get(name))
     for name in names.intersection(_JSON_FILES):
-        read_json(folder / name)
-    config = read_base_config(folder)
-    shards = _shards(folder, names)
-    try:
-        entries = [entry for shard in shards for entry in read_header(folder / shard)]
-        weights = weights_digest(*(folder / shard for shard in shards))
-    except WeightsInvalid as exc:
-        raise InvalidBase(str(exc)) from exc
-    tokenizer, template = _tokenizer_digests(folder, names)
-    files = (*_kept(names), *shards, *(() if SINGLE_FILE in shards else (INDEX_FILE,)))
-    parts = {"weights": weights, "config": config.digest, "tokenizer": tokenizer, "chat_template": template}
+        read_json(staging[name].path)
+    config = read_base_config(staging.folder)
+    tokenizer, template = _tokenizer_digests(folder, staging)
+    weights = _stage_weights(folder, names, staging)
+    files = tuple(sorted((*_kept(names), *weights.shards, *index)))
+    parts = {
+        "weights": weights.digest,
+        "config": config.digest,
+        "tokenizer": tokenizer,
+        "chat_template": template,
+    }
     return BaseManifest(
         digest=digest_of(parts),
-        weights_digest=weights,
+        weights_digest=weights.digest,
         config_digest=config.digest,
         tokenizer_digest=tokenizer,
         chat_template_digest=template,
@@ -102,14 +108,44 @@ def read_base(folder: Path) -> BaseManifest:
         hidden_size=config.hidden_size,
         layer_count=config.layer_count,
         vocabulary_size=config.vocabulary_size,
-        dtype=dtype_name(entries),
-        parameter_count=sum(entry.size for entry in entries),
-        size_bytes=sum((folder / shard).stat().st_size for shard in shards),
-        licence=read_licence(folder, refusal=InvalidBase),
-        modules=_modules(entries, config),
-        files=tuple(sorted(files)),
+        dtype=dtype_name(weights.entries),
+        parameter_count=sum(entry.size for entry in weights.entries),
+        size_bytes=sum(staging[shard].size_bytes for shard in weights.shards),
+        licence=licence_in(staging),
+        modules=_modules(weights.entries, config),
+        files=files,
         warnings=_warnings(names, files),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """The weights of a base model, in one file or several."""
+
+    shards: tuple[str, ...]
+    entries: tuple[TensorEntry, ...]
+    digest: str
+
+
+def _stage_weights(folder: Path, names: frozenset[str], staging: Staging) -> _Weights:
+    weight_map = None if SINGLE_FILE in names else _weight_map(folder, names, staging)
+    shards = (SINGLE_FILE,) if weight_map is None else tuple(sorted(set(weight_map.values())))
+    for shard in shards:
+        staging.copy(folder / shard, shard, refusal=InvalidBase)
+    with contextlib.ExitStack() as stack:
+        try:
+            files = {
+                shard: stack.enter_context(opened_tensors(staging[shard].path, called=folder / shard))
+                for shard in shards
+            }
+            if weight_map is not None:
+                found = {entry.name: shard for shard, file in files.items() for entry in file.entries}
+                _check_index(found, weight_map)
+            digest = weights_digest(*files.values())
+        except WeightsInvalid as exc:
+            raise InvalidBase(str(exc)) from exc
+    entries = tuple(entry for file in files.values() for entry in file.entries)
+    return _Weights(shards=shards, entries=entries, digest=digest)
 
 
 def _checked_names(folder: Path) -> frozenset[str]:
@@ -125,31 +161,23 @@ def _checked_names(folder: Path) -> frozenset[str]:
     return frozenset(name for name, is_folder in names.items() if not is_folder)
 
 
-def _shards(folder: Path, names: frozenset[str]) -> tuple[str, ...]:
-    if SINGLE_FILE in names:
-        return (SINGLE_FILE,)
+def _weight_map(folder: Path, names: frozenset[str], staging: Staging) -> Mapping[str, str]:
     if INDEX_FILE not in names:
         hint = "; a .gguf file is given by its own path" if any(n.endswith(".gguf") for n in names) else ""
         raise InvalidBase(
             f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; save the model with"
             f" save_pretrained(..., safe_serialization=True){hint}"
         )
-    weight_map = read_json(folder / INDEX_FILE).get("weight_map")
+    weight_map = read_json(staging[INDEX_FILE].path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InvalidBase(f"{INDEX_FILE}: weight_map must map tensors to files, got {shown(weight_map)}")
     for shard in weight_map.values():
         if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or shard not in names:
             raise InvalidBase(f"{INDEX_FILE} names {shown(shard)}, which is no safetensors file in {folder}")
-    shards = tuple(sorted(set(weight_map.values())))
-    _check_index(folder, weight_map, shards)
-    return shards
+    return weight_map
 
 
-def _check_index(folder: Path, weight_map: Mapping[str, str], shards: Sequence[str]) -> None:
-    try:
-        found = {entry.name: shard for shard in shards for entry in read_header(folder / shard)}
-    except WeightsInvalid as exc:
-        raise InvalidBase(str(exc)) from exc
+def _check_index(found: Mapping[str, str], weight_map: Mapping[str, str]) -> None:
     wrong = sorted(
         name for name in found.keys() | weight_map.keys() if found.get(name) != weight_map.get(name)
     )
@@ -160,19 +188,17 @@ def _check_index(folder: Path, weight_map: Mapping[str, str], shards: Sequence[s
         )
 
 
-def _tokenizer_digests(folder: Path, names: frozenset[str]) -> tuple[str, str | None]:
+def _tokenizer_digests(folder: Path, staging: Staging) -> tuple[str, str | None]:
     """Digests of the tokenizer without its chat template, and of the template."""
-    if not any(name in names for name in _VOCABULARIES):
+    if not any(name in staging for name in _VOCABULARIES):
         raise InvalidBase(f"{folder} has no tokenizer; save it there with tokenizer.save_pretrained")
     config: dict[str, Any] = {}
-    if TOKENIZER_CONFIG_FILE in names:
-        config = read_json(folder / TOKENIZER_CONFIG_FILE)
-    parts: dict[str, Any] = {
-        name: file_digest(folder / name, refusal=InvalidBase)[0] for name in TOKENIZER_FILES if name in names
-    }
+    if TOKENIZER_CONFIG_FILE in staging:
+        config = read_json(staging[TOKENIZER_CONFIG_FILE].path)
+    parts: dict[str, Any] = {name: staging[name].digest for name in TOKENIZER_FILES if name in staging}
     volatile = ("chat_template", "name_or_path", "is_local", "local_files_only")
     parts[TOKENIZER_CONFIG_FILE] = {key: value for key, value in config.items() if key not in volatile}
-    return digest_of(parts), read_chat_template(folder, tokenizer_config=config)
+    return digest_of(parts), read_chat_template(staging.folder, tokenizer_config=config)
 
 
 def _modules(entries: Sequence[TensorEntry], config: BaseConfig) -> dict[str, tuple[int, int]]:

@@ -98,12 +98,12 @@ def _refusals(
     base_modules: Mapping[str, tuple[int, int]],
     base_name: str,
 ) -> list[Verdict]:
-    missing = [path for path, place in located.items() if place is None]
+    missing = [path for path, found in located.items() if found is None]
     misfits = [
         f"{path} is {shape.d_out}×{shape.d_in}, expected {expected[0]}×{expected[1]}"
         for path, shape in modules.items()
-        if (place := located[path]) is not None
-        and (shape.d_out, shape.d_in) != (expected := _expected(base_modules[place], shape))
+        if (found := located[path]) is not None
+        and (shape.d_out, shape.d_in) != (expected := _expected(base_modules[found], shape))
     ]
     remedy = "it was made for another base model: register that one first with zoo register base"
     found = []
@@ -180,7 +180,7 @@ def _counted(experts: int) -> str:
 def _alone(adapters: Sequence[Composable]) -> list[Verdict]:
     if len(adapters) != 1:
         return []
-    message = "one expert has nobody to share with: through a softmax it counts in full, as it does by itself"
+    message = "there is one expert only: through a softmax it counts in full, as it does by itself"
     return [_warn("ZOO-W206", f"{message}; name another in --adapters")]
 
 

@@ -1,4 +1,4 @@
-"""Registering an adapter: its files looked at, a base model found that carries it, stored, then named."""
+"""Registering an adapter: copied, the copy checked, a base model found for it, stored, then named."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from registry.entities import AdapterVersion, BaseModel, FileRecord
 from registry.errors import BaseNotFound
 from registry.files.artifacts import ArtifactStore
 from registry.files.json_text import digest_of
-from registry.intake.adapter_files import AdapterManifest, read_adapter
+from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from registry.intake.base_choice import choose_base
 from registry.intake.compatibility import Verdict
 from registry.records.kinds import ADAPTER
@@ -79,11 +79,12 @@ def register_adapter(
         LeaseLost: the job no longer holds its lease; nothing was registered.
     """
     stated = labels.columns()
-    manifest = read_adapter(folder)
-    stated["licence"] = stated["licence"] or checked_licence(manifest.licence)
-    manifest = replace(manifest, licence=stated["licence"])
-    base, verdicts = choose_base(manifest, bases=bases, asked=asked)
-    files = artifacts.put_folder(folder, manifest.files, replaced=manifest.rebuilt)
+    with artifacts.staging() as staging:
+        manifest = stage_adapter(folder, staging)
+        stated["licence"] = stated["licence"] or checked_licence(manifest.licence)
+        manifest = replace(manifest, licence=stated["licence"])
+        base, verdicts = choose_base(manifest, bases=bases, asked=asked)
+        files = artifacts.store(staging, manifest.files)
     columns = stated | _derived(manifest, base, files, verdicts)
     columns["job_id"] = holder.job_id if holder else None
     with database.write() as session:

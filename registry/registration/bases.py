@@ -1,4 +1,4 @@
-"""Registering a base model: its files looked at, stored, and then named, in this order."""
+"""Registering a base model: copied, the copy checked, stored, and then named, in this order."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from registry.database.insertion import insert_or_ignore
 from registry.entities import BaseModel, FileRecord
 from registry.errors import NameTaken
 from registry.files.artifacts import ArtifactStore
-from registry.intake.base_files import BaseManifest, read_base
+from registry.intake.base_files import BaseManifest, stage_base
 from registry.records.labels import checked_licence, checked_line
 from registry.records.models import BaseModelRow
 from registry.records.record_rows import as_base, file_columns
@@ -33,20 +33,21 @@ def register_base(
 
     Raises:
         InvalidBase: the folder holds no base model that can be loaded safely.
-        NameTaken: the name stands for another base model, or this one has another name.
+        NameTaken: the name is that of another base model, or this one has another name.
     """
     checked_name(name, kind="base model")
     checked_line(source, field="source")
     if revision is not None:
         checked_line(revision, field="revision")
-    manifest = read_base(folder)
-    stated = {
-        "name": name,
-        "source": source,
-        "revision": revision,
-        "licence": checked_licence(licence or manifest.licence),
-    }
-    files = artifacts.put_folder(folder, manifest.files)
+    with artifacts.staging() as staging:
+        manifest = stage_base(folder, staging)
+        stated = {
+            "name": name,
+            "source": source,
+            "revision": revision,
+            "licence": checked_licence(licence or manifest.licence),
+        }
+        files = artifacts.store(staging, manifest.files)
     with database.write() as session:
         return as_base(_added(session, stated | _derived(manifest, files)))
 

@@ -1,4 +1,4 @@
-"""Registering a composition: its folder looked at, its experts found unchanged, stored, then named."""
+"""Registering a composition: copied, its experts found unchanged, stored, then named."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,10 @@ from registry.database.database import Database
 from registry.entities import CompositionVersion, ExpertRecord, FileRecord, StoredMethod
 from registry.errors import Incompatible, InvalidComposition
 from registry.files.artifacts import ArtifactStore
+from registry.files.digests import weights_digest
 from registry.files.json_text import digest_of
+from registry.files.safetensors_file import opened_tensors
+from registry.files.staging import Staging
 from registry.intake.compatibility import judge_together, refused
 from registry.intake.composition_files import composition_paths
 from registry.records.kinds import ADAPTER, COMPOSITION
@@ -36,6 +39,7 @@ def register_composition(
     """Register a version; an equal mixture of equal experts under the same name is the version that is there.
 
     Raises:
+        WeightsInvalid: weights of the method's own are damaged.
         InvalidComposition: the folder, or the list of experts, is not that of a saved composition.
         Incompatible: the experts cannot be in one composition.
         AdapterNotFound: an expert is not registered, or was removed.
@@ -45,12 +49,16 @@ def register_composition(
     checked_name(method.name, kind="method")
     ordered = _checked_experts(experts)
     paths = composition_paths(folder, own=method.files, experts=[expert.name for expert in ordered])
-    files = artifacts.put_folder(folder, paths)
+    with artifacts.staging() as staging:
+        for path in paths:
+            staging.copy(folder / path, path, refusal=InvalidComposition)
+        details = {**method.details, **_weights_digests(folder, staging, method)}
+        files = artifacts.store(staging, paths)
     with database.write() as session:
         hold(session, holder)
         adapters = [_locked_adapter(session, expert) for expert in ordered]
         _refuse_misfits(adapters, base_digest=base_digest)
-        columns = _columns(method, files, base_digest=base_digest, experts=ordered)
+        columns = _columns(method.name, details, files, base_digest=base_digest, experts=ordered)
         columns |= {
             "base_id": find_base(session, base_digest).id,
             "report": dict(report),
@@ -106,22 +114,32 @@ def _refuse_misfits(adapters: Sequence[AdapterVersionRow], *, base_digest: str) 
         raise Incompatible("these adapters cannot be experts of one composition:", reasons=reasons)
 
 
+def _weights_digests(folder: Path, staging: Staging, method: StoredMethod) -> dict[str, str]:
+    """What identifies the weights of the method's own, of the copies that are stored."""
+    digests = {}
+    for detail, path in method.weights.items():
+        with opened_tensors(staging[path].path, called=folder / path) as tensors:
+            digests[detail] = weights_digest(tensors)
+    return digests
+
+
 def _columns(
-    method: StoredMethod,
+    method: str,
+    details: Mapping[str, Any],
     files: tuple[FileRecord, ...],
     *,
     base_digest: str,
     experts: Sequence[ExpertRecord],
 ) -> dict[str, Any]:
     content = {
-        **method.details,
-        "method": method.name,
+        **details,
+        "method": method,
         "base": base_digest,
         "experts": [[expert.name, expert.weights_digest] for expert in experts],
     }
     return {
-        "method": method.name,
-        "method_details": dict(method.details),
+        "method": method,
+        "method_details": dict(details),
         "content_digest": digest_of(content),
         "files": file_columns(files),
     }

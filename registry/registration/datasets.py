@@ -1,22 +1,21 @@
-"""Registering a dataset: every row checked, the file stored, then named."""
+"""Registering a dataset: its file copied, every example of the copy checked, the copy stored, then named."""
 
 from pathlib import Path
 from typing import Any
 
+from formats.data_formats import format_of
 from registry.database.database import Database
 from registry.entities import DatasetVersion
-from registry.errors import InvalidField
+from registry.errors import InvalidDataset, InvalidField
 from registry.files.artifacts import ArtifactStore
-from registry.intake.dataset_files import parse_file_name, read_chat_jsonl
+from registry.intake.dataset_files import inspect_dataset, parse_file_name
 from registry.records.kinds import DATASET
 from registry.records.labels import checked_licence, checked_line
 from registry.records.record_rows import as_dataset, file_columns
 from registry.records.versions import add_version
 from registry.references import checked_name
 
-_FORMAT = "chat"
 _SPLITS = ("train", "eval")
-_ENDING = ".jsonl"
 
 
 def register_dataset(
@@ -35,10 +34,11 @@ def register_dataset(
     Name, domain and split that are not given come from a file name such as `bio.train.jsonl`.
 
     Raises:
-        InvalidDataset: a row is no chat; the error carries its line number.
+        InvalidDataset: an example is refused; the error names file and line.
         InvalidName: the name does not follow the rule.
     """
-    name = checked_name(file.name.removesuffix(_ENDING) if name is None else name, kind="dataset")
+    layout = format_of(file.name)
+    name = checked_name(file.name.removesuffix(layout.ending) if name is None else name, kind="dataset")
     named_domain, named_split = parse_file_name(file.name)
     domain, split = domain or named_domain, split or named_split
     if split is not None and split not in _SPLITS:
@@ -46,18 +46,21 @@ def register_dataset(
     columns: dict[str, Any] = {
         "domain": None if domain is None else checked_name(domain, kind="domain"),
         "split": split,
-        "format": _FORMAT,
+        "format": layout.name,
         "licence": checked_licence(licence),
         "origin": checked_line(origin or f"file:{file.name}", field="origin"),
     }
-    manifest = read_chat_jsonl(file)
-    stored = artifacts.put_file(file, name=file.name)
+    with artifacts.staging() as staging:
+        copy = staging.copy(file, file.name, refusal=InvalidDataset)
+        with copy.path.open("rb") as source:
+            manifest = inspect_dataset(source, file=str(file), layout=layout)
+        files = artifacts.store(staging, [file.name])
     columns |= {
-        "digest": manifest.digest,
-        "examples": manifest.rows,
-        "size_bytes": manifest.size_bytes,
+        "digest": copy.digest,
+        "examples": manifest.examples,
+        "size_bytes": copy.size_bytes,
         "warnings": list(manifest.warnings),
-        "files": file_columns([stored]),
+        "files": file_columns(files),
     }
     with database.write() as session:
         return as_dataset(add_version(session, DATASET, name, columns, content="digest"))

@@ -19,9 +19,10 @@ from benchmarks.time_to_quality import (
     peft_looks,
     until_reached,
 )
+from formats.chat_examples import ChatExample
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_llama, pico_tokenizer
 from xlora_engine.config import XLoraConfig
-from xlora_engine.data.chat import ChatRow, EncodedRow, encode
+from xlora_engine.data.chat import EncodedRow, encode
 from xlora_engine.model import XLoraModel
 
 HEAD = XLoraConfig(layerwise_scalings=True, xlora_depth=2, xlora_size=8)
@@ -41,7 +42,7 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def rows() -> dict[str, list[EncodedRow]]:
     def row(domain: str, number: int) -> EncodedRow:
         messages = (("user", f"{domain} {number}?"), ("assistant", f"{number}"))
-        return encode(pico_tokenizer(), ChatRow(messages=messages), max_tokens=128)
+        return encode(pico_tokenizer(), ChatExample(messages=messages), max_tokens=128)
 
     return {domain: [row(domain, number) for number in range(8)] for domain in DOMAINS}
 

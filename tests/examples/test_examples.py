@@ -12,7 +12,7 @@ from examples.build import DOMAINS, build, domain_rows
 from examples.materials import metals
 from examples.mixed import halves
 from examples.rows import normalise
-from registry.intake.dataset_files import read_chat_jsonl
+from registry.intake.dataset_files import inspect_dataset_file
 
 FOLDER = Path(__file__).parents[2] / "examples"
 FILES = sorted(FOLDER.glob("*.jsonl"))
@@ -40,7 +40,7 @@ def test_rebuilding_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_row_is_a_chat_that_the_registry_takes(path: Path) -> None:
-    assert read_chat_jsonl(path).domains == (path.name.partition(".")[0],)
+    assert inspect_dataset_file(path).domains == (path.name.partition(".")[0],)
 
 
 def test_no_evaluation_question_stands_in_training() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM
 
+from formats.chat_examples import ChatExample
 from tests.pico import pico_llama, pico_tokenizer
 from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.train_adapter import (
@@ -23,7 +24,7 @@ from xlora_engine.adapter_training.train_adapter import (
     TrainedAdapter,
     train_adapter,
 )
-from xlora_engine.data.chat import ChatRow, EncodedRow, encode
+from xlora_engine.data.chat import EncodedRow, encode
 from xlora_engine.devices.process_group import ALONE, ProcessGroup, joined
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
 
@@ -40,7 +41,7 @@ def unequal_rows() -> list[EncodedRow]:
     """Answers of one to many tokens, so that the processes' shares of a batch differ in what they weigh."""
     pairs = [(f"{number} plus one" + "?" * (number % 3), "x" * (1 + number % 5 * 6)) for number in range(14)]
     return [
-        encode(pico_tokenizer(), ChatRow(messages=(("user", q), ("assistant", a))), max_tokens=100)
+        encode(pico_tokenizer(), ChatExample(messages=(("user", q), ("assistant", a))), max_tokens=100)
         for q, a in pairs
     ]
 

@@ -12,7 +12,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     """Write a few bytes to the store, and delete them again."""
     root = settings.artifact_root
     try:
-        free_bytes = ArtifactStore(root).probe()
+        free_bytes = ArtifactStore(root).try_writing()
     except ImportError as error:
         yield fault("artifacts", f"no driver for {root}: {error}", fix=_driver(root))
     except Exception as error:  # drivers of remote stores raise anything

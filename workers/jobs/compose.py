@@ -8,7 +8,6 @@ from typing import Any
 
 from formats.saved_model import HEAD_FILE, MANIFEST_FILE, RELOAD_CHECK_FILE
 from registry.entities import AdapterVersion, BaseModel, ExpertRecord, NewEvaluation, StoredMethod
-from registry.files.digests import weights_digest
 from workers.attempts.context import JobContext
 from workers.jobs.composition_scores import record_routing, score_subjects
 from workers.jobs.device import device_here
@@ -303,7 +302,8 @@ def _register(
         method=StoredMethod(
             name="xlora",
             files=(HEAD_FILE, RELOAD_CHECK_FILE, MANIFEST_FILE),
-            details={"config": model.config.to_json(), "head": weights_digest(folder / HEAD_FILE)},
+            details={"config": model.config.to_json()},
+            weights={"head": HEAD_FILE},
         ),
         report=report,
         job_id=context.job.id,

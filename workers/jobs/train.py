@@ -17,7 +17,7 @@ from workers.jobs.training_examples import dataset_file
 from workers.requests.specs import TrainSpec
 from xlora_engine.adapter_training.settings import AdapterTraining, TrainingSettings
 from xlora_engine.adapter_training.train_adapter import StepMetrics, TrainedAdapter, train_adapter
-from xlora_engine.data.chat import encode, read_rows
+from xlora_engine.data.chat import encode, read_examples
 from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.devices.process_group import ProcessGroup, joined
 from xlora_engine.measuring.probe import adapter_effect
@@ -57,7 +57,7 @@ def _train(
     tokenizer = load_tokenizer(base_folder)
     rows = [
         encode(tokenizer, row, max_tokens=spec.max_tokens)
-        for row in read_rows(dataset_file(context.registry, spec.train_dataset))
+        for row in read_examples(dataset_file(context.registry, spec.train_dataset))
     ]
 
     micro_batch_size = context.micro_batch(spec.batch_size // spec.processes)

@@ -17,7 +17,7 @@ import torch
 
 from registry.entities import AdapterVersion, BaseModel
 from registry.service import Registry
-from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode, read_rows
+from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode, read_examples
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.head_training.hidden_states import HiddenStates, compute_hidden_states
 from xlora_engine.head_training.routed_examples import RoutedRows
@@ -86,7 +86,7 @@ def encode_sample(
     path: Path, tokenizer: ChatTokenizer, *, count: int | None, max_tokens: int, seed: int
 ) -> list[EncodedRow]:
     """Encode the rows of a dataset, or `count` of them drawn by `seed`."""
-    rows = read_rows(path)
+    rows = read_examples(path)
     if count is not None and len(rows) > count:
         rows = random.Random(seed).sample(rows, count)  # noqa: S311 - a sample, not a secret
     return [encode(tokenizer, row, max_tokens=max_tokens) for row in rows]

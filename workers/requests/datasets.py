@@ -8,7 +8,7 @@ from pathlib import Path
 
 from registry.entities import DatasetVersion
 from registry.errors import DatasetFileNotFound, DatasetNotFound, InvalidDataset
-from registry.intake.dataset_files import parse_file_name, read_chat_jsonl
+from registry.intake.dataset_files import inspect_dataset_file, parse_file_name
 from registry.references import checked_name, nearest
 from registry.service import Registry
 
@@ -40,7 +40,7 @@ def given_dataset(registry: Registry, reference: str) -> GivenDataset:
     path = Path(reference)
     if path.suffix == _ENDING and path.is_file():
         name = checked_name(path.name.removesuffix(_ENDING), kind="dataset")
-        read_chat_jsonl(path)
+        inspect_dataset_file(path)
         return GivenDataset(name=name, domain=parse_file_name(path.name)[0], found=path)
     if path.name != reference:
         raise _another_file(path) if path.is_file() else _no_such_file(path)

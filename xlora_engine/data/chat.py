@@ -1,6 +1,5 @@
 """Chat rows as tokens: encoding with the base model's template, left-padded batches, grouping by length."""
 
-import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,8 @@ from jaxtyping import Int
 from jinja2 import TemplateError
 from torch import Tensor
 
+from formats.chat_examples import ChatExample
+from formats.data_formats import format_of
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import AnswerTooLong, ChatInvalid, ConfigInvalid
 
@@ -37,16 +38,6 @@ class ChatTokenizer(Protocol):
 
     def __call__(self, text: str, **kwargs: Any) -> Any:
         """Text as tokens."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatRow:
-    """One conversation that ends with the answer to learn."""
-
-    messages: tuple[tuple[str, str], ...]
-    domain: str | None = None
-    #: Line of the file it came from, counted from 1.
-    line: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,30 +81,34 @@ class Batch:
         )
 
 
-def read_rows(path: Path) -> list[ChatRow]:
-    """Read chat JSONL: `{"messages": [{"role", "content"}, …], "domain": …}` a line.
+def read_examples(path: Path) -> list[ChatExample]:
+    """The examples of a file in any format of `formats.data_formats.FORMATS`.
 
     Raises:
-        ChatInvalid: a line is no such object; the message names its number.
+        ChatInvalid: the file cannot be read, or an example is refused; the message names file and line.
     """
+
+    def refusal(message: str, _: int | None) -> ChatInvalid:
+        return ChatInvalid(message)
+
     try:
-        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as source:
+            return list(format_of(path.name).read(source, str(path), refusal))
+    except OSError as error:
         raise ChatInvalid(f"cannot read {path}: {error}") from error
-    return [_parse(line, number) for number, line in enumerate(lines, 1)]
 
 
-def encode(tokenizer: ChatTokenizer, row: ChatRow, *, max_tokens: int) -> EncodedRow:
-    """Encode a row with the tokenizer's chat template, without what it writes after the answer's turn.
+def encode(tokenizer: ChatTokenizer, example: ChatExample, *, max_tokens: int) -> EncodedRow:
+    """Encode an example with the tokenizer's chat template, without what it writes after the answer's turn.
 
     Raises:
-        ChatInvalid: the template refuses the row, begins it differently with and without its answer, or
+        ChatInvalid: the template refuses the example, begins it differently with and without its answer, or
             does not end the answer's turn by a special token; or a message holds such a token itself.
-        AnswerTooLong: the row has more than `max_tokens`; nothing is ever cut off silently.
+        AnswerTooLong: the example has more than `max_tokens`; nothing is ever cut off silently.
     """
     special = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    _refuse_special(row, special.values())
-    prompt, answer = _templated(tokenizer, row)
+    _refuse_special(example, special.values())
+    prompt, answer = _templated(tokenizer, example)
     prompt_ids = _tokens(tokenizer, prompt)
     token_ids = _tokens(tokenizer, prompt + answer)
     if token_ids[: len(prompt_ids)] != prompt_ids:
@@ -121,15 +116,15 @@ def encode(tokenizer: ChatTokenizer, row: ChatRow, *, max_tokens: int) -> Encode
         token_ids = prompt_ids + _tokens(tokenizer, answer)
     if token_ids[-1] not in special:
         raise ChatInvalid(
-            f"line {row.line}: the chat template ends the answer with {answer[-20:]!r} and no special token, "
-            "so a model could not learn where to stop; use a base model whose template ends each turn"
+            f"{example.origin}: the chat template ends the answer with {answer[-20:]!r} and no special "
+            "token, so a model could not learn where to stop; use a base model whose template ends each turn"
         )
     if len(token_ids) > max_tokens:
         raise AnswerTooLong(
-            f"line {row.line} has {len(token_ids)} tokens ({len(prompt_ids)} before the answer), "
+            f"{example.origin} has {len(token_ids)} tokens ({len(prompt_ids)} before the answer), "
             f"the limit is {max_tokens}; shorten it or raise the limit (at most the base model's context)"
         )
-    return EncodedRow(token_ids=tuple(token_ids), prompt_length=len(prompt_ids), domain=row.domain)
+    return EncodedRow(token_ids=tuple(token_ids), prompt_length=len(prompt_ids), domain=example.domain)
 
 
 def pad_token(tokenizer: ChatTokenizer) -> int:
@@ -197,22 +192,22 @@ def training_order(
     return order[:steps]
 
 
-def _templated(tokenizer: ChatTokenizer, row: ChatRow) -> tuple[str, str]:
+def _templated(tokenizer: ChatTokenizer, example: ChatExample) -> tuple[str, str]:
     """The conversation up to where generation starts, and the answer with the end of its turn."""
-    messages = [{"role": role, "content": content} for role, content in row.messages]
+    messages = [{"role": role, "content": content} for role, content in example.messages]
     try:
         prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
         whole = tokenizer.apply_chat_template(messages, tokenize=False)
     except TemplateError as error:
-        raise ChatInvalid(f"line {row.line}: the chat template refuses the messages: {error}") from error
+        raise ChatInvalid(f"{example.origin}: the chat template refuses the messages: {error}") from error
     if not prompt or not whole.startswith(prompt):
         raise ChatInvalid(
-            f"line {row.line}: the chat template does not begin a conversation with its generation prompt, "
+            f"{example.origin}: the chat template does not begin a conversation with its generation prompt, "
             "so the answer cannot be told from the question; use a base model whose template does"
         )
     answer = whole[len(prompt) :].rstrip()
     if not answer:
-        raise ChatInvalid(f"line {row.line}: the chat template leaves the answer out")
+        raise ChatInvalid(f"{example.origin}: the chat template leaves the answer out")
     return prompt, answer
 
 
@@ -222,43 +217,11 @@ def _tokens(tokenizer: ChatTokenizer, text: str) -> list[int]:
     return token_ids
 
 
-def _refuse_special(row: ChatRow, special: Iterable[str]) -> None:
-    for _, content in row.messages:
+def _refuse_special(example: ChatExample, special: Iterable[str]) -> None:
+    for _, content in example.messages:
         found = next((token for token in special if token in content), None)
         if found is not None:
             raise ChatInvalid(
-                f"line {row.line}: a message holds {found!r}, which the tokenizer would take for the token "
+                f"{example.origin}: a message holds {found!r}, which the tokenizer would take for the token "
                 "that structures a chat; take it out or write it differently"
             )
-
-
-def _parse(line: str, number: int) -> ChatRow:
-    try:
-        row = json.loads(line)
-        messages = tuple((message["role"], message["content"]) for message in row["messages"])
-        domain = row.get("domain")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ChatInvalid(f"line {number} is no chat row: {error!r}") from error
-    complaint = _complaint(messages, domain)
-    if complaint is not None:
-        raise ChatInvalid(f"line {number}: {complaint}")
-    return ChatRow(messages=messages, domain=domain, line=number)
-
-
-def _complaint(messages: tuple[tuple[Any, Any], ...], domain: Any) -> str | None:
-    """What is wrong with a row's fields, if anything."""
-    if not all(isinstance(content, str) and content.strip() for _, content in messages):
-        return "every message must have a text as content"
-    if any("\ud800" <= letter <= "\udfff" for _, content in messages for letter in content):
-        return "a message holds one half of a surrogate pair, which is no character"
-    if domain is not None and not isinstance(domain, str):
-        return f"domain must be a text, got {domain!r}"
-    roles = [role for role, _ in messages]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    # Counted from the end, which must be an answer.
-    expected = [("assistant", "user")[place % 2] for place in range(len(turns))][::-1]
-    if len(roles) < 2 or turns != expected:
-        return (
-            f"messages must end with user and assistant in turn, after a system message perhaps, got {roles}"
-        )
-    return None

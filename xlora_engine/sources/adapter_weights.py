@@ -39,7 +39,7 @@ _BASE_COPY = ".base_layer.weight"
 #: PEFT's, where a configuration leaves it out.
 _DEFAULT_ALPHA = 8
 
-#: What a written configuration keeps; other fields may name places on the machine that trained the adapter.
+#: What a written configuration keeps; other fields may name paths of the machine that trained the adapter.
 _KEPT_FIELDS = (
     "peft_type",
     "task_type",
@@ -71,7 +71,7 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """The number of rows of A."""
+        """The width between A and B."""
         return self.A.shape[0]
 
 
@@ -89,7 +89,7 @@ class Expert:
 def read_expert(
     folder: Path, name: str, *, select: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
 ) -> Expert:
-    """Read a PEFT LoRA folder; `select` may leave out tensors, or put other keys, before they are judged.
+    """Read a PEFT LoRA folder; `select` may leave out tensors, or put other keys, before they are checked.
 
     Raises:
         ExpertUnreadable: a file is missing or damaged, or an A lacks its B.

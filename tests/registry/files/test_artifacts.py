@@ -14,6 +14,7 @@ from registry.entities import FileRecord
 from registry.errors import ArtifactError, ArtifactMissing, DigestMismatch, DiskFull
 from registry.files.artifacts import ArtifactStore
 from registry.files.digests import file_digest
+from tests.registry.staged import put_folder
 
 NAMES = ("adapter_config.json", "bio/adapter_model.safetensors")
 
@@ -63,7 +64,7 @@ def damage(path: Path) -> None:
 
 
 def test_a_stored_file_is_recorded_with_its_digest_and_size(store: ArtifactStore, folder: Path) -> None:
-    record = store.put_file(folder / NAMES[0])
+    record = put_folder(store, folder, NAMES[:1])[0]
     expected = hashlib.sha256(b'{"r": 8}').hexdigest()
     assert record == FileRecord(path=NAMES[0], digest=f"sha256:{expected}", size_bytes=8)
     assert store.exists(record.digest)
@@ -72,7 +73,7 @@ def test_a_stored_file_is_recorded_with_its_digest_and_size(store: ArtifactStore
 
 
 def test_what_is_materialised_is_what_was_stored(store: ArtifactStore, folder: Path, tmp_path: Path) -> None:
-    records = store.put_folder(folder, NAMES)
+    records = put_folder(store, folder, NAMES)
     made = store.materialise(records, tmp_path / "cache")
     assert [record.path for record in records] == list(NAMES)
     assert {path.relative_to(made).as_posix() for path in files_under(made)} == set(NAMES)
@@ -81,11 +82,11 @@ def test_what_is_materialised_is_what_was_stored(store: ArtifactStore, folder: P
 
 
 def test_storing_again_gives_the_same_records(store: ArtifactStore, folder: Path) -> None:
-    assert store.put_folder(folder, NAMES) == store.put_folder(folder, NAMES)
+    assert put_folder(store, folder, NAMES) == put_folder(store, folder, NAMES)
 
 
 def test_bytes_can_take_the_place_of_a_file(store: ArtifactStore, folder: Path, tmp_path: Path) -> None:
-    records = store.put_folder(folder, NAMES, replaced={NAMES[0]: b"{}"})
+    records = put_folder(store, folder, NAMES, instead={NAMES[0]: b"{}"})
     made = store.materialise(records, tmp_path / "cache")
     assert (made / NAMES[0]).read_bytes() == b"{}"
 
@@ -93,7 +94,7 @@ def test_bytes_can_take_the_place_of_a_file(store: ArtifactStore, folder: Path, 
 def test_a_second_call_gives_the_folder_that_is_there(
     store: ArtifactStore, folder: Path, tmp_path: Path
 ) -> None:
-    records = store.put_folder(folder, NAMES)
+    records = put_folder(store, folder, NAMES)
     made = store.materialise(records, tmp_path / "cache")
     before = (made / NAMES[1]).stat().st_ino
     assert store.materialise(records, tmp_path / "cache") == made
@@ -104,7 +105,7 @@ def test_a_second_call_gives_the_folder_that_is_there(
 def test_a_cached_folder_that_was_tampered_with_is_made_anew(
     store: ArtifactStore, folder: Path, tmp_path: Path, harm: str
 ) -> None:
-    records = store.put_folder(folder, NAMES)
+    records = put_folder(store, folder, NAMES)
     weights = store.materialise(records, tmp_path / "cache") / NAMES[1]
     if harm == "changed":
         damage(weights)
@@ -125,7 +126,7 @@ def test_a_cached_folder_that_was_tampered_with_is_made_anew(
 def test_a_damaged_blob_is_named_and_nothing_is_handed_out(
     local: ArtifactStore, folder: Path, tmp_path: Path
 ) -> None:
-    records = local.put_folder(folder, NAMES)
+    records = put_folder(local, folder, NAMES)
     damage(blob(tmp_path, records[1]))
     with pytest.raises(DigestMismatch, match=r"bio/adapter_model.safetensors.*register the same files again"):
         local.materialise(records, tmp_path / "cache")
@@ -135,7 +136,7 @@ def test_a_damaged_blob_is_named_and_nothing_is_handed_out(
 def test_a_cached_copy_outlives_damage_to_its_blob(
     local: ArtifactStore, folder: Path, tmp_path: Path
 ) -> None:
-    records = local.put_folder(folder, NAMES)
+    records = put_folder(local, folder, NAMES)
     made = local.materialise(records, tmp_path / "cache")
     damage(blob(tmp_path, records[1]))
     assert local.materialise(records, tmp_path / "cache") == made
@@ -145,15 +146,15 @@ def test_a_cached_copy_outlives_damage_to_its_blob(
 def test_storing_the_same_file_again_heals_a_damaged_blob(
     local: ArtifactStore, folder: Path, tmp_path: Path
 ) -> None:
-    records = local.put_folder(folder, NAMES)
+    records = put_folder(local, folder, NAMES)
     damage(blob(tmp_path, records[1]))
-    local.put_folder(folder, NAMES)
+    put_folder(local, folder, NAMES)
     made = local.materialise(records, tmp_path / "cache")
     assert file_digest(made / NAMES[1])[0] == records[1].digest
 
 
 def test_a_blob_that_is_gone_is_named(local: ArtifactStore, folder: Path, tmp_path: Path) -> None:
-    records = local.put_folder(folder, NAMES)
+    records = put_folder(local, folder, NAMES)
     blob(tmp_path, records[0]).unlink()
     assert not local.exists(records[0].digest)
     with pytest.raises(ArtifactMissing, match=r"adapter_config.json: the stored file is gone"):
@@ -179,8 +180,9 @@ def test_what_is_no_digest_is_never_made_a_path(store: ArtifactStore, digest: st
      "ａ", "%2e%2e%2f", "a/", "x" * 300],
 )  # fmt: skip
 def test_a_path_that_could_lead_elsewhere_is_refused(store: ArtifactStore, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ArtifactError, match="cannot be a stored file's path"):
-        store.put_folder(tmp_path, [name])
+    (tmp_path / "x").write_bytes(b"x")
+    with store.staging() as staging, pytest.raises(ArtifactError, match="cannot be a stored file's path"):
+        staging.copy(tmp_path / "x", name, refusal=ArtifactMissing)
     record = FileRecord(path=name, digest=f"sha256:{'0' * 64}", size_bytes=0)
     with pytest.raises(ArtifactError, match="cannot be a stored file's path"):
         store.materialise([record], tmp_path / "cache")
@@ -188,8 +190,11 @@ def test_a_path_that_could_lead_elsewhere_is_refused(store: ArtifactStore, tmp_p
 
 
 def test_names_that_differ_by_case_alone_are_refused(store: ArtifactStore, tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match="only by case"):
-        store.put_folder(tmp_path, ["README.md", "readme.md"])
+    (tmp_path / "x").write_bytes(b"x")
+    with store.staging() as staging:
+        staging.copy(tmp_path / "x", "README.md", refusal=ArtifactMissing)
+        with pytest.raises(ArtifactError, match="only by case"):
+            staging.copy(tmp_path / "x", "readme.md", refusal=ArtifactMissing)
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "nothing"])
@@ -202,7 +207,7 @@ def test_only_regular_files_are_stored(store: ArtifactStore, tmp_path: Path, kin
     elif kind == "folder":
         path.mkdir()
     with pytest.raises(ArtifactMissing, match="weights"):
-        store.put_file(path)
+        put_folder(store, tmp_path, ["weights"])
 
 
 @contextmanager
@@ -220,14 +225,14 @@ def test_a_full_disk_leaves_nothing_of_the_file_behind(
     local: ArtifactStore, folder: Path, tmp_path: Path
 ) -> None:
     with file_size_limit(1_000_000), pytest.raises(DiskFull, match=r"3,000,000 bytes, [\d,]+ bytes are free"):
-        local.put_file(folder / NAMES[1])
+        put_folder(local, folder, NAMES[1:])
     assert files_under(tmp_path / "artifacts") == []
 
 
 def test_a_full_disk_leaves_nothing_of_the_folder_behind(
     local: ArtifactStore, folder: Path, tmp_path: Path
 ) -> None:
-    records = local.put_folder(folder, NAMES)
+    records = put_folder(local, folder, NAMES)
     with file_size_limit(1_000_000), pytest.raises(DiskFull, match="ZOO_HOME"):
         local.materialise(records, tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
@@ -235,8 +240,8 @@ def test_a_full_disk_leaves_nothing_of_the_folder_behind(
 
 def test_another_refusal_of_the_system_is_not_called_a_full_disk(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "artifacts").write_bytes(b"a file where the folder should be")
-    with pytest.raises(ArtifactError, match=r"cannot store adapter_config.json: .*Not a directory") as caught:
-        ArtifactStore(str(tmp_path / "artifacts")).put_file(folder / NAMES[0])
+    with pytest.raises(ArtifactError, match=r"cannot store anything: .*Not a directory") as caught:
+        put_folder(ArtifactStore(str(tmp_path / "artifacts")), folder, NAMES)
     assert not isinstance(caught.value, DiskFull)
 
 
@@ -250,12 +255,12 @@ def test_leftovers_of_a_killed_process_are_swept_after_a_day(
         (incoming / name).write_bytes(b"half a file")
     os.utime(incoming / "old", (0, 0))
     os.utime(cache / ".half", (0, 0))
-    records = local.put_folder(folder, NAMES)
+    records = put_folder(local, folder, NAMES)
     made = local.materialise(records, cache)
     assert [path.name for path in incoming.iterdir()] == ["new"]
     assert list(cache.iterdir()) == [made]
 
 
 def test_stored_files_are_read_only(local: ArtifactStore, folder: Path, tmp_path: Path) -> None:
-    record = local.put_file(folder / NAMES[0])
+    record = put_folder(local, folder, NAMES[:1])[0]
     assert blob(tmp_path, record).stat().st_mode & 0o222 == 0

@@ -8,8 +8,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from registry.errors import ArtifactMissing, InvalidDataset, WeightsInvalid
-from registry.files.digests import file_digest, weights_digest
+from registry.files.digests import file_digest
 from tests.registry.raw_safetensors import tensor, write_raw
+from tests.registry.staged import digest_of_weights
 
 A = np.arange(600_000, dtype=np.float32)  # longer than what is read at once
 B = np.ones((2, 3), dtype=np.float16)
@@ -34,7 +35,7 @@ def test_metadata_does_not_enter(tmp_path: Path) -> None:
     save_file({"a": A, "b": B}, one, metadata={"format": "pt"})
     save_file({"a": A, "b": B}, two, metadata={"author": "somebody", "date": "today"})
     assert one.read_bytes() != two.read_bytes()
-    assert weights_digest(one) == weights_digest(two)
+    assert digest_of_weights(one) == digest_of_weights(two)
 
 
 def test_sharding_does_not_enter(tmp_path: Path) -> None:
@@ -42,13 +43,13 @@ def test_sharding_does_not_enter(tmp_path: Path) -> None:
     save_file({"a": A, "b": B}, whole)
     save_file({"a": A}, first)
     save_file({"b": B}, second)
-    assert weights_digest(whole) == weights_digest(first, second) == weights_digest(second, first)
+    assert digest_of_weights(whole) == digest_of_weights(first, second) == digest_of_weights(second, first)
 
 
 def test_the_order_in_the_file_does_not_enter(tmp_path: Path) -> None:
     one = write_raw(tmp_path / "one", {"a": tensor([1], 0, 4), "b": tensor([1], 4, 8)}, b"aaaabbbb")
     two = write_raw(tmp_path / "two", {"b": tensor([1], 0, 4), "a": tensor([1], 4, 8)}, b"bbbbaaaa")
-    assert weights_digest(one) == weights_digest(two)
+    assert digest_of_weights(one) == digest_of_weights(two)
 
 
 @pytest.mark.parametrize(
@@ -68,13 +69,13 @@ def test_everything_else_enters(
 ) -> None:
     save_file({"a": A, "b": B}, tmp_path / "one")
     save_file(other, tmp_path / "two")
-    assert weights_digest(tmp_path / "one") != weights_digest(tmp_path / "two")
+    assert digest_of_weights(tmp_path / "one") != digest_of_weights(tmp_path / "two")
 
 
 def test_a_byte_cannot_move_from_one_tensor_to_the_next(tmp_path: Path) -> None:
     one = write_raw(tmp_path / "one", {"a": tensor([3], 0, 3, "U8"), "b": tensor([1], 3, 4, "U8")}, b"xyzw")
     two = write_raw(tmp_path / "two", {"a": tensor([1], 0, 1, "U8"), "b": tensor([3], 1, 4, "U8")}, b"xyzw")
-    assert weights_digest(one) != weights_digest(two)
+    assert digest_of_weights(one) != digest_of_weights(two)
 
 
 def test_the_digest_of_given_weights_never_changes(tmp_path: Path) -> None:
@@ -82,11 +83,11 @@ def test_the_digest_of_given_weights_never_changes(tmp_path: Path) -> None:
     path = write_raw(tmp_path / "x", {"w": tensor([1, 2], 0, 8)}, b"12345678")
     content = hashlib.sha256(b"12345678").hexdigest()
     line = f'["w", "F32", [1, 2], "{content}"]\n'
-    assert weights_digest(path) == f"sha256:{hashlib.sha256(line.encode()).hexdigest()}"
+    assert digest_of_weights(path) == f"sha256:{hashlib.sha256(line.encode()).hexdigest()}"
 
 
 def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
     save_file({"a": A}, tmp_path / "one")
     save_file({"a": A}, tmp_path / "two")
     with pytest.raises(WeightsInvalid, match="'a' is in another file too"):
-        weights_digest(tmp_path / "one", tmp_path / "two")
+        digest_of_weights(tmp_path / "one", tmp_path / "two")

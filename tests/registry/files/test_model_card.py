@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from registry.errors import InvalidBase
-from registry.files.model_card import CARD_LIMIT_BYTES, read_licence, stated_licence
+from registry.files.model_card import CARD_FILE, licence_in, stated_licence
+from registry.files.staging import Staging
 
 
 @pytest.mark.parametrize(
@@ -44,15 +44,10 @@ def test_a_card_without_end_is_read_in_bounded_time() -> None:
 
 
 def test_a_folder_without_a_card_states_none(tmp_path: Path) -> None:
-    assert read_licence(tmp_path, refusal=InvalidBase) is None
+    assert licence_in(Staging(tmp_path)) is None
 
 
-def test_a_card_that_is_a_link_or_too_large_is_refused(tmp_path: Path) -> None:
-    card = tmp_path / "README.md"
-    card.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InvalidBase, match="symbolic link"):
-        read_licence(tmp_path, refusal=InvalidBase)
-    card.unlink()
-    card.write_bytes(b"x" * (CARD_LIMIT_BYTES + 1))
-    with pytest.raises(InvalidBase, match="larger than"):
-        read_licence(tmp_path, refusal=InvalidBase)
+def test_the_card_that_was_copied_is_read(tmp_path: Path) -> None:
+    staging = Staging(tmp_path)
+    staging.write(CARD_FILE, b"---\nlicense: mit\n---\n")
+    assert licence_in(staging) == "mit"

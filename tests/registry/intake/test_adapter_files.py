@@ -19,9 +19,11 @@ from registry.errors import (
     PickleRefused,
     WeightsInvalid,
 )
-from registry.intake.adapter_files import AdapterManifest, read_adapter
+from registry.files.staging import Staging
+from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_llama
 from tests.registry.folders import write_adapter
+from tests.registry.staged import read_adapter
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -110,10 +112,10 @@ def test_the_stored_folder_computes_what_the_given_one_does(tmp_path: Path) -> N
         tmp_path / "a", seed=1, use_rslora=True, layers_to_transform=[1], rank_pattern={"q_proj": 2},
         alpha_pattern={"v_proj": 3},
     )  # fmt: skip
-    manifest = read_adapter(given)
     stored = tmp_path / "stored"
-    shutil.copytree(given, stored)
-    (stored / CONFIG).write_bytes(manifest.rebuilt[CONFIG])
+    stored.mkdir()
+    stage_adapter(given, Staging(stored))
+    assert (stored / CONFIG).read_bytes() != (given / CONFIG).read_bytes()
     tokens = torch.arange(12)[None]
     with torch.no_grad():
         first = PeftModel.from_pretrained(pico_llama(), given)(tokens).logits

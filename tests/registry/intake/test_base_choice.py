@@ -65,8 +65,8 @@ def test_an_adapter_that_names_another_base_model_is_registered_with_a_note(
 ) -> None:
     folder = write_adapter(tmp_path / "a", base_model_name_or_path=stated)
     warnings = registry.adapters.register(folder, name="a", base=asked, licence="MIT").warnings
-    told = f"it was trained on {stated}, as its configuration says, and is registered for pico"
-    assert [warning.startswith(told) for warning in warnings] == ([True] if is_noted else [])
+    said = f"it was trained on {stated}, as its configuration says, and is registered for pico"
+    assert [warning.startswith(said) for warning in warnings] == ([True] if is_noted else [])
 
 
 def test_an_adapter_that_fits_several_and_names_none_asks_which(

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from registry.errors import InvalidBase
-from registry.intake.base_files import INDEX_FILE, SINGLE_FILE, read_base
+from registry.intake.base_files import INDEX_FILE, SINGLE_FILE
 from registry.intake.compatibility import judge, refused
 from tests.pico import pico_base_folder
 from tests.registry.folders import write_base
+from tests.registry.staged import read_adapter, read_base
 
 LAYER = {
     "self_attn.q_proj": (32, 32),
@@ -48,7 +49,7 @@ def shard(folder: Path) -> dict[str, str]:
     tensors = load_file(folder / SINGLE_FILE)
     (folder / SINGLE_FILE).unlink()
     weight_map = {
-        name: f"model-{place % 2 + 1:05}-of-00002.safetensors" for place, name in enumerate(tensors)
+        name: f"model-{number % 2 + 1:05}-of-00002.safetensors" for number, name in enumerate(tensors)
     }
     for file in set(weight_map.values()):
         save_file({name: tensors[name] for name in tensors if weight_map[name] == file}, folder / file)
@@ -151,7 +152,6 @@ def test_a_conv1d_model_s_modules_are_output_by_input(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    from registry.intake.adapter_files import read_adapter
     from tests.pico import pico_tokenizer
 
     model = GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=97, n_positions=16))
@@ -281,9 +281,11 @@ def test_torch_is_not_needed(tmp_path: Path) -> None:
     import sys
 
     write_base(tmp_path / "base")
+    (tmp_path / "staged").mkdir()
     code = (
-        "import sys, pathlib, registry.intake.base_files as b\n"
-        f"b.read_base(pathlib.Path({str(tmp_path / 'base')!r}))\n"
+        "import sys, pathlib, registry.intake.base_files as b, registry.files.staging as s\n"
+        f"staging = s.Staging(pathlib.Path({str(tmp_path / 'staged')!r}))\n"
+        f"b.stage_base(pathlib.Path({str(tmp_path / 'base')!r}), staging)\n"
         "assert not {'torch', 'transformers', 'sqlalchemy', 'numpy'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -29,7 +29,6 @@ def manifest(modules: dict[str, tuple[int, int]], **fields: Any) -> AdapterManif
         "size_bytes": 1,
         "weights_digest": "sha256:0",
         "files": (),
-        "rebuilt": {},
         "licence": "mit",
         "warnings": (),
     }

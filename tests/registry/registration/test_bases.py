@@ -1,4 +1,4 @@
-"""Base models: identity is what they hold, and a name stands for one of them only."""
+"""Base models: identity is what they hold, and a name is that of one of them only."""
 
 from pathlib import Path
 

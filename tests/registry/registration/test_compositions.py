@@ -17,12 +17,12 @@ from tests.registry.listed import listed
 def experts(registry: Registry, bio: AdapterVersion, tmp_path: Path) -> tuple[ExpertRecord, ...]:
     """Two registered adapters as experts."""
     protein = registry.adapters.register(write_adapter(tmp_path / "protein", seed=1, rank=4), name="protein")
-    return tuple(_expert(adapter, place) for place, adapter in enumerate((bio, protein)))
+    return tuple(_expert(adapter, position) for position, adapter in enumerate((bio, protein)))
 
 
-def _expert(adapter: AdapterVersion, place: int) -> ExpertRecord:
+def _expert(adapter: AdapterVersion, position: int) -> ExpertRecord:
     return ExpertRecord(
-        position=place,
+        position=position,
         name=adapter.name,
         adapter_reference=adapter.reference,
         weights_digest=adapter.weights_digest,

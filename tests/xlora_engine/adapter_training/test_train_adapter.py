@@ -15,6 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from formats.chat_examples import ChatExample
 from tests.pico import pico_base_folder, pico_llama, pico_tokenizer
 from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.train_adapter import (
@@ -22,7 +23,7 @@ from xlora_engine.adapter_training.train_adapter import (
     TrainedAdapter,
     train_adapter,
 )
-from xlora_engine.data.chat import ChatRow, EncodedRow, collate, encode, training_order
+from xlora_engine.data.chat import EncodedRow, collate, encode, training_order
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.sources.adapter_weights import read_expert
@@ -61,7 +62,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
 def rows(tokenizer: PreTrainedTokenizerFast) -> list[EncodedRow]:
     pairs = [(f"{number} plus one" + "?" * (number % 3), str(number + 1)) for number in range(14)]
     return [
-        encode(tokenizer, ChatRow(messages=(("user", q), ("assistant", a))), max_tokens=100) for q, a in pairs
+        encode(tokenizer, ChatExample(messages=(("user", q), ("assistant", a))), max_tokens=100)
+        for q, a in pairs
     ]
 
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache
 
+from formats.chat_examples import ChatExample
 from tests.pico import pico_llama, pico_tokenizer
 from tests.small_bases import SMALL_BASES
 from xlora_engine.data.answer_scores import EXTRA_TOKENS, AnswerScores, decide, normalise, score_answers
-from xlora_engine.data.chat import ChatRow, EncodedRow, collate, encode, training_order
+from xlora_engine.data.chat import EncodedRow, collate, encode, training_order
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.errors import ConfigInvalid
 
@@ -58,7 +59,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def row(tokenizer: PreTrainedTokenizerFast, question: str, answer: str) -> EncodedRow:
     found = encode(
-        tokenizer, ChatRow(messages=(("user", question), ("assistant", answer or "?"))), max_tokens=200
+        tokenizer, ChatExample(messages=(("user", question), ("assistant", answer or "?"))), max_tokens=200
     )
     if answer:
         return found

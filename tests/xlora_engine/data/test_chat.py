@@ -10,15 +10,18 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from formats.chat_examples import ChatExample
+from formats.data_formats import FORMATS
+from registry.errors import InvalidDataset
+from registry.intake.dataset_files import inspect_dataset_file
 from tests.pico import pico_llama, pico_tokenizer
 from xlora_engine.data.chat import (
     IGNORED,
-    ChatRow,
     EncodedRow,
     collate,
     encode,
     length_grouped,
-    read_rows,
+    read_examples,
     training_order,
 )
 from xlora_engine.errors import AnswerTooLong, ChatInvalid, ConfigInvalid
@@ -31,8 +34,8 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return pico_tokenizer()
 
 
-def row(*messages: tuple[str, str], line: int = 1) -> ChatRow:
-    return ChatRow(messages=messages, line=line)
+def row(*messages: tuple[str, str], line: int = 1) -> ChatExample:
+    return ChatExample(messages=messages, line=line)
 
 
 def write(path: Path, *lines: object) -> Path:
@@ -58,57 +61,45 @@ lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 12)), min_size=1
 # ---------------------------------------------------------------------- reading
 
 
-def test_rows_are_read_with_domain_and_line(tmp_path: Path) -> None:
+def test_what_a_job_reads_is_what_registration_took(tmp_path: Path) -> None:
     path = write(
         tmp_path / "bio.jsonl", chat(*QUESTION, domain="bio"), chat(("system", "Be brief."), *QUESTION)
     )
-    first, second = read_rows(path)
-    assert (first.messages, first.domain, first.line) == (QUESTION, "bio", 1)
-    assert (second.messages[0], second.domain, second.line) == (("system", "Be brief."), None, 2)
-
-
-def test_a_line_separator_within_a_text_is_no_line_end(tmp_path: Path) -> None:
-    text = json.dumps(chat(("user", "a\u2028b\x85c"), ("assistant", "d")), ensure_ascii=False)
-    (read,) = read_rows(write(tmp_path / "rows.jsonl", text))
-    assert read.messages[0][1] == "a\u2028b\x85c"
+    read = read_examples(path)
+    assert [(example.messages, example.domain, example.line) for example in read] == [
+        (QUESTION, "bio", 1),
+        ((("system", "Be brief."), *QUESTION), None, 2),
+    ]
+    with path.open("rb") as source:
+        assert list(FORMATS["chat"].read(source, str(path), lambda *_: AssertionError())) == read
+    assert inspect_dataset_file(path).examples == len(read)
 
 
 @pytest.mark.parametrize(
     "line",
     [
+        {"messages": [{"role": "user", "content": "q", "name": "x"}, {"role": "assistant", "content": "a"}]},
+        chat(*QUESTION, domain="x" * 129),
+        chat(*QUESTION, domain=""),
+        '{"messages": [], "messages": []}',
         "",
-        "{",
-        "[]",
-        "{}",
-        {"messages": {}},
-        {"messages": [1, 2]},
-        chat(("user", "q")),
-        chat(("assistant", "a")),
-        chat(("user", "q"), ("assistant", " \n")),
-        chat(("user", ""), ("assistant", "a")),
-        chat(("user", 3), ("assistant", "a")),
-        chat(("user", "q"), ("assistant", None)),
-        chat(("user", "q"), ("user", "q"), ("assistant", "a")),
-        chat(("user", "q"), ("system", "s"), ("assistant", "a")),
-        chat(("user", "q"), ("assistant", "a"), ("user", "q")),
-        chat(("user", "q"), ("tool", "a")),
-        chat(*QUESTION, domain=3),
-        chat(("user", "half \ud83d"), ("assistant", "a")),
-        "[" * 100_000,
     ],
 )
-def test_a_line_that_is_no_chat_is_refused_by_its_number(tmp_path: Path, line: object) -> None:
+def test_what_registration_refuses_no_job_reads(tmp_path: Path, line: object) -> None:
     path = write(tmp_path / "rows.jsonl", chat(*QUESTION), line, chat(*QUESTION))
-    with pytest.raises(ChatInvalid, match="line 2"):
-        read_rows(path)
+    with pytest.raises(InvalidDataset) as at_registration:
+        inspect_dataset_file(path)
+    with pytest.raises(ChatInvalid, match=r"rows\.jsonl, line 2") as in_the_job:
+        read_examples(path)
+    assert str(in_the_job.value) == str(at_registration.value)
 
 
 def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(b"\xff\xfe{}")
     with pytest.raises(ChatInvalid, match=r"rows\.jsonl"):
-        read_rows(tmp_path / "rows.jsonl")
+        read_examples(tmp_path / "rows.jsonl")
     with pytest.raises(ChatInvalid, match=r"absent\.jsonl"):
-        read_rows(tmp_path / "absent.jsonl")
+        read_examples(tmp_path / "absent.jsonl")
 
 
 # ---------------------------------------------------------------------- encoding

@@ -15,14 +15,9 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save_file
 
 from registry.errors import WeightsInvalid
-from registry.files.safetensors_header import (
-    ELEMENT_BYTES,
-    HEADER_LIMIT_BYTES,
-    TensorEntry,
-    read_header,
-    read_tensor,
-)
+from registry.files.safetensors_file import ELEMENT_BYTES, HEADER_LIMIT_BYTES, TensorEntry, opened_tensors
 from tests.registry.raw_safetensors import raw_bytes, tensor, write_raw
+from tests.registry.staged import read_header, read_tensor
 
 GOOD = {"a": tensor([2, 2], 0, 16), "b": tensor([1], 16, 20)}
 DATA = bytes(range(20))
@@ -245,7 +240,28 @@ def test_a_tensor_that_is_no_float_is_not_read_as_one(file: Path, dtype: str) ->
 
 def test_a_file_that_shrinks_while_it_is_read_is_refused(file: Path) -> None:
     write_raw(file, GOOD, DATA)
-    last = read_header(file)[-1]
-    os.truncate(file, last.end - 1)
-    with pytest.raises(WeightsInvalid, match="became shorter"):
-        read_tensor(file, last)
+    with opened_tensors(file) as opened:
+        last = opened.entries[-1]
+        os.truncate(file, last.end - 1)
+        with pytest.raises(WeightsInvalid, match="became shorter"):
+            opened.data_of(last)
+        with pytest.raises(WeightsInvalid, match="became shorter"):
+            list(opened.chunks_of(last))
+
+
+def test_a_tensor_in_pieces_is_the_tensor(file: Path) -> None:
+    data = os.urandom(2_500_000)
+    write_raw(file, {"a": tensor([2_500_000], 0, 2_500_000, "U8")}, data)
+    with opened_tensors(file) as opened:
+        pieces = [bytes(piece) for piece in opened.chunks_of(opened.entries[0])]
+        assert b"".join(pieces) == bytes(opened.data_of(opened.entries[0])) == data
+    assert len(pieces) > 1
+
+
+def test_messages_name_the_file_that_was_given(file: Path) -> None:
+    file.write_bytes(b"")
+    with (
+        pytest.raises(WeightsInvalid, match=r"^/given/weights has 0 bytes"),
+        opened_tensors(file, called=Path("/given/weights")),
+    ):
+        pass

@@ -1,13 +1,14 @@
-"""The header of a safetensors file, read by a parser of our own that trusts no number in it.
+"""Safetensors files, read by a parser of our own that trusts no number in their header.
 
 Format: 8 bytes header length, little-endian; a JSON object from tensor name to dtype, shape and byte range;
 the bytes. https://huggingface.co/docs/safetensors. Knows nothing of LoRA.
 """
 
+import contextlib
 import io
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 #: The format allows 100 MB; 100,000 tensors with long names fit in this.
 HEADER_LIMIT_BYTES = 8 * 1024 * 1024
 TENSOR_LIMIT = 100_000
+_CHUNK_BYTES = 1024 * 1024
 _PREFIX_BYTES = 8
 _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
@@ -69,28 +71,55 @@ class TensorEntry:
         return math.prod(self.shape)
 
 
-def read_header(path: Path) -> tuple[TensorEntry, ...]:
-    """Every tensor of the file, in the order of their bytes, which lie end to end and fill the file.
+class SafetensorsFile:
+    """An open file: its header, read once, and its tensors, all from the same descriptor."""
+
+    def __init__(self, file: io.FileIO, called: Path) -> None:
+        """Read the header of `file`, which messages name `called`; raises WeightsInvalid."""
+        self._file = file
+        self.called = called
+        #: Every tensor, in the order of their bytes, which lie end to end and fill the file.
+        self.entries = _parse(file, called)
+
+    def data_of(self, entry: TensorEntry) -> bytearray:
+        """The tensor's bytes; raises WeightsInvalid where the file ends before they do."""
+        return _read_range(self._file, self.called, begin=entry.begin, end=entry.end)
+
+    def chunks_of(self, entry: TensorEntry) -> Iterator[memoryview]:
+        """The same in pieces, each of which is overwritten by the next."""
+        buffer, position = memoryview(bytearray(_CHUNK_BYTES)), entry.begin
+        self._file.seek(position)
+        while position < entry.end:
+            count = self._file.readinto(buffer[: min(entry.end - position, _CHUNK_BYTES)])
+            if not count:
+                raise _shortened(self.called)
+            yield buffer[:count]
+            position += count
+
+
+@contextlib.contextmanager
+def opened_tensors(path: Path, *, called: Path | None = None) -> Iterator[SafetensorsFile]:
+    """Open a safetensors file, which messages name `called`.
 
     Raises:
-        WeightsInvalid: `path` is no regular file, or anything in it is not as the format says.
+        WeightsInvalid: `path` is no regular file, or anything in its header is not as the format says.
     """
     with open_regular(path, refusal=WeightsInvalid) as file:
-        return _parse(file, path)
+        yield SafetensorsFile(file, called or path)
 
 
-def read_tensor(path: Path, entry: TensorEntry) -> "NDArray[np.float32]":
-    """The tensor's values as float32, in its shape.
+def values_of(data: bytearray, entry: TensorEntry, *, called: Path) -> "NDArray[np.float32]":
+    """A tensor's bytes as float32, in its shape.
 
     Raises:
-        WeightsInvalid: the dtype is no float of 16 to 64 bits, or the file ends before the tensor does.
+        WeightsInvalid: the dtype is no float of 16 to 64 bits.
     """
     import numpy as np
 
     if entry.dtype != "BF16" and entry.dtype not in _NUMPY_FLOATS:
-        raise WeightsInvalid(f"{path}: {shown(entry.name)} is {entry.dtype}, expected F32, F16, BF16 or F64")
-    with open_regular(path, refusal=WeightsInvalid) as file:
-        data = _read_range(file, path, begin=entry.begin, end=entry.end)
+        raise WeightsInvalid(
+            f"{called}: {shown(entry.name)} is {entry.dtype}, expected F32, F16, BF16 or F64"
+        )
     if entry.dtype == "BF16":  # the upper half of a float32
         values = (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
     else:
@@ -180,6 +209,10 @@ def _read_range(file: io.FileIO, path: Path, *, begin: int, end: int) -> bytearr
     while filled < len(data):
         count = file.readinto(view[filled:])
         if not count:
-            raise WeightsInvalid(f"{path} became shorter while it was read")
+            raise _shortened(path)
         filled += count
     return data
+
+
+def _shortened(path: Path) -> WeightsInvalid:
+    return WeightsInvalid(f"{path} became shorter while it was read")

@@ -1,0 +1,35 @@
+"""Every format of training data, in one table: how its files are recognised, and how one is read.
+
+Whoever registers a dataset and whoever trains on it read it by the row of this table, so that an example is
+checked by one piece of code. A new format is a module beside `chat_examples` and a row here.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import IO
+
+from formats.chat_examples import ChatExample, LineRefusal, read_chat_jsonl
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFormat:
+    """One way to lay training examples out in a file."""
+
+    #: As the registry records it.
+    name: str
+    #: How the names of its files end.
+    ending: str
+    #: The examples of an open file of that name, each checked.
+    read: Callable[[IO[bytes] | io.FileIO, str, LineRefusal], Iterator[ChatExample]]
+
+
+CHAT = DataFormat(name="chat", ending=".jsonl", read=read_chat_jsonl)
+
+FORMATS: Mapping[str, DataFormat] = MappingProxyType({row.name: row for row in (CHAT,)})
+
+
+def format_of(file_name: str) -> DataFormat:
+    """The format of a file by its name; chat JSONL where the name does not tell."""
+    return next((row for row in FORMATS.values() if file_name.endswith(row.ending)), CHAT)
