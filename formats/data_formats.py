@@ -30,6 +30,15 @@ CHAT = DataFormat(name="chat", ending=".jsonl", read=read_chat_jsonl)
 FORMATS: Mapping[str, DataFormat] = MappingProxyType({row.name: row for row in (CHAT,)})
 
 
+#: Endings of the names of files that are recognised by them, for messages.
+ENDINGS = ", ".join(row.ending for row in FORMATS.values())
+
+
+def named_format(file_name: str) -> DataFormat | None:
+    """The format that the ending of a file's name tells, if it tells any."""
+    return next((row for row in FORMATS.values() if file_name.endswith(row.ending)), None)
+
+
 def format_of(file_name: str) -> DataFormat:
     """The format of a file by its name; chat JSONL where the name does not tell."""
-    return next((row for row in FORMATS.values() if file_name.endswith(row.ending)), CHAT)
+    return named_format(file_name) or CHAT

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from registry.entities import BaseModel
 from registry.errors import BaseNotFound, Incompatible
 from registry.intake.adapter_files import AdapterManifest
-from registry.intake.compatibility import WARN, Verdict, judge, refused
+from registry.intake.compatibility import WARN, CompatibilityResult, compatibility_of, refused
 
 
 def choose_base(
     manifest: AdapterManifest, *, bases: Sequence[BaseModel], asked: BaseModel | None
-) -> tuple[BaseModel, tuple[Verdict, ...]]:
+) -> tuple[BaseModel, tuple[CompatibilityResult, ...]]:
     """The base model, and what the compatibility check warns of.
 
     Raises:
@@ -26,7 +26,7 @@ def choose_base(
     chosen = asked or _named(stated, bases)
     if chosen is not None:
         return chosen, _warnings(manifest, chosen)
-    fitting = [base for base in bases if not refused(_verdicts(manifest, base))]
+    fitting = [base for base in bases if not refused(_compatibility(manifest, base))]
     if len(fitting) == 1:
         return fitting[0], _warnings(manifest, fitting[0])
     if fitting:
@@ -45,21 +45,21 @@ def _names(base: BaseModel) -> set[str]:
     return {base.name, base.digest, base.source, repository}
 
 
-def _verdicts(manifest: AdapterManifest, base: BaseModel) -> tuple[Verdict, ...]:
-    return judge(manifest, base.modules, base.name)
+def _compatibility(manifest: AdapterManifest, base: BaseModel) -> tuple[CompatibilityResult, ...]:
+    return compatibility_of(manifest, base.modules, base.name)
 
 
-def _warnings(manifest: AdapterManifest, base: BaseModel) -> tuple[Verdict, ...]:
-    verdicts = _verdicts(manifest, base)
-    refusals = refused(verdicts)
+def _warnings(manifest: AdapterManifest, base: BaseModel) -> tuple[CompatibilityResult, ...]:
+    results = _compatibility(manifest, base)
+    refusals = refused(results)
     if refusals:
         raise Incompatible(
             f"base model {base.name} cannot carry this adapter:", reasons=[_line(v) for v in refusals]
         )
-    return (*_another_named(manifest, base), *(verdict for verdict in verdicts if verdict.level == WARN))
+    return (*_another_named(manifest, base), *(result for result in results if result.level == WARN))
 
 
-def _another_named(manifest: AdapterManifest, base: BaseModel) -> tuple[Verdict, ...]:
+def _another_named(manifest: AdapterManifest, base: BaseModel) -> tuple[CompatibilityResult, ...]:
     """A warning where the adapter states another base model; folders are compared by their last names."""
     stated = manifest.config.base_model_name_or_path
     if not stated or _last_name(stated) in map(_last_name, _names(base)):
@@ -68,7 +68,7 @@ def _another_named(manifest: AdapterManifest, base: BaseModel) -> tuple[Verdict,
         f"it was trained on {stated}, as its configuration says, and is registered for {base.name}, which has"
         f" the same shapes: if that is not the same model, score both with zoo eval before you rely on it"
     )
-    return (Verdict(level=WARN, code="ZOO-W207", message=message),)
+    return (CompatibilityResult(level=WARN, code="ZOO-W207", message=message),)
 
 
 def _last_name(path: str) -> str:
@@ -84,7 +84,7 @@ def _undecided(fitting: Sequence[BaseModel], stated: str | None) -> Incompatible
 
 
 def _unfitting(manifest: AdapterManifest, bases: Sequence[BaseModel]) -> Incompatible:
-    reasons = [_line(verdict) for base in bases for verdict in refused(_verdicts(manifest, base))]
+    reasons = [_line(result) for base in bases for result in refused(_compatibility(manifest, base))]
     stated = manifest.config.base_model_name_or_path
     return Incompatible(
         f"no registered base model can carry this adapter, which names {stated or 'none'};"
@@ -93,5 +93,5 @@ def _unfitting(manifest: AdapterManifest, bases: Sequence[BaseModel]) -> Incompa
     )
 
 
-def _line(verdict: Verdict) -> str:
-    return f"{verdict.code} {verdict.message}"
+def _line(result: CompatibilityResult) -> str:
+    return f"{result.code} {result.message}"

@@ -1,4 +1,4 @@
-"""Do adapters and a base model fit, and adapters each other? Verdicts, given before any time is spent.
+"""Do adapters and a base model fit, and adapters each other? Said before any time is spent.
 
 Pure: knows shapes, digests and names, no files or records.
 
@@ -25,8 +25,8 @@ _LAYER = re.compile(r"\.\d+\.")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """One finding; `level` is "ok", "warn" or "refuse", and `code` never changes its meaning."""
+class CompatibilityResult:
+    """One thing found; `level` is "ok", "warn" or "refuse", and `code` never changes its meaning."""
 
     level: str
     code: str
@@ -52,9 +52,9 @@ class Composable(Protocol):
     def licence(self) -> str | None: ...
 
 
-def judge(
+def compatibility_of(
     manifest: AdapterManifest, base_modules: Mapping[str, tuple[int, int]], base_name: str
-) -> tuple[Verdict, ...]:
+) -> tuple[CompatibilityResult, ...]:
     """Whether an adapter fits the base model called `base_name`, whose modules are path -> (d_out, d_in)."""
     located = {path: _located(path, base_modules) for path in manifest.modules}
     refusals = _refusals(manifest.modules, located, base_modules, base_name)
@@ -62,34 +62,27 @@ def judge(
         return tuple(refusals)
     touched = {path for path in located.values() if path is not None}
     return (
-        Verdict(
-            level=OK, code="ZOO-OK", message=f"fits {base_name} in all {len(touched)} modules it touches"
-        ),
+        _ok(f"fits {base_name} in all {len(touched)} modules it touches"),
         *_coverage(touched, base_modules),
         *(_warn("ZOO-W201", text) for text in manifest.warnings),
         *([] if manifest.licence else [_warn("ZOO-W205", "no licence is stated; give one with --licence")]),
     )
 
 
-def judge_together(adapters: Sequence[Composable]) -> tuple[Verdict, ...]:
+def joint_compatibility_of(adapters: Sequence[Composable]) -> tuple[CompatibilityResult, ...]:
     """Whether adapters can be the experts of one composition."""
     refusals = [*_different_bases(adapters), *_same_names(adapters), *_same_weights(adapters)]
     if refusals:
         return tuple(refusals)
-    return (
-        (
-            Verdict(level=OK, code="ZOO-OK", message=f"{_counted(len(adapters))} of {adapters[0].base_name}"),
-            *_alone(adapters),
-            *_mixed(adapters),
-        )
-        if adapters
-        else ()
-    )
+    if not adapters:
+        return ()
+    fits = _ok(f"{_counted(len(adapters))} of {adapters[0].base_name}")
+    return (fits, *_alone(adapters), *_mixed(adapters))
 
 
-def refused(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
-    """The refusals among verdicts."""
-    return tuple(verdict for verdict in verdicts if verdict.level == REFUSE)
+def refused(results: Iterable[CompatibilityResult]) -> tuple[CompatibilityResult, ...]:
+    """The refusals among results."""
+    return tuple(result for result in results if result.level == REFUSE)
 
 
 def _refusals(
@@ -97,7 +90,7 @@ def _refusals(
     located: Mapping[str, str | None],
     base_modules: Mapping[str, tuple[int, int]],
     base_name: str,
-) -> list[Verdict]:
+) -> list[CompatibilityResult]:
     missing = [path for path, found in located.items() if found is None]
     misfits = [
         f"{path} is {shape.d_out}×{shape.d_in}, expected {expected[0]}×{expected[1]}"
@@ -129,7 +122,7 @@ def _expected(base: tuple[int, int], shape: ModuleShape) -> tuple[int, int]:
     return (base[1], base[0]) if shape.is_embedding else base
 
 
-def _coverage(touched: Iterable[str], base_modules: Iterable[str]) -> list[Verdict]:
+def _coverage(touched: Iterable[str], base_modules: Iterable[str]) -> list[CompatibilityResult]:
     """Kinds of module that are adapted in some layers and not in others."""
     totals = Counter(_LAYER.sub(".*.", path) for path in base_modules)
     counts = Counter(_LAYER.sub(".*.", path) for path in touched)
@@ -143,7 +136,7 @@ def _coverage(touched: Iterable[str], base_modules: Iterable[str]) -> list[Verdi
     ]
 
 
-def _different_bases(adapters: Sequence[Composable]) -> list[Verdict]:
+def _different_bases(adapters: Sequence[Composable]) -> list[CompatibilityResult]:
     bases: dict[str, list[str]] = {}
     for adapter in adapters:
         bases.setdefault(f"{adapter.base_name} ({adapter.base_digest[:19]}…)", []).append(adapter.name)
@@ -153,7 +146,7 @@ def _different_bases(adapters: Sequence[Composable]) -> list[Verdict]:
     return [_refuse("ZOO-E273", f"experts must share one base model, these do not: {listed}")]
 
 
-def _same_names(adapters: Sequence[Composable]) -> list[Verdict]:
+def _same_names(adapters: Sequence[Composable]) -> list[CompatibilityResult]:
     counts = Counter(adapter.name for adapter in adapters)
     return [
         _refuse("ZOO-E274", f"{name} is named {count} times; name each expert once, in one version")
@@ -162,7 +155,7 @@ def _same_names(adapters: Sequence[Composable]) -> list[Verdict]:
     ]
 
 
-def _same_weights(adapters: Sequence[Composable]) -> list[Verdict]:
+def _same_weights(adapters: Sequence[Composable]) -> list[CompatibilityResult]:
     holders: dict[str, set[str]] = {}
     for adapter in adapters:
         holders.setdefault(adapter.weights_digest, set()).add(adapter.name)
@@ -177,14 +170,14 @@ def _counted(experts: int) -> str:
     return "1 expert" if experts == 1 else f"{experts} experts"
 
 
-def _alone(adapters: Sequence[Composable]) -> list[Verdict]:
+def _alone(adapters: Sequence[Composable]) -> list[CompatibilityResult]:
     if len(adapters) != 1:
         return []
     message = "there is one expert only: through a softmax it counts in full, as it does by itself"
     return [_warn("ZOO-W206", f"{message}; name another in --adapters")]
 
 
-def _mixed(adapters: Sequence[Composable]) -> list[Verdict]:
+def _mixed(adapters: Sequence[Composable]) -> list[CompatibilityResult]:
     found = []
     if len({adapter.rank for adapter in adapters}) > 1:
         ranks = ", ".join(f"{adapter.name} {adapter.rank}" for adapter in adapters)
@@ -200,12 +193,16 @@ def _mixed(adapters: Sequence[Composable]) -> list[Verdict]:
     return found
 
 
-def _refuse(code: str, message: str) -> Verdict:
-    return Verdict(level=REFUSE, code=code, message=message)
+def _refuse(code: str, message: str) -> CompatibilityResult:
+    return CompatibilityResult(level=REFUSE, code=code, message=message)
 
 
-def _warn(code: str, message: str) -> Verdict:
-    return Verdict(level=WARN, code=code, message=message)
+def _ok(message: str) -> CompatibilityResult:
+    return CompatibilityResult(level=OK, code="ZOO-OK", message=message)
+
+
+def _warn(code: str, message: str) -> CompatibilityResult:
+    return CompatibilityResult(level=WARN, code=code, message=message)
 
 
 def _listed(items: Sequence[str]) -> str:

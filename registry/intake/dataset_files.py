@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from formats.chat_examples import ChatExample
-from formats.data_formats import DataFormat, format_of
+from formats.data_formats import DataFormat, format_of, named_format
 from registry.errors import InvalidDataset
 from registry.files.regular_files import open_regular
 
@@ -57,8 +57,8 @@ def inspect_dataset_file(path: Path) -> DatasetManifest:
 
 def parse_file_name(name: str) -> tuple[str | None, str | None]:
     """Domain and split of a file called like `bio.train.jsonl`; None, None for another."""
-    ending = format_of(name).ending
-    match = _STEM.fullmatch(name.removesuffix(ending)) if name.endswith(ending) else None
+    layout = named_format(name)
+    match = _STEM.fullmatch(name.removesuffix(layout.ending)) if layout else None
     return (match["domain"], match["split"]) if match else (None, None)
 
 

@@ -15,7 +15,7 @@ from registry.files.artifacts import ArtifactStore
 from registry.files.json_text import digest_of
 from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from registry.intake.base_choice import choose_base
-from registry.intake.compatibility import Verdict
+from registry.intake.compatibility import CompatibilityResult
 from registry.records.kinds import ADAPTER
 from registry.records.labels import checked_labels, checked_licence, checked_line, checked_page
 from registry.records.models import BaseModelRow
@@ -83,9 +83,9 @@ def register_adapter(
         manifest = stage_adapter(folder, staging)
         stated["licence"] = stated["licence"] or checked_licence(manifest.licence)
         manifest = replace(manifest, licence=stated["licence"])
-        base, verdicts = choose_base(manifest, bases=bases, asked=asked)
+        base, results = choose_base(manifest, bases=bases, asked=asked)
         files = artifacts.store(staging, manifest.files)
-    columns = stated | _derived(manifest, base, files, verdicts)
+    columns = stated | _derived(manifest, base, files, results)
     columns["job_id"] = holder.job_id if holder else None
     with database.write() as session:
         hold(session, holder)
@@ -101,7 +101,7 @@ def _derived(
     manifest: AdapterManifest,
     base: BaseModel,
     files: tuple[FileRecord, ...],
-    verdicts: Sequence[Verdict],
+    results: Sequence[CompatibilityResult],
 ) -> dict[str, Any]:
     config = manifest.config
     scaling = {
@@ -124,7 +124,7 @@ def _derived(
         "weights_digest": manifest.weights_digest,
         "content_digest": digest_of(content),
         "files": file_columns(files),
-        "warnings": [verdict.message for verdict in verdicts],
+        "warnings": [result.message for result in results],
     }
 
 

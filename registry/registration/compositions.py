@@ -14,7 +14,7 @@ from registry.files.digests import weights_digest
 from registry.files.json_text import digest_of
 from registry.files.safetensors_file import opened_tensors
 from registry.files.staging import Staging
-from registry.intake.compatibility import judge_together, refused
+from registry.intake.compatibility import joint_compatibility_of, refused
 from registry.intake.composition_files import composition_paths
 from registry.records.kinds import ADAPTER, COMPOSITION
 from registry.records.lookup import find_base, find_version
@@ -104,7 +104,7 @@ def _locked_adapter(session: Session, expert: ExpertRecord) -> AdapterVersionRow
 
 def _refuse_misfits(adapters: Sequence[AdapterVersionRow], *, base_digest: str) -> None:
     records = [as_adapter(row) for row in adapters]
-    reasons = [f"{verdict.code} {verdict.message}" for verdict in refused(judge_together(records))]
+    reasons = [f"{result.code} {result.message}" for result in refused(joint_compatibility_of(records))]
     reasons += [
         f"{record.reference} is for {record.base_name}, another base model"
         for record in records

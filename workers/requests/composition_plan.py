@@ -10,7 +10,7 @@ from typing import Any
 
 from registry.entities import AdapterVersion, DatasetVersion
 from registry.errors import Incompatible, InvalidField
-from registry.intake.compatibility import Verdict, judge_together, refused
+from registry.intake.compatibility import CompatibilityResult, joint_compatibility_of, refused
 from registry.service import Registry
 from workers.requests.specs import LEAST_EXAMPLES, ComposeSpec
 from xlora_engine.config import XLoraConfig
@@ -53,7 +53,7 @@ class Plan:
     data: Mapping[str, str]
     eval_data: Mapping[str, str]
     mixed: tuple[str, ...]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[CompatibilityResult, ...]
 
     def spec(self) -> ComposeSpec:
         """The job's spec; every reference in it names a version.
@@ -110,14 +110,14 @@ class Plan:
 
 
 def make_plan(registry: Registry, request: Request) -> Plan:
-    """Look up adapters and data, and judge whether they go together.
+    """Look up adapters and data, and check whether they go together.
 
     Raises:
         NotFound: an adapter or dataset is unknown.
         InvalidField: an adapter's data is neither given nor in its lineage, or is one row alone.
     """
     adapters = tuple(registry.adapters.get(reference) for reference in request.adapters)
-    verdicts = judge_together(adapters)
+    verdicts = joint_compatibility_of(adapters)
     domains = domain_names(adapters)
     names = Counter(domains.values())
     for option, given in (("--data", request.data), ("--eval-data", request.eval_data)):

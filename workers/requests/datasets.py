@@ -6,18 +6,17 @@ A file is checked when it is looked up and registered when all else that was ask
 from dataclasses import dataclass
 from pathlib import Path
 
+from formats.data_formats import CHAT, ENDINGS, named_format
 from registry.entities import DatasetVersion
 from registry.errors import DatasetFileNotFound, DatasetNotFound, InvalidDataset
 from registry.intake.dataset_files import inspect_dataset_file, parse_file_name
 from registry.references import checked_name, nearest
 from registry.service import Registry
 
-_ENDING = ".jsonl"
-
 
 @dataclass(frozen=True, kw_only=True)
 class GivenDataset:
-    """A dataset that is on record, or a file of sound rows that is to be."""
+    """A dataset that is on record, or a sound file that is to be."""
 
     name: str
     domain: str | None
@@ -29,17 +28,18 @@ class GivenDataset:
 
 
 def given_dataset(registry: Registry, reference: str) -> GivenDataset:
-    """The registered dataset of that reference, or that file, every row checked; nothing is registered.
+    """The registered dataset of that reference, or that file, every example checked; nothing is registered.
 
     Raises:
         DatasetNotFound: no registered name.
         DatasetFileNotFound: it is the path of a file, and there is none.
-        InvalidDataset: the file's rows are not chat JSONL; the message names file and line.
+        InvalidDataset: an example of the file is refused; the message names file and line.
         InvalidName: the file's name cannot be a dataset's.
     """
     path = Path(reference)
-    if path.suffix == _ENDING and path.is_file():
-        name = checked_name(path.name.removesuffix(_ENDING), kind="dataset")
+    layout = named_format(path.name)
+    if layout is not None and path.is_file():
+        name = checked_name(path.name.removesuffix(layout.ending), kind="dataset")
         inspect_dataset_file(path)
         return GivenDataset(name=name, domain=parse_file_name(path.name)[0], found=path)
     if path.name != reference:
@@ -47,7 +47,7 @@ def given_dataset(registry: Registry, reference: str) -> GivenDataset:
     try:
         found = registry.datasets.get(reference)
     except DatasetNotFound as error:
-        if path.suffix == _ENDING:
+        if layout is not None:
             raise _no_such_file(path) from error
         raise
     return GivenDataset(name=found.name, domain=found.domain, found=found)
@@ -55,11 +55,12 @@ def given_dataset(registry: Registry, reference: str) -> GivenDataset:
 
 def _another_file(path: Path) -> InvalidDataset:
     return InvalidDataset(
-        f"{path} is taken for no dataset, for its name does not end in {_ENDING};"
-        f" if it is chat JSONL, rename it: mv {path} {path.with_suffix(_ENDING)}"
+        f"{path} is taken for no dataset, for its name does not end in {ENDINGS};"
+        f" if it is chat JSONL, rename it: mv {path} {path.with_suffix(CHAT.ending)}"
     )
 
 
 def _no_such_file(path: Path) -> DatasetFileNotFound:
-    beside = path.parent.glob(f"*{_ENDING}") if path.parent.is_dir() else ()
-    return DatasetFileNotFound(path, nearest=nearest(path.name, (file.name for file in beside)))
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    names = (file.name for file in beside if named_format(file.name))
+    return DatasetFileNotFound(path, nearest=nearest(path.name, names))

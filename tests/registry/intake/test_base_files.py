@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from registry.errors import InvalidBase
 from registry.intake.base_files import INDEX_FILE, SINGLE_FILE
-from registry.intake.compatibility import judge, refused
+from registry.intake.compatibility import compatibility_of, refused
 from tests.pico import pico_base_folder
 from tests.registry.folders import write_base
 from tests.registry.staged import read_adapter, read_base
@@ -165,7 +165,7 @@ def test_a_conv1d_model_s_modules_are_output_by_input(tmp_path: Path) -> None:
         LoraConfig(r=4, target_modules=["c_attn", "c_fc"], init_lora_weights=False, fan_in_fan_out=True),
     )
     adapter.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
-    assert not refused(judge(read_adapter(tmp_path / "adapter"), base.modules, "gpt2"))
+    assert not refused(compatibility_of(read_adapter(tmp_path / "adapter"), base.modules, "gpt2"))
 
 
 @pytest.mark.parametrize(

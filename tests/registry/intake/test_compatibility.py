@@ -8,7 +8,15 @@ import pytest
 from registry.intake.adapter_config import parse_config
 from registry.intake.adapter_files import AdapterManifest
 from registry.intake.adapter_tensors import ModuleShape
-from registry.intake.compatibility import OK, REFUSE, WARN, Verdict, judge, judge_together, refused
+from registry.intake.compatibility import (
+    OK,
+    REFUSE,
+    WARN,
+    CompatibilityResult,
+    compatibility_of,
+    joint_compatibility_of,
+    refused,
+)
 
 LAYERS = 30
 PROJECTIONS = {"self_attn.q_proj": (8, 8), "self_attn.v_proj": (4, 8), "mlp.down_proj": (8, 16)}
@@ -39,23 +47,23 @@ def of(layers: range, *names: str) -> dict[str, tuple[int, int]]:
     return {f"model.layers.{layer}.{name}": PROJECTIONS[name] for layer in layers for name in names}
 
 
-def codes(verdicts: tuple[Verdict, ...]) -> list[str]:
-    return [verdict.code for verdict in verdicts]
+def codes(results: tuple[CompatibilityResult, ...]) -> list[str]:
+    return [result.code for result in results]
 
 
 def test_an_adapter_made_for_the_base_fits() -> None:
-    verdicts = judge(manifest(of(range(LAYERS), *PROJECTIONS)), BASE, "smollm2")
-    assert verdicts == (
-        Verdict(level=OK, code="ZOO-OK", message="fits smollm2 in all 90 modules it touches"),
+    results = compatibility_of(manifest(of(range(LAYERS), *PROJECTIONS)), BASE, "smollm2")
+    assert results == (
+        CompatibilityResult(level=OK, code="ZOO-OK", message="fits smollm2 in all 90 modules it touches"),
     )
-    assert refused(verdicts) == ()
+    assert refused(results) == ()
 
 
 def test_modules_the_base_lacks_are_refused_with_the_first_few_named() -> None:
     other = {f"model.layers.{layer}.self_attn.qkv_proj": (24, 8) for layer in range(5)}
-    [verdict] = judge(manifest(other), BASE, "smollm2")
-    assert (verdict.level, verdict.code) == (REFUSE, "ZOO-E271")
-    assert verdict.message == (
+    [result] = compatibility_of(manifest(other), BASE, "smollm2")
+    assert (result.level, result.code) == (REFUSE, "ZOO-E271")
+    assert result.message == (
         "smollm2 lacks model.layers.0.self_attn.qkv_proj, model.layers.1.self_attn.qkv_proj,"
         " model.layers.2.self_attn.qkv_proj and 2 more, which the adapter changes; it was made for another"
         " base model: register that one first with zoo register base"
@@ -64,49 +72,49 @@ def test_modules_the_base_lacks_are_refused_with_the_first_few_named() -> None:
 
 @pytest.mark.parametrize("shape", [(4, 16), (8, 8), (8, 4)])
 def test_shapes_that_do_not_fit_are_refused_with_expected_and_got(shape: tuple[int, int]) -> None:
-    [verdict] = judge(manifest({"model.layers.0.self_attn.v_proj": shape}), BASE, "smollm2")
-    assert verdict.code == "ZOO-E272"
-    assert f"v_proj is {shape[0]}×{shape[1]}, expected 4×8" in verdict.message
-    assert "zoo register base" in verdict.message
+    [result] = compatibility_of(manifest({"model.layers.0.self_attn.v_proj": shape}), BASE, "smollm2")
+    assert result.code == "ZOO-E272"
+    assert f"v_proj is {shape[0]}×{shape[1]}, expected 4×8" in result.message
+    assert "zoo register base" in result.message
 
 
 def test_missing_modules_and_wrong_shapes_are_both_told() -> None:
     mixed = {"model.layers.99.self_attn.q_proj": (8, 8), "model.layers.0.self_attn.q_proj": (9, 9)}
-    assert codes(judge(manifest(mixed), BASE, "x")) == ["ZOO-E271", "ZOO-E272"]
+    assert codes(compatibility_of(manifest(mixed), BASE, "x")) == ["ZOO-E271", "ZOO-E272"]
 
 
 @pytest.mark.parametrize(("vocabulary", "fits"), [(100, True), (101, False)])
 def test_an_embedding_fits_where_its_vocabulary_does(vocabulary: int, fits: bool) -> None:
     shape = ModuleShape(rank=2, d_in=vocabulary, d_out=8, is_embedding=True)
     adapter = replace(manifest({}), modules={"model.embed_tokens": shape})
-    verdicts = judge(adapter, BASE, "x")
-    assert (not refused(verdicts)) is fits
+    results = compatibility_of(adapter, BASE, "x")
+    assert (not refused(results)) is fits
 
 
 def test_an_output_head_is_a_linear_layer() -> None:
-    assert codes(judge(manifest({"lm_head": (100, 8)}), BASE, "x")) == ["ZOO-OK"]
-    assert codes(judge(manifest({"lm_head": (8, 100)}), BASE, "x")) == ["ZOO-E272"]
+    assert codes(compatibility_of(manifest({"lm_head": (100, 8)}), BASE, "x")) == ["ZOO-OK"]
+    assert codes(compatibility_of(manifest({"lm_head": (8, 100)}), BASE, "x")) == ["ZOO-E272"]
 
 
 def test_files_that_leave_out_the_outermost_name_are_understood() -> None:
     """The hub's gpt2 has h.0.attn.c_attn where the model has transformer.h.0.attn.c_attn."""
     base = {f"h.{layer}.attn.c_attn": (24, 8) for layer in range(2)}
     adapter = manifest({f"transformer.{path}": shape for path, shape in base.items()})
-    assert codes(judge(adapter, base, "gpt2")) == ["ZOO-OK"]
+    assert codes(compatibility_of(adapter, base, "gpt2")) == ["ZOO-OK"]
 
 
 def test_layers_that_are_left_out_are_warned_of() -> None:
     adapter = manifest(of(range(24), "self_attn.q_proj", "self_attn.v_proj") | of(range(30), "mlp.down_proj"))
-    fits, warning = judge(adapter, BASE, "x")
+    fits, warning = compatibility_of(adapter, BASE, "x")
     assert (fits.level, warning.level, warning.code) == (OK, WARN, "ZOO-W204")
     assert warning.message == "24 of 30 layers are adapted: self_attn.q_proj, self_attn.v_proj"
 
 
 def test_a_missing_licence_and_what_reading_found_are_warned_of() -> None:
     adapter = manifest(of(range(LAYERS), "self_attn.q_proj"), licence=None, warnings=("left out: x",))
-    verdicts = judge(adapter, BASE, "x")
-    assert codes(verdicts) == ["ZOO-OK", "ZOO-W201", "ZOO-W205"]
-    assert verdicts[1].message == "left out: x"
+    results = compatibility_of(adapter, BASE, "x")
+    assert codes(results) == ["ZOO-OK", "ZOO-W201", "ZOO-W205"]
+    assert results[1].message == "left out: x"
 
 
 @dataclass(frozen=True)
@@ -128,11 +136,11 @@ BIO, PROTEIN, MATERIALS = (
 
 
 def test_experts_that_go_together_do() -> None:
-    assert codes(judge_together([BIO, PROTEIN, MATERIALS])) == ["ZOO-OK"]
+    assert codes(joint_compatibility_of([BIO, PROTEIN, MATERIALS])) == ["ZOO-OK"]
 
 
 def test_nothing_is_said_of_no_experts() -> None:
-    assert judge_together([]) == ()
+    assert joint_compatibility_of([]) == ()
 
 
 @pytest.mark.parametrize(
@@ -145,9 +153,9 @@ def test_nothing_is_said_of_no_experts() -> None:
     ],
 )
 def test_what_cannot_go_together_is_refused(other: Expert, code: str, message: str) -> None:
-    [verdict] = judge_together([BIO, other])
-    assert (verdict.level, verdict.code) == (REFUSE, code)
-    assert message in verdict.message
+    [result] = joint_compatibility_of([BIO, other])
+    assert (result.level, result.code) == (REFUSE, code)
+    assert message in result.message
 
 
 @pytest.mark.parametrize(
@@ -159,10 +167,10 @@ def test_what_cannot_go_together_is_refused(other: Expert, code: str, message: s
     ],
 )
 def test_what_goes_together_badly_is_warned_of(other: Expert, code: str, message: str) -> None:
-    fits, warning = judge_together([BIO, other])
+    fits, warning = joint_compatibility_of([BIO, other])
     assert (fits.level, warning.level, warning.code) == (OK, WARN, code)
     assert message in warning.message
 
 
 def test_the_order_of_modules_does_not_count() -> None:
-    assert codes(judge_together([BIO, replace(PROTEIN, modules=("b", "a"))])) == ["ZOO-OK"]
+    assert codes(joint_compatibility_of([BIO, replace(PROTEIN, modules=("b", "a"))])) == ["ZOO-OK"]
