@@ -173,7 +173,7 @@ def _counted(experts: int) -> str:
 def _alone(adapters: Sequence[Composable]) -> list[CompatibilityResult]:
     if len(adapters) != 1:
         return []
-    message = "there is one expert only: through a softmax it counts in full, as it does by itself"
+    message = "one expert is alone: through a softmax it counts in full, as it does by itself"
     return [_warn("ZOO-W206", f"{message}; name another in --adapters")]
 
 
