@@ -91,12 +91,12 @@ def _refusals(
     base_modules: Mapping[str, tuple[int, int]],
     base_name: str,
 ) -> list[CompatibilityResult]:
-    missing = [path for path, found in located.items() if found is None]
+    missing = [path for path, base_path in located.items() if base_path is None]
     misfits = [
         f"{path} is {shape.d_out}×{shape.d_in}, expected {expected[0]}×{expected[1]}"
         for path, shape in modules.items()
-        if (found := located[path]) is not None
-        and (shape.d_out, shape.d_in) != (expected := _expected(base_modules[found], shape))
+        if (base_path := located[path]) is not None
+        and (shape.d_out, shape.d_in) != (expected := _expected(base_modules[base_path], shape))
     ]
     remedy = "it was made for another base model: register that one first with zoo register base"
     found = []

@@ -13,7 +13,6 @@ import pytest
 
 from registry.entities import ExpertRecord, FileRecord
 from registry.errors import Incompatible, InvalidAdapter, InvalidBase, InvalidDataset, RegistryError
-from registry.files import regular_files
 from registry.files.artifacts import ArtifactStore
 from registry.files.staging import Staging
 from registry.service import Registry
@@ -110,16 +109,16 @@ class Reading:
         class Counting(io.FileIO):
             def read(self, size: int | None = -1, /) -> bytes:
                 data = super().read(-1 if size is None else size) or b""
-                reading.read_bytes[paths[self.fileno()]] += len(data)
+                reading.read_bytes[paths.get(self.fileno(), Path())] += len(data)
                 return data
 
             def readinto(self, buffer: Any, /) -> int:
                 count = super().readinto(buffer) or 0
-                reading.read_bytes[paths[self.fileno()]] += count
+                reading.read_bytes[paths.get(self.fileno(), Path())] += count
                 return count
 
-        def opened(path: Path, flags: int) -> int:
-            descriptor = opening(path, flags)
+        def opened(path: Path, flags: int, *rest: Any, **options: Any) -> int:
+            descriptor = opening(path, flags, *rest, **options)
             paths[descriptor] = Path(path)
             reading.opened[Path(path)] += 1
             return descriptor
@@ -134,8 +133,8 @@ def test_every_file_is_opened_and_read_once(
     with_needs(registry, kind, given)
     reading = Reading()
     opened, counting = reading.counting()
-    monkeypatch.setattr(regular_files.os, "open", opened)
-    monkeypatch.setattr(regular_files.io, "FileIO", counting)
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(io, "FileIO", counting)
     register(registry, kind, given[kind])
     monkeypatch.undo()
     for file in files_of(given[kind]):
@@ -149,8 +148,8 @@ def test_a_copy_of_an_adapter_s_weights_is_opened_once_and_its_header_read_once(
     with_needs(registry, "adapter", given)
     reading = Reading()
     opened, counting = reading.counting()
-    monkeypatch.setattr(regular_files.os, "open", opened)
-    monkeypatch.setattr(regular_files.io, "FileIO", counting)
+    monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(io, "FileIO", counting)
     register(registry, "adapter", given["adapter"])
     monkeypatch.undo()
     size_bytes = (given["adapter"] / "adapter_model.safetensors").stat().st_size
@@ -158,6 +157,12 @@ def test_a_copy_of_an_adapter_s_weights_is_opened_once_and_its_header_read_once(
     assert len(copies) == 2  # the original, and the copy
     assert {reading.opened[path] for path in copies} == {1}
     assert {reading.read_bytes[path] for path in copies} == {size_bytes}
+
+
+def emptied(folder: Path) -> Path:
+    """The same path, with nothing there."""
+    shutil.rmtree(folder)
+    return folder
 
 
 Spoil = Callable[[Path], object]
@@ -168,7 +173,7 @@ BAD: Sequence[tuple[str, Spoil, type[RegistryError]]] = (
     ("adapter", lambda path: (path / "adapter_model.safetensors").write_bytes(b"none"), InvalidAdapter),
     ("adapter", lambda path: (path / "adapter_config.json").write_text("{}"), InvalidAdapter),
     ("adapter", lambda path: (path / "README.md").write_bytes(b"x" * 2_000_000), InvalidAdapter),
-    ("adapter", lambda path: (shutil.rmtree(path), write_adapter(path, hidden=4)), Incompatible),
+    ("adapter", lambda path: write_adapter(emptied(path), hidden=4), Incompatible),
     ("dataset", lambda path: path.write_text("no example\n"), InvalidDataset),
     ("composition", lambda path: (path / "head.safetensors").write_bytes(b"none"), InvalidAdapter),
 )
