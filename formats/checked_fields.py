@@ -29,6 +29,7 @@ from formats.errors import InvalidField
 CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 Schema: TypeAlias = Mapping[str, Any]
+_ANYTHING = "a JSON value"
 Entry = TypeVar("Entry")
 
 
@@ -101,10 +102,12 @@ def allowed_words(schema: Schema) -> str:
     if "anyOf" in schema:
         choices = [allowed_words(choice) for choice in schema["anyOf"] if choice.get("type") != "null"]
         return f"{' or '.join(choices)}, or left out"
+    if "const" in schema:
+        return repr(schema["const"])
     if "enum" in schema:
         return f"one of {', '.join(map(str, schema['enum']))}"
     words = _WORDS.get(schema.get("type", ""))
-    return "a JSON value" if words is None else words(schema)
+    return _ANYTHING if words is None else words(schema)
 
 
 def _of_entries(schema: Schema) -> Schema:
@@ -147,8 +150,10 @@ def _list(schema: Schema) -> str:
 
 
 def _object(schema: Schema) -> str:
-    count = _count(schema.get("minProperties"), schema.get("maxProperties"))
-    return f"{count}entries name -> {allowed_words(_of_entries(schema))}"
+    entries = allowed_words(_of_entries(schema))
+    if entries == _ANYTHING:
+        return "an object of JSON values"
+    return f"{_count(schema.get('minProperties'), schema.get('maxProperties'))}entries name -> {entries}"
 
 
 def _count(least: int | None, most: int | None) -> str:

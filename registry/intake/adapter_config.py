@@ -1,21 +1,20 @@
 """adapter_config.json, rebuilt from an allow-list: what an adapter says of itself, typed and ranged.
 
-Nothing of the file is passed on as it is: what
-is stored is written anew from the fields below. Field names and defaults: peft 0.21.2, `LoraConfig`.
+Nothing of the file is passed on as it is: what is stored is written anew from the fields below.
 """
 
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
-from formats.peft import CONFIG_FILE, by_pattern
+from formats.errors import InvalidField
+from formats.peft import ALL_LINEAR, CONFIG_FILE, by_pattern
 from formats.refused_features import REFUSED_FEATURES, TYPE_FIELD, refused_feature
 from formats.strict_json import has_key, parse_object, shown
 from registry.errors import AdapterConfigInvalid, NotALora
-from registry.intake import config_fields
-from registry.intake.config_fields import ALL_LINEAR, Reader
+from registry.intake.stated_config import StatedConfig
 
 CONFIG_LIMIT_BYTES = 1024 * 1024
 
@@ -61,15 +60,22 @@ def parse_config(data: bytes) -> AdapterConfig:
     if has_key(stated, "trust_remote_code"):
         raise AdapterConfigInvalid(f"{CONFIG_FILE}: trust_remote_code must not be there, whatever its value")
     _refuse_unsupported(stated)
-    read = {field: reader(field, stated.get(field)) for field, reader in _READERS.items()}
-    for field, reader in _INERT.items():
-        reader(field, stated.get(field))
+    config = _checked(stated)
     return AdapterConfig(
-        rank=read.pop("r"),
-        alpha=read.pop("lora_alpha"),
-        is_narrowed=read["target_modules"] == (ALL_LINEAR,)
+        rank=config.r,
+        alpha=config.lora_alpha,
+        use_rslora=config.use_rslora,
+        rank_pattern=config.rank_pattern,
+        alpha_pattern=config.alpha_pattern,
+        target_modules=tuple(sorted(set(config.target_modules))),
+        is_narrowed=config.target_modules == (ALL_LINEAR,)
         or any(stated.get(field) is not None for field in ("exclude_modules", "layers_to_transform")),
-        **read,
+        fan_in_fan_out=config.fan_in_fan_out,
+        lora_dropout=config.lora_dropout,
+        init_lora_weights=_plain_start(config.init_lora_weights),
+        task_type=config.task_type,
+        base_model_name_or_path=config.base_model_name_or_path or None,
+        peft_version=config.peft_version or None,
     )
 
 
@@ -80,7 +86,7 @@ def rebuild_config(config: AdapterConfig, *, modules: Iterable[str]) -> bytes:
     A base model that lay in a folder is not repeated, it would mean nothing elsewhere.
     """
     base = config.base_model_name_or_path
-    fields = {
+    stored = {
         "peft_type": "LORA",
         "task_type": config.task_type,
         "base_model_name_or_path": base if base is not None and _HUB_ID.fullmatch(base) else None,
@@ -98,41 +104,26 @@ def rebuild_config(config: AdapterConfig, *, modules: Iterable[str]) -> bytes:
         "inference_mode": True,
         "peft_version": config.peft_version,
     }
-    return (json.dumps(fields, indent=2, sort_keys=True) + "\n").encode()
+    return (json.dumps(stored, indent=2, sort_keys=True) + "\n").encode()
 
 
 def _without_point(number: float) -> float:
     return int(number) if number == int(number) else number
 
 
-#: What is kept: field -> how its value is read; null and absent are the same.
-_READERS: Mapping[str, Reader[Any]] = {
-    "r": config_fields.rank,
-    "lora_alpha": config_fields.alpha,
-    "use_rslora": config_fields.switch,
-    "rank_pattern": config_fields.pattern(config_fields.rank),
-    "alpha_pattern": config_fields.pattern(config_fields.alpha),
-    "target_modules": config_fields.names,
-    "fan_in_fan_out": config_fields.switch,
-    "lora_dropout": config_fields.dropout,
-    "init_lora_weights": config_fields.start,
-    "task_type": config_fields.task,
-    "base_model_name_or_path": config_fields.text,
-    "peft_version": config_fields.text,
-}
+_FIELDS = frozenset(field.name for field in fields(StatedConfig))
 
-#: What matters while training only, or is said by the tensors: checked and dropped.
-_INERT: Mapping[str, Reader[Any]] = {
-    "inference_mode": config_fields.switch,
-    "revision": config_fields.text,
-    "exclude_modules": config_fields.optional_names,
-    "layers_to_transform": config_fields.layers,
-    "layers_pattern": config_fields.optional_names,
-    "qalora_group_size": config_fields.whole,
-    "eva_config": config_fields.mapping,
-    "velora_config": config_fields.mapping,
-    "runtime_config": config_fields.mapping,
-}
+
+def _checked(stated: Mapping[str, Any]) -> StatedConfig:
+    try:
+        return StatedConfig(**{name: stated[name] for name in _FIELDS if stated.get(name) is not None})
+    except InvalidField as refused:
+        said = f"{refused.field} must be {refused.allowed}, got {shown(refused.value)}"
+        raise AdapterConfigInvalid(f"{CONFIG_FILE}: {said}") from refused
+
+
+def _plain_start(start: bool | str) -> bool | str:
+    return start.lower() if isinstance(start, str) else start
 
 
 def _refuse_unsupported(stated: Mapping[str, Any]) -> None:
@@ -140,7 +131,7 @@ def _refuse_unsupported(stated: Mapping[str, Any]) -> None:
     if feature is not None:
         refusal = NotALora if feature.field == TYPE_FIELD else AdapterConfigInvalid
         raise refusal(f"{CONFIG_FILE}: {feature.refusal(stated)}")
-    known = _READERS.keys() | _INERT.keys() | {row.field for row in REFUSED_FEATURES}
+    known = _FIELDS | {row.field for row in REFUSED_FEATURES}
     for field in stated.keys() - known:
         # A field of a later PEFT that is not set asks for nothing.
         if stated[field]:

@@ -31,6 +31,7 @@ class Oven(Checked):
     share: float = Field(default=0.5, ge=0, lt=1)
     fan: bool = False
     heat: Literal["gas", "power"] = "power"
+    place: Literal["floor"] = "floor"
     serial: int | None = Field(default=None, ge=1)
     dishes: Distinct[Text] = Field(default=(), max_length=3)
     timers: Mapping[Text, int] = Field(default_factory=dict)
@@ -61,6 +62,8 @@ class Oven(Checked):
         ("timers", {"a": "1"}, "timers.a must be a whole number, got '1'"),
         ("timers", {"": 1}, "timers must be entries name -> a whole number, got ''"),
         ("extra", {"a": {1}}, "extra.a must be a JSON value, got {1}"),
+        ("extra", [], "extra must be an object of JSON values, got []"),
+        ("place", "wall", "place must be 'floor', got 'wall'"),
         ("tray", 3, "tray must be left out, as an oven has no such field (did you mean trays?), got 3"),
     ],
 )
@@ -105,6 +108,7 @@ def test_equal_values_are_equal_and_stored_alike_however_they_were_written() -> 
         "share": 0.5,
         "fan": False,
         "heat": "power",
+        "place": "floor",
         "serial": None,
         "dishes": ["b", "a"],
         "timers": {},
