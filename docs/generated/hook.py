@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from docs.generated import errors, jobs, rooms, settings
+from docs.generated import errors, file_formats, jobs, rooms, settings
 from docs.generated.errors import ROOT, TextMissing
 from docs.generated.fields import field_table
 from xlora_engine.config import XLoraConfig
@@ -21,6 +21,9 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "settings": settings.setting_table,
     "transitions": jobs.transition_table,
     "reasons": jobs.reason_table,
+    "saved-formats": file_formats.saved_format_table,
+    "refused-features": file_formats.refused_feature_table,
+    "architectures": file_formats.architecture_list,
     "xlora-config": lambda: field_table(XLoraConfig),
 }
 

@@ -61,18 +61,15 @@ def text_of(folder: Path) -> str:
 def drawing(packages: Mapping[str, Sequence[str]]) -> str:
     """An SVG of the command and the packages with their rooms, each above what it imports."""
     shapes = [*_frame("zoo.py", (), x=350, y=10, width=200)]
-    bottom = 10 + _height((), 200)
+    bottom, above = 10 + _height((), 200), [_WIDTH // 2]
     for tier in _tiers(packages):
         top, width = bottom + _GAP, 420 if len(tier) > 1 else 710
-        for index, package in enumerate(tier):
-            x = 20 + index * (width + 20) if len(tier) > 1 else (_WIDTH - width) // 2
-            shapes += _frame(package, packages[package], x=x, y=top, width=width)
-            middle = x + width // 2
-            shapes.append(
-                f'<path d="M{middle} {bottom}V{top - 2}" stroke="{_GREY}" stroke-width="1.6"'
-                ' marker-end="url(#arrow)"/>'
-            )
-        bottom = top + max(_height(packages[package], width) for package in tier)
+        lefts = [20 + index * 440 if len(tier) > 1 else (_WIDTH - width) // 2 for index in range(len(tier))]
+        middles = [left + width // 2 for left in lefts]
+        shapes += [_arrow(middle, bottom, top) for middle in max(above, middles, key=len)]
+        for package, left in zip(tier, lefts, strict=True):
+            shapes += _frame(package, packages[package], x=left, y=top, width=width)
+        bottom, above = top + max(_height(packages[package], width) for package in tier), middles
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {bottom + 10}" width="{_WIDTH}"'
         f' height="{bottom + 10}" font-family="system-ui, sans-serif" font-size="13" fill="#263238">'
@@ -106,6 +103,11 @@ def _frame(package: str, inside: Sequence[str], *, x: int, y: int, width: int) -
             f'<text x="{left + _ROOM_WIDTH // 2}" y="{top + 20}" text-anchor="middle">{room}</text>',
         ]
     return shapes
+
+
+def _arrow(x: int, start: int, end: int) -> str:
+    path = f"M{x} {start}V{end - 2}"
+    return f'<path d="{path}" stroke="{_GREY}" stroke-width="1.6" marker-end="url(#arrow)"/>'
 
 
 def _box(x: int, y: int, width: int, height: int, *, fill: str, border: str) -> str:

@@ -23,11 +23,11 @@ def languages(page: Path) -> set[str]:
 
 
 def commands(page: Path) -> list[str]:
-    """The commands of a page's console blocks, in order."""
+    """The commands of a page's console blocks, in order; a backslash at its end continues a line."""
     return [
         line.removeprefix("$ ")
         for block in blocks(page, "console")
-        for line in block.splitlines()
+        for line in block.replace("\\\n", "").splitlines()
         if line.startswith("$ ")
     ]
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from mkdocs.exceptions import PluginError
 
-from docs.generated import errors, hook, jobs, rooms, settings
+from docs.generated import errors, file_formats, hook, jobs, rooms, settings
 from docs.generated.errors import ROOT, TextMissing
 from docs.generated.fields import field_table
 
@@ -103,6 +103,13 @@ def test_an_event_or_reason_without_a_text_ends_the_build(
     monkeypatch.setattr(jobs, texts, {})
     with pytest.raises(TextMissing, match="says nothing of"):
         made()
+
+
+def test_a_saved_format_without_a_text_ends_the_build() -> None:
+    with pytest.raises(TextMissing, match="says nothing of the format 'peft'"):
+        file_formats.saved_format_table(
+            {name: text for name, text in file_formats.SAVED.items() if name != "peft"}
+        )
 
 
 def test_the_rooms_are_those_on_disk_and_come_after_what_they_import() -> None:
