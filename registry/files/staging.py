@@ -67,12 +67,13 @@ class Staging:
             if limit_bytes is not None and size_bytes > limit_bytes:
                 raise too_large(source, limit_bytes=limit_bytes, refusal=refusal)
             staged = self._write(opened, name, size_bytes=size_bytes)
-        if limit_bytes is not None and staged.size_bytes > limit_bytes:  # it grew meanwhile
+        if limit_bytes is not None and staged.size_bytes > limit_bytes:
             raise too_large(source, limit_bytes=limit_bytes, refusal=refusal)
         return staged
 
     def write(self, name: str, data: bytes) -> StagedFile:
         """Put these bytes where the copy of that name is, or is to be; raises as `copy`."""
+        check_paths([name])
         self._files.pop(name, None)
         (self.folder / name).unlink(missing_ok=True)
         return self._write(io.BytesIO(data), name, size_bytes=len(data))
