@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from registry.entities import Job
-from registry.errors import ServiceUnreachable
+from registry.errors import DiskFull, ServiceUnreachable
 from registry.jobs.store import JobStore
 from workers.processes.parent_watchdog import extended_to
 
@@ -54,7 +54,7 @@ class Heartbeat:
         while not self._stopping.wait(min(BEAT_EVERY_S, self._lease_s / 6)):
             try:
                 alive = self._beat()
-            except ServiceUnreachable:
+            except (ServiceUnreachable, DiskFull):
                 alive = time.monotonic() < self.held_until
             if not alive:
                 self.lost.set()

@@ -12,7 +12,7 @@ from typing import Any
 
 from registry.crash_points import crash_point
 from registry.entities import Job
-from registry.errors import LeaseLost, RegistryError, ServiceUnreachable
+from registry.errors import DiskFull, LeaseLost, RegistryError, ServiceUnreachable
 from registry.jobs.budgets import BUDGETS
 from registry.service import Registry
 from workers.attempts.heartbeat import Heartbeat
@@ -103,7 +103,8 @@ def run_claimed(
         with JobLog(folder) as log:
             registry.jobs.set_log(job.id, str(log.path), job.fence)
             result = supervise(order, heartbeat, log, interruption=interruption, on_progress=on_progress)
-            run.end(RUN_STATUS[result.state])
+            with contextlib.suppress(OSError):  # a full disk: whoever ships next writes the end
+                run.end(RUN_STATUS[result.state])
             shipper.finish(timeout_s=SHIPPING_LIMIT_S)
             return _conclude(registry, job, result, heartbeat)
     except BaseException as error:
@@ -182,7 +183,7 @@ def _conclude(registry: Registry, job: Job, result: Result, heartbeat: Heartbeat
                 break
             crash_point("after_finish")
             return registry.jobs.get(job.id)
-        except ServiceUnreachable:
+        except (ServiceUnreachable, DiskFull):
             heartbeat.lost.wait(_FINISH_POLL_S)
     raise LeaseLost(job.id, fence=job.fence)
 

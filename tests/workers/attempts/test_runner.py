@@ -1,5 +1,6 @@
 """Jobs in real child processes: however parent, child or disk end, the row says so and nothing is left."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from workers.errors import JobNotClaimable
 from workers.processes.owner import is_dead
 from workers.requests.specs import EvalSpec, TrainSpec
 from workers.requests.submission import submit
-from workers.tracking.spool import read_lines
+from workers.tracking.spool import Run, read_lines
 
 pytestmark = pytest.mark.processes
 
@@ -306,3 +307,14 @@ def test_a_cancelled_request_is_queued_again_when_it_is_made_again(registry: Reg
     registry.jobs.request_cancel(first.id)
     again = submit(registry, spec)
     assert (again.id, again.state) == (first.id, "queued")
+
+
+def test_a_disk_too_full_for_the_end_of_a_run_hides_no_reason(
+    registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(self: Run, status: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Run, "end", no_room)
+    ended = run_here(registry, job.id, handlers=handler("fill_the_disk"))
+    assert (ended.state, ended.reason) == ("failed", "disk_full")
