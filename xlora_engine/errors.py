@@ -6,24 +6,24 @@ EngineError                     ZOO-E300
 │   ├── ExpertUnreadable        ZOO-E311
 │   ├── ExpertUnsupported       ZOO-E312  DoRA, bias, modules_to_save and the like
 │   └── ExpertMismatch          ZOO-E313  does not fit the base model
-├── SavedModelInvalid           ZOO-E320  a saved composition is damaged or of another kind
+├── SavedModelInvalid           ZOO-E320  a saved model is damaged or of another kind
 │   ├── SavedFileUnreadable    ZOO-E321
 │   ├── ExpertChanged           ZOO-E322  an expert's bytes differ from those saved
-│   ├── ReloadMismatch           ZOO-E323  the reloaded model does not answer as the saved one did
+│   ├── ReloadMismatch           ZOO-E323  the loaded model's logits are not those saved
 │   ├── HeadIncomplete          ZOO-E324  layers of the scaling head are in no file (PEFT 0.20 to 0.21.2)
-│   ├── PickleRefused           ZOO-E325  weights that only code of the file's own can read
-│   ├── NotRepresentable        ZOO-E326  a format, or its reader, cannot say what the configuration asks
-│   ├── ExpertNotFound          ZOO-E327  the folder of an expert is not where the composition is
-│   └── SavedModelUnwritable    ZOO-E328  the place it is to be written to takes no files
+│   ├── PickleRefused           ZOO-E325  weights in a pickle, which runs code when read
+│   ├── NotRepresentable        ZOO-E326  a format, or its reader, lacks what the configuration asks
+│   ├── ExpertNotFound          ZOO-E327  the folder of an expert is not with the saved model
+│   └── SavedModelUnwritable    ZOO-E328  the folder it is to be written to cannot be written
 ├── CacheUnsupported            ZOO-E330  a key-value cache that cannot hold both passes
 ├── BaseUnsupported             ZOO-E340  the base model offers no decoder to run the scaling pass on
 │   └── BaseUnreadable          ZOO-E341
-├── ChatInvalid                 ZOO-E350  a chat row the tokenizer's template cannot encode
+├── ChatInvalid                 ZOO-E350  a chat example the tokenizer's template cannot encode
 │   └── AnswerTooLong           ZOO-E351
 ├── NoEffect                    ZOO-E360  an adapter that changes nothing
 ├── HubUnavailable              ZOO-E380  the hub does not answer
 │   └── HubNotFound             ZOO-E381  the hub has no such repository, revision or folder
-├── TrainingDiverged            ZOO-E370  a loss that is not a number
+├── TrainingDiverged            ZOO-E370  a loss that is not finite
 └── TrainingStopped             ZOO-E371  asked to stop; a checkpoint was kept
 """
 
@@ -52,7 +52,7 @@ class ExpertInvalid(EngineError):
 
 
 class ExpertUnreadable(ExpertInvalid):
-    """The adapter's files are missing or are not what their names say."""
+    """The adapter's files are missing or damaged."""
 
     code = "ZOO-E311"
 
@@ -70,25 +70,25 @@ class ExpertMismatch(ExpertInvalid):
 
 
 class SavedModelInvalid(EngineError):
-    """A saved composition cannot be used."""
+    """A saved model cannot be used."""
 
     code = "ZOO-E320"
 
 
 class SavedFileUnreadable(SavedModelInvalid):
-    """A file of the saved composition is missing, damaged or of an unknown format."""
+    """A file of a saved model is missing, damaged or of an unknown format."""
 
     code = "ZOO-E321"
 
 
 class ExpertChanged(SavedModelInvalid):
-    """An expert's bytes are not those the composition was saved with."""
+    """An expert's bytes are not those that were saved."""
 
     code = "ZOO-E322"
 
 
 class ReloadMismatch(SavedModelInvalid):
-    """The reloaded model answers the stored probe differently: another base model, most often."""
+    """The loaded model fails the reload check: most often it is on another base model."""
 
     code = "ZOO-E323"
     exit_code = 4
@@ -107,7 +107,7 @@ class PickleRefused(SavedModelInvalid):
 
 
 class NotRepresentable(SavedModelInvalid):
-    """Another format, or the implementation that reads it, cannot say exactly what a field asks."""
+    """Another format, or the implementation that reads it, has no exact equivalent of a field's value."""
 
     code = "ZOO-E326"
     exit_code = 4
@@ -118,7 +118,7 @@ class NotRepresentable(SavedModelInvalid):
 
 
 class ExpertNotFound(SavedModelInvalid):
-    """A saved composition names an expert whose files are not with it."""
+    """A saved model names an expert whose files are not with it."""
 
     code = "ZOO-E327"
     exit_code = 3
@@ -139,7 +139,7 @@ class HubNotFound(HubUnavailable):
 
 
 class SavedModelUnwritable(SavedModelInvalid):
-    """The place a composition is to be written to takes no files; nothing was left there."""
+    """The folder a model is to be written to cannot be written; nothing was left there."""
 
     code = "ZOO-E328"
 
@@ -165,19 +165,19 @@ class BaseUnreadable(BaseUnsupported):
 
 
 class ChatInvalid(EngineError):
-    """A chat row that the tokenizer's template cannot encode."""
+    """A chat example that the tokenizer's template cannot encode."""
 
     code = "ZOO-E350"
 
 
 class AnswerTooLong(ChatInvalid):
-    """A row longer than the context it must fit in."""
+    """An example longer than the context it must fit in."""
 
     code = "ZOO-E351"
 
 
 class NoEffect(EngineError):
-    """An adapter whose logits are those of the base model."""
+    """An adapter with which the logits are those of the base model."""
 
     code = "ZOO-E360"
     exit_code = 4

@@ -1,7 +1,7 @@
-"""Changing a mixture after training: experts added, dropped, put in another order, renamed; gates set.
+"""Changing a mixture after training: add, drop, reorder, rename experts; change the gating.
 
-What the scaling head has learnt about the experts that stay is kept, row by row: its last layer has a row
-for each layer and expert. Each function gives a new model on the same base; the old one is of no use then.
+The scaling head's weights for the experts that stay are kept: its last layer has a row of weights for each
+layer and expert. Each function returns a new model on the same base; the old one cannot be used any more.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from xlora_engine.sources.hub import local_folder
 #: part in 150, divided by the number of the others.
 LOWERED_BY = 5.0
 
-#: Fields of a configuration that say what is done with the head's logits, not what its tensors are.
+#: Fields of a configuration that say how the head's logits are used, not what its tensors are.
 CHANGEABLE = frozenset(
     {
         "enable_softmax",
@@ -41,15 +41,15 @@ CHANGEABLE = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """What the rows of a head's last layer stand for: layer after layer, in each expert after expert."""
+    """Which layer and expert each row of a head's last layer is for: layer by layer, expert by expert."""
 
-    #: One for all layers, of any name, where scalings are not layerwise.
+    #: A single one, of any name, if scalings are not layerwise.
     layers: tuple[str, ...]
     experts: tuple[str, ...]
 
     @classmethod
     def of(cls, layers: Sequence[str], config: XLoraConfig) -> "Outputs":
-        """Of the head of a model with these wrapped layers."""
+        """The outputs of a head over these wrapped layers."""
         return cls(layers=tuple(layers) if config.layerwise_scalings else ("",), experts=config.adapters)
 
 
@@ -75,18 +75,16 @@ def edited_rows(
 def add_expert(
     model: XLoraModel, name: str, folder: str | Path, *, lowered_by: float = LOWERED_BY
 ) -> XLoraModel:
-    """Add an adapter as the last expert, its gate so low that the mixture hardly changes.
-
-    It is a folder, or a repository of the hub.
+    """Add an adapter, a folder or a repository on the hub, as the last expert, with a small share at first.
 
     Under a softmax its share starts at most at `exp(-lowered_by)` over the number of the other experts,
     whatever the hidden state, since its logit is their mean less `lowered_by` times the temperature. A
-    head without bias gets one, of zeros for the others. Raw logits start at 0. Where the scaling pass value
-    is not 0, that pass hears the new expert like every other, which changes the hidden states.
+    head without bias gets one, of zeros for the others. Raw logits start at 0. If the scaling pass value is
+    not 0, the new expert is active in that pass like all others, which changes the hidden states.
 
     Raises:
         ExpertInvalid: the adapter cannot be used, or does not fit; the model is left as it was.
-        ConfigInvalid: the name is taken, or no name of an expert.
+        ConfigInvalid: the name is taken, or not allowed for an expert.
     """
     expert = read_expert(local_folder(folder), name)
     config = replace(model.config, adapters=(*model.config.adapters, name))
@@ -99,10 +97,10 @@ def add_expert(
 
 
 def drop_experts(model: XLoraModel, *names: str) -> XLoraModel:
-    """Leave experts out; the softmax divides what they had among the others, and a top k above them falls.
+    """Remove experts; the softmax divides their share among the others, and top k is lowered to their number.
 
     Raises:
-        ConfigInvalid: there is no such expert, or none would be left.
+        ConfigInvalid: there is no such expert, or no expert would remain.
     """
     _require_known(model, names)
     kept = tuple(name for name in model.config.adapters if name not in names)
@@ -123,7 +121,7 @@ def reorder_experts(model: XLoraModel, names: Sequence[str]) -> XLoraModel:
 
 
 def rename_experts(model: XLoraModel, names: Mapping[str, str]) -> XLoraModel:
-    """Give experts other names; what is computed stays the same.
+    """Rename experts; the results stay the same.
 
     Raises:
         ConfigInvalid: there is no such expert, or a new name is taken or not allowed.
@@ -174,7 +172,7 @@ def _rebuilt(
     *,
     shift: float | None = None,
 ) -> XLoraModel:
-    """A model of these experts on the same base, whose head's last rows are edited to fit."""
+    """A model of these experts on the same base, with the rows of its head's last layer adapted."""
     base = model.unload()
     try:
         edited = XLoraModel(base, experts, config)
@@ -188,12 +186,12 @@ def _rebuilt(
         if key in head:
             head[key] = edited_rows(head[key], before, after, shift=by)
     SavedModel(config=config, experts=tuple(experts), head=head).restore(edited, verify=False)
-    edited.recompute_like(model)
+    edited.checkpoint_like(model)
     return edited.train(model.training)
 
 
 def _with_bias(model: XLoraModel, config: XLoraConfig) -> dict[str, Tensor]:
-    """The head's values, with biases of zeros where it had none and is to have some."""
+    """The head's weights, with biases of zeros if it had none and is to have some."""
     head = {}
     for key, tensor in model.head.state_dict().items():
         head[key] = tensor
@@ -203,7 +201,7 @@ def _with_bias(model: XLoraModel, config: XLoraConfig) -> dict[str, Tensor]:
 
 
 def _current(model: XLoraModel) -> tuple[Expert, ...]:
-    """The experts as trained since."""
+    """The experts with their trained weights."""
     return SavedModel.of(model).experts
 
 

@@ -91,10 +91,10 @@ class XLoraModel(Mixture):
     ) -> Any:
         """Generate as any model of `transformers` does, with its cache; every argument works.
 
-        With `prefetch_scalings` the scaling pass of the next token runs along with the mixture pass of
-        this one, where that can be, and one row's guesses are several at once: same tokens, less time.
-        With fixed scalings there is one pass, and any cache of the base model's. After
-        `scalings_frozen_after` tokens each row's last scalings stay: one pass, and other tokens.
+        With `prefetch_scalings` the scaling pass of the next token runs together with the mixture pass of
+        this one if possible, with several guesses at once for a single sequence: same tokens, less time.
+        With fixed scalings there is one pass, and any cache of the base model works. After
+        `scalings_frozen_after` tokens each sequence keeps its last scalings: one pass, and other tokens.
         """
         if isinstance(kwargs.get("assistant_model"), Mixture):
             kwargs["assistant_model"] = Decoder(kwargs["assistant_model"])

@@ -49,7 +49,7 @@ def test_a_trainer_that_is_killed_resumes_to_the_weights_of_an_undisturbed_one(
     killed, calm = _queue(zoo, "killed", home), _queue(zoo, "calm", home)
     with running(WORKER, settings) as worker:
         checkpoints = home / "jobs" / str(killed) / "training" / "checkpoints"
-        wait_until(lambda: any(checkpoints.glob("checkpoint-*/seal.json")), what="a checkpoint")
+        wait_until(lambda: any(checkpoints.glob("checkpoint-*/manifest.json")), what="a checkpoint")
         for trainer in trainers(worker.pid):
             send(trainer, signal.SIGKILL)
         time.sleep(0.1)
@@ -75,7 +75,7 @@ def test_a_job_in_two_processes_loses_one_and_goes_on_from_its_checkpoint(zoo: Z
     folder = home / "jobs" / str(job)
     with running(WORKER, settings_in(home)) as worker:
         checkpoints = folder / "training" / "checkpoints"
-        wait_until(lambda: any(checkpoints.glob("checkpoint-*/seal.json")), what="a checkpoint")
+        wait_until(lambda: any(checkpoints.glob("checkpoint-*/manifest.json")), what="a checkpoint")
         ranks = [pid for pid in trainers(worker.pid) if "rank-" in command_line(pid)]
         assert len(ranks) == 2
         # Whoever listens for the other listens where nobody outside the machine can come.
@@ -121,7 +121,7 @@ def test_a_composition_that_is_killed_goes_on_to_the_head_of_an_undisturbed_one(
     jobs = tmp_path / "zoo" / "jobs"
     with running(WORKER, settings_in(tmp_path / "zoo")) as worker:
         checkpoints = jobs / str(killed) / "training" / "mixture"
-        wait_until(lambda: any(checkpoints.glob("checkpoint-*/seal.json")), what="a checkpoint")
+        wait_until(lambda: any(checkpoints.glob("checkpoint-*/manifest.json")), what="a checkpoint")
         for trainer in trainers(worker.pid):
             send(trainer, signal.SIGKILL)
         waited = zoo("jobs", "wait", str(killed), str(calm), "--timeout", "200", **home)

@@ -24,7 +24,7 @@ settings.load_profile("engine")
 
 
 class Collected(BaseStreamer):
-    """A streamer that keeps what it hears."""
+    """A streamer that keeps what it receives."""
 
     def __init__(self) -> None:
         self.parts: list[list[int]] = []

@@ -304,7 +304,9 @@ def test_pictures_are_refused_because_one_pass_alone_would_see_them(
 ) -> None:
     model, picture = mixture(), torch.zeros(1, 3, 4, 4)
 
-    with pytest.raises(ConfigInvalid, match="pixel_values must be left out: the scaling pass takes text"):
+    with pytest.raises(
+        ConfigInvalid, match="pixel_values must be left out: the scaling pass takes only text"
+    ):
         model(token_ids, pixel_values=picture)
     with model.disabled():
         model(token_ids, pixel_values=picture)
@@ -448,9 +450,9 @@ def test_constant_scalings_need_a_value_for_each_expert(values: list[float], mix
         ((2, 9, 15, 3), "of 1 or 12 layers and 3 experts"),
         ((2, 9, 12, 4), "of 1 or 12 layers and 3 experts"),
         ((1, 1, 3), "of 1 or 12 layers and 3 experts"),
-        ((2, 5, 1, 3), "for 1 or 2 rows of 1 or 9 tokens"),
-        ((2, 14, 1, 3), "for 1 or 2 rows of 1 or 9 tokens"),
-        ((4, 1, 1, 3), "for 1 or 2 rows of 1 or 9 tokens"),
+        ((2, 5, 1, 3), "for 1 or 2 sequences of 1 or 9 tokens"),
+        ((2, 14, 1, 3), "for 1 or 2 sequences of 1 or 9 tokens"),
+        ((4, 1, 1, 3), "for 1 or 2 sequences of 1 or 9 tokens"),
     ],
     ids=str,
 )

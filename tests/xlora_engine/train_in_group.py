@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
     torch.set_num_threads(1)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     seen: dict[str, Any] = {}
-    with joined(rank=rank, size=size, meeting_place=folder / "meeting-place") as group:
+    with joined(index=rank, size=size, meeting_file=folder / "meeting-place") as group:
         for name, settings in (("whole", WHOLE), ("cut", CUT), ("dropping", DROPPING)):
             steps: list[StepMetrics] = []
             result = train(settings, folder / name, group=group, steps=steps)

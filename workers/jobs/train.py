@@ -33,7 +33,7 @@ def run(context: JobContext) -> Mapping[str, Any]:
     base = context.registry.bases.get(spec.base)
     place = context.place
     meeting_place = Path(place.meeting_place)
-    with joined(rank=place.rank, size=place.processes, meeting_place=meeting_place) as group:
+    with joined(index=place.rank, size=place.processes, meeting_file=meeting_place) as group:
         model, trained = _train(context, spec, base, group)
     if not group.is_first:
         return {}

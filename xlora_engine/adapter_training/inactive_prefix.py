@@ -23,7 +23,7 @@ from xlora_engine.errors import ConfigInvalid
 _DIRECTIONS_TO_KEEP = 8
 
 
-class SilentPrefix:
+class InactivePrefix:
     """Holds the adapter of one PEFT model silent on a prefix, from its construction on.
 
     Args:

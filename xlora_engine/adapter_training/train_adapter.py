@@ -16,7 +16,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from formats.peft import ALL_LINEAR
-from xlora_engine.adapter_training.inactive_prefix import SilentPrefix
+from xlora_engine.adapter_training.inactive_prefix import InactivePrefix
 from xlora_engine.adapter_training.lora_injection import injected, write_adapter
 from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.training_batches import Batches, only
@@ -24,7 +24,7 @@ from xlora_engine.data.chat import ChatTokenizer, EncodedRow, pad_token, trainin
 from xlora_engine.data.shared_prefix import repeated, shared_prefix
 from xlora_engine.devices.process_group import ALONE, ProcessGroup
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
-from xlora_engine.sources.manifest import last_whole, seal, step_of
+from xlora_engine.sources.manifest import last_complete, step_of, write_manifest
 
 #: What a checkpoint holds and nobody reads: a pickle, and a card that tells where the base model lay.
 UNREAD_FILES = (TRAINING_ARGS_NAME, "README.md")
@@ -97,7 +97,7 @@ def train_adapter(
     watcher = _Watcher(settings, run, group, on_step, stop)
     checkpoints = folder / "checkpoints"
     with injected(base, _lora(settings), seed=settings.seed) as model:
-        silent = SilentPrefix(model, shared_prefix(rows) if settings.inactive_prefix else ())
+        silent = InactivePrefix(model, shared_prefix(rows) if settings.inactive_prefix else ())
         batches = Batches(
             rows,
             order,
@@ -111,7 +111,7 @@ def train_adapter(
             args=_arguments(settings, checkpoints, group, on_cpu=base.device.type == "cpu"),
             train_dataset=batches,
             data_collator=only,
-            callbacks=[_Silencer(silent), watcher],
+            callbacks=[_InactivityKeeper(silent), watcher],
         )
         trainer.remove_callback(PrinterCallback)
         if group.size > 1 and not trainer.model_accepts_loss_kwargs:
@@ -119,7 +119,7 @@ def train_adapter(
             raise ConfigInvalid("processes", allowed, group.size)
         if group.size > 1:
             # Otherwise every process would drop the same units, each of its own rows.
-            set_seed((settings.seed + group.rank) % 2**32)
+            set_seed((settings.seed + group.index) % 2**32)
         last = _last_checkpoint(checkpoints, run, group)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         if watcher.stopped:
@@ -150,7 +150,7 @@ def _lora(settings: AdapterTraining) -> LoraConfig:
 
 def _last_checkpoint(folder: Path, run: str, group: ProcessGroup) -> Path | None:
     """The one that the first process finds whole; it removes the others."""
-    found = last_whole(folder, run=run) if group.is_first else None
+    found = last_complete(folder, run=run) if group.is_first else None
     step = group.from_first(-1 if found is None else step_of(found))
     return None if step < 0 else folder / f"checkpoint-{step}"
 
@@ -201,10 +201,10 @@ class _PrefixTrainer(Trainer):
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
-class _Silencer(TrainerCallback):
+class _InactivityKeeper(TrainerCallback):
     """Keeps the adapter silent on the shared prefix, whatever the optimiser did."""
 
-    def __init__(self, silent: SilentPrefix) -> None:
+    def __init__(self, silent: InactivePrefix) -> None:
         self._silent = silent
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -246,7 +246,7 @@ class _Watcher(TrainerCallback):
             return
         for name in UNREAD_FILES:
             (checkpoint / name).unlink(missing_ok=True)
-        seal(checkpoint, run=self._run)
+        write_manifest(checkpoint, run=self._run)
         self._saved_at = time.monotonic()
 
     def _wish(self, step: int) -> int:

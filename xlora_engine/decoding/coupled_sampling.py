@@ -1,4 +1,4 @@
-"""Choosing tokens from scores, twice alike for one place: once to guess, once for good."""
+"""Coupled sampling: guess and choice of a step use the same noise, so that equal scores give equal tokens."""
 
 from collections import deque
 
@@ -7,21 +7,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
-class CoupledChoice:
-    """Chooses tokens as `GenerationMixin` does: the best, or one drawn from the softmax of the scores.
+class CoupledSampling:
+    """Chooses tokens as `GenerationMixin` does: the most likely, or one drawn from the softmax of the scores.
 
-    `torch.multinomial` draws exponential noise and takes the greatest quotient. Drawn here, once for
-    each step, the same noise serves the guess and the choice: where scores agree, so do the tokens,
+    `torch.multinomial` draws exponential noise and takes the greatest quotient. Here it is drawn once for
+    each step, and the same noise serves the guess and the choice: where scores agree, so do the tokens,
     and they are those that `torch.multinomial` would have drawn from the same random state.
     """
 
     def __init__(self, *, samples: bool) -> None:
         self._samples = samples
-        #: Of this step and those after it: the random state it was drawn from, and the noise.
+        #: For this step and the following ones: the random state before the draw, and the noise.
         self._noise: deque[tuple[Tensor, Tensor]] = deque()
 
     def __call__(self, scores: Float[Tensor, "batch vocab"], *, ahead: int = 0) -> Int[Tensor, " batch"]:
-        """The tokens of this step, or of one so many steps ahead."""
+        """The tokens of this step, or of the one `ahead` steps later."""
         if not self._samples:
             return scores.argmax(-1)
         probabilities = scores.softmax(-1)
@@ -31,12 +31,12 @@ class CoupledChoice:
         return (probabilities / self._noise[ahead][1]).argmax(-1)
 
     def next_step(self) -> None:
-        """From now on tokens are those of the next step."""
+        """Go on to the next step."""
         if self._noise:
             self._noise.popleft()
 
     def close(self) -> None:
-        """Leave the random state as if nothing had been drawn ahead."""
+        """Restore the random state to what it is without drawing ahead."""
         if self._noise:
             state, noise = self._noise[0]
             _restore_random_state(state, noise.device)

@@ -1,4 +1,4 @@
-"""Generation: an X-LoRA model shown to `transformers` as one of its own, for its decoding loops to run."""
+"""Generation: an X-LoRA model in the form that the decoding loops of `transformers` take."""
 
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 
 class Decoder(GenerationMixin):
-    """What `GenerationMixin` asks of a model, answered by the mixture or, failing that, its base model.
+    """The interface that `GenerationMixin` expects of a model, served by the mixture or its base model.
 
-    A view: it holds no weights, and is made anew for each call of `generate`.
+    A view: it holds no weights, and a new one is made for each call of `generate`.
     """
 
     main_input_name = "input_ids"
@@ -41,7 +41,7 @@ class Decoder(GenerationMixin):
         self._prefetch_scalings = prefetch_scalings
 
     def __getattr__(self, name: str) -> Any:
-        """Configuration, device, dtype and whatever else `GenerationMixin` asks: the base model's."""
+        """Configuration, device, dtype and all else that `GenerationMixin` asks for: the base model's."""
         return getattr(self.mixture.base, name)
 
     def __call__(self, *args: Any, **inputs: Any) -> XLoraOutput:
@@ -60,7 +60,7 @@ class Decoder(GenerationMixin):
         cache: XLoraCache | None = None,
         **kwargs: Any,
     ) -> XLoraOutput:
-        """Its signature tells `GenerationMixin` which model inputs exist."""
+        """`GenerationMixin` reads from its signature which model inputs exist."""
         return self(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -75,9 +75,9 @@ class Decoder(GenerationMixin):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """What the base model prepares for itself; architectures differ in it.
+        """The inputs that the base model prepares; architectures differ in them.
 
-        `inputs_embeds` is named because `GenerationMixin` looks for it here.
+        `inputs_embeds` is a named parameter because `GenerationMixin` looks for that name here.
         """
         base = cast("GenerationMixin", self.mixture.base)
         inputs: dict[str, Any] = base.prepare_inputs_for_generation(
@@ -87,11 +87,11 @@ class Decoder(GenerationMixin):
 
     @torch.no_grad()
     def generate(self, inputs: Int[Tensor, "batch seq"] | None = None, **kwargs: Any) -> Any:
-        """As `GenerationMixin.generate`, with a cache of both passes unless the caller wants none.
+        """As `GenerationMixin.generate`, with a cache for both passes unless the caller turns it off.
 
         Raises:
             CacheUnsupported: the caller's cache holds one pass.
-            ConfigInvalid: drafts were asked of the model's own first layers, which a mixture cannot give.
+            ConfigInvalid: drafts by the model's own first layers were asked for; a mixture has none.
         """
         if "past_key_values" in kwargs:
             kwargs["cache"] = kwargs.pop("past_key_values")
@@ -115,7 +115,7 @@ class Decoder(GenerationMixin):
         streamer: "BaseStreamer | None" = None,
         **model_kwargs: Any,
     ) -> Any:
-        """Greedy decoding or sampling, with guesses where that can be: several for one row, else one each."""
+        """Greedy decoding or sampling, with guesses if possible: several for one sequence, else one each."""
         loop = (input_ids, logits_processor, stopping_criteria, generation_config)
         prefetches = self._prefetch_scalings and not synced_gpus and not self.mixture.has_fixed_scalings
         if prefetches and can_prefetch(self.mixture, generation_config, model_kwargs):
@@ -132,7 +132,7 @@ class Decoder(GenerationMixin):
         batch_size: int,
         max_cache_length: int,
     ) -> bool:
-        """The cache `GenerationMixin` would make (dynamic, static, offloaded, …), once for each pass."""
+        """The cache `GenerationMixin` makes (dynamic, static, offloaded, …), once for each pass."""
         if self.mixture.has_fixed_scalings:
             return super()._prepare_cache_for_generation(
                 generation_config, model_kwargs, generation_mode, batch_size, max_cache_length

@@ -1,7 +1,7 @@
-"""Which guesses the next forward carries: two guessers, how far ahead, and who is followed. Pure.
+"""Which guesses the next forward pass carries: two sources of guesses, and how far ahead. Pure.
 
-The scaling pass guesses one token after each that it has seen; drafts go further. Where they disagree,
-whoever has been right of late is followed, as a branch predictor chooses between two others
+The scaling pass guesses one token after each that it has seen; drafts go further. Where they disagree, the
+source that was right more often recently is followed, as a branch predictor chooses between two others
 (McFarling 1993, "Combining branch predictors").
 """
 
@@ -10,17 +10,17 @@ from dataclasses import dataclass
 
 from xlora_engine.decoding.lookup_drafts import Drafts
 
-#: Drafts that are carried at most, and how many for each that would have been right lately. A forward over
-#: sixteen tokens takes less than twice as long as over one (SmolLM2-135M, one thread: benchmarks/LOG.md).
+#: The most drafts in one forward pass, and how many more for each recent hit. A forward pass over sixteen
+#: tokens takes less than twice as long as over one (SmolLM2-135M, one thread: benchmarks/LOG.md).
 MOST_DRAFTS, DRAFTS_PER_RIGHT_ONE = 16, 2
 
-#: Drafts are followed from so much credit on; each dispute they win or lose is worth one.
+#: The credit from which on drafts are followed; each dispute they win or lose counts one.
 _FOLLOWED_CREDIT, _FIRST_CREDIT, _MOST_CREDIT = 2, 1, 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one forward carries beside the newest token."""
+    """What one forward pass carries beside the newest token."""
 
     #: For the mixture pass, after the newest token: guesses that the scaling pass has seen.
     ready: tuple[int, ...]
@@ -33,15 +33,15 @@ class DraftPlanner:
 
     def __init__(self, drafts: Drafts) -> None:
         self._drafts = drafts
-        #: Of the known tokens, how many would have been drafted right of late; a wrong one halves it.
+        #: Recent draft hits; halved on a miss.
         self._streak = 0
         self._credit = _FIRST_CREDIT
         self._known = 0
-        #: Place of a token yet to be chosen -> what the drafts and what the scaling pass say.
+        #: Index of a token not yet chosen -> the token of the drafts and that of the scaling pass.
         self._disputes: dict[int, tuple[int, int]] = {}
 
     def learn(self, token: int) -> None:
-        """The mixture has chosen a token."""
+        """Record the token that the mixture has chosen."""
         for drafted in self._drafts.following((), 1):
             right = drafted == token
             self._streak = min(self._streak + 1, MOST_DRAFTS) if right else self._streak // 2
@@ -54,18 +54,18 @@ class DraftPlanner:
         self._drafts.append(token)
 
     def miss(self) -> None:
-        """The last token was not as planned, and what was disputed about the tokens after it is void."""
+        """The last token was not the planned one, so disputes about later tokens no longer count."""
         self._disputes.clear()
 
     def drafts(self, *, room: int) -> tuple[int, ...]:
-        """For a scaling pass on the newest token: what may follow it, if so many tokens may be chosen yet."""
+        """Drafts for a scaling pass on the newest token, if `room` more tokens may be generated."""
         return tuple(self._drafts.following((), min(self._length(), room - 1)))
 
     def plan(self, seen: Sequence[int], guesses: Sequence[int], *, room: int) -> Plan:
-        """The forward after a scaling pass that has seen the newest token, and `seen` after it.
+        """The forward pass after a scaling pass that has seen the newest token, and `seen` after it.
 
-        `guesses` are what the scaling pass writes after the newest token and after each of `seen`; `room`
-        is how many tokens may be chosen yet, at least 1.
+        `guesses` are the scaling pass's next tokens after the newest token and after each of `seen`; `room`
+        is how many more tokens may be generated, at least 1.
         """
         ready: list[int] = []
         for draft, guess in zip(seen[: room - 1], guesses, strict=False):

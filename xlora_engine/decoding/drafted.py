@@ -1,10 +1,10 @@
-"""Decoding one row with several guesses verified at once.
+"""Decoding one sequence with several guesses verified at once.
 
-Guesses pass two stages, both in one forward. The scaling pass sees them first: that readies their
-scalings, and says what it would write after each. The mixture pass sees those again that are still
-believed, after the newest token, and chooses; meanwhile the scaling pass is on the guesses after them. Each
-forward yields as many tokens as were guessed right, and one. After a wrong guess both rows forget what
-followed it, and the scaling pass is run for the right token, with new guesses behind it. The output does not
+Guesses pass two stages, both in one forward pass. The scaling pass sees them first, which gives their
+scalings and the scaling pass's own next token after each. The mixture pass then sees those that are still
+plausible, after the newest token, and chooses; meanwhile the scaling pass is on the guesses after them. Each
+forward pass yields one token more than were guessed right. After a wrong guess both passes drop what
+followed it, and the scaling pass is run for the right token, with new guesses after it. The output does not
 depend on the guesses.
 """
 
@@ -17,14 +17,14 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from xlora_engine.decoding.coupled_sampling import CoupledChoice
+from xlora_engine.decoding.coupled_sampling import CoupledSampling
 from xlora_engine.decoding.draft_plan import DraftPlanner, Plan
 from xlora_engine.decoding.host import DecodingHost
 from xlora_engine.decoding.joint_forward import joint_forward
 from xlora_engine.decoding.kept_scores import KeptScores
 from xlora_engine.decoding.lookup_drafts import MakeDrafts
 from xlora_engine.decoding.prefetched import processed, stateless
-from xlora_engine.decoding.ragged_cache import MIXTURE, SCALING, UnevenCache, can_be_uneven
+from xlora_engine.decoding.ragged_cache import MIXTURE, SCALING, RaggedCache, can_be_ragged
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.mixture.mixture import Mixture
 
@@ -33,24 +33,24 @@ if TYPE_CHECKING:
 
 
 def can_draft(input_ids: Int[Tensor, "batch seq"], inputs: dict[str, Any]) -> bool:
-    """Whether a call that can be decoded with one guess a row can be with several."""
-    return len(input_ids) == 1 and can_be_uneven(inputs.get("cache"))
+    """Whether a call that can be decoded with one guess per sequence can be with several."""
+    return len(input_ids) == 1 and can_be_ragged(inputs.get("cache"))
 
 
 class DraftedForwards:
-    """The two kinds of forward, the cache they share, and the hidden states that scalings come from."""
+    """The two kinds of forward pass, their cache, and the hidden states that scalings are computed from."""
 
-    def __init__(self, mixture: Mixture, cache: UnevenCache, first: Int[Tensor, "1 1"]) -> None:
+    def __init__(self, mixture: Mixture, cache: RaggedCache, first: Int[Tensor, "1 1"]) -> None:
         """`first` is the position of the first token that is generated."""
         self._mixture = mixture
         self._cache = cache
         self._first = first
         self._prompt = self._known = cache.tokens(MIXTURE)
-        #: Of the newest token, and of the guesses after it.
+        #: Hidden states of the newest token, and of the guesses after it.
         self._hidden: Tensor | None = None
 
     def accept(self) -> None:
-        """One more token is known; the newest is yet to pass the mixture."""
+        """Count one more known token; the mixture pass is still to run on the newest."""
         self._known += 1
 
     def scale(self, tokens: Sequence[int]) -> Float[Tensor, "1 seq vocab"]:
@@ -66,12 +66,12 @@ class DraftedForwards:
     def step(
         self, tokens: Sequence[int], guesses: Sequence[int]
     ) -> tuple[Float[Tensor, "1 mixture vocab"], Float[Tensor, "1 scaling vocab"]]:
-        """Mixture pass on the newest token and guesses already seen, scaling pass on the guesses after."""
+        """Mixture pass on the newest token and guesses already seen, scaling pass on later guesses."""
         if self._hidden is None:
             raise LookupError("no scaling pass was run for the tokens")
         width = max(len(tokens), len(guesses))
         scalings = self._mixture.head(self._hidden[:, : len(tokens)])
-        # A zero is exact: what the experts add to the scaling pass's row is 0.
+        # A zero is exact: the experts add 0 to the scaling pass's sequence.
         constant = self._mixture.config.scaling_pass_value
         both = scalings.new_full((2, width, *scalings.shape[2:]), constant)
         both[MIXTURE, : len(tokens)] = scalings[0]
@@ -79,13 +79,13 @@ class DraftedForwards:
         self._cache.keep(mixture=start, scaling=start + len(tokens))
         positions = torch.cat([self._positions(start, width), self._positions(start + len(tokens), width)])
         mask = self._cache.begin_joint(len(tokens), len(guesses))
-        filled = [[*row, *[row[-1]] * (width - len(row))] for row in (tokens, guesses)]
+        filled = [[*sequence, *[sequence[-1]] * (width - len(sequence))] for sequence in (tokens, guesses)]
         logits, hidden = self._forward(filled, mask, positions, scalings=both)
         self._hidden = hidden[SCALING:, : len(guesses)]
         return logits[:SCALING, : len(tokens)], logits[SCALING:, : len(guesses)]
 
     def close(self) -> None:
-        """Give the cache back with what both passes have computed for sure."""
+        """Write back the tokens that both passes have computed to the original cache."""
         self._cache.keep(mixture=self._known - 1, scaling=self._known - 1)
         self._cache.give_back()
 
@@ -95,20 +95,20 @@ class DraftedForwards:
 
     def _forward(
         self,
-        rows: Sequence[Sequence[int]],
-        mask: Int[Tensor, "row columns"],
-        positions: Int[Tensor, "row seq"],
+        sequences: Sequence[Sequence[int]],
+        mask: Int[Tensor, "sequence columns"],
+        positions: Int[Tensor, "sequence seq"],
         *,
-        scalings: Float[Tensor, "row seq layer expert"] | None,
-    ) -> tuple[Float[Tensor, "row seq vocab"], Float[Tensor, "row seq hidden"]]:
-        ids = upload(rows, positions.device)
+        scalings: Float[Tensor, "sequence seq layer expert"] | None,
+    ) -> tuple[Float[Tensor, "sequence seq vocab"], Float[Tensor, "sequence seq hidden"]]:
+        ids = upload(sequences, positions.device)
         return joint_forward(
             self._mixture, ids, mask=mask, positions=positions, cache=self._cache, scalings=scalings
         )
 
 
 class _Choosing:
-    """Chooses token after token as plain decoding does: in order, each asked once of what has a state."""
+    """Chooses tokens as plain decoding does: in order, with one call of each stateful processor per token."""
 
     def __init__(
         self,
@@ -120,14 +120,14 @@ class _Choosing:
     ) -> None:
         self.input_ids = input_ids
         self.kept = KeptScores(config)
-        self.choose = CoupledChoice(samples=bool(config.do_sample))
+        self.choose = CoupledSampling(samples=bool(config.do_sample))
         self.newest = -1
         self.ended = False
         self._processors, self._of_guesses = processors, stateless(processors)
         self._criteria, self._streamer = criteria, streamer
 
     def next(self, logits: Float[Tensor, "1 vocab"]) -> int:
-        """The next token for good, `newest` from now on; `ended` says whether it is the last."""
+        """Choose the next token, `newest` from now on; `ended` says whether it is the last."""
         raw = logits.to(torch.float32, copy=True)
         scores = processed(self._processors, self.input_ids, raw)
         self.kept.add(scores, raw)
@@ -142,7 +142,7 @@ class _Choosing:
         return self.newest
 
     def guesses(self, seen: Sequence[int], logits: Float[Tensor, "1 seq vocab"]) -> Int[Tensor, " seq"]:
-        """What would be chosen from the logits, the last of which stand after all of `seen`."""
+        """The tokens that would be chosen from the logits, the last of which follow all of `seen`."""
         more = upload([seen], logits.device, dtype=self.input_ids.dtype)
         ids = torch.cat([self.input_ids, more], 1)
         known, first = self.input_ids.shape[1], len(seen) + 1 - logits.shape[1]
@@ -165,13 +165,13 @@ def drafted_sample(
     inputs: dict[str, Any],
     make_drafts: MakeDrafts,
 ) -> GenerateDecoderOnlyOutput | Tensor:
-    """What `GenerationMixin._sample` gives for one row, greedy or sampling, in fewer forwards."""
+    """The result of `GenerationMixin._sample` for one sequence, in fewer forward passes."""
     mask: Tensor | None = inputs.get("attention_mask")
     prompt = input_ids[0] if mask is None else input_ids[0][mask[0, : input_ids.shape[1]] != 0]
     planner = DraftPlanner(make_drafts(prompt.tolist()))
     choosing = _Choosing(input_ids, logits_processor, stopping_criteria, generation_config, streamer)
     out = decoder._prefill(cast("torch.LongTensor", input_ids), generation_config, inputs)
-    cache = UnevenCache(inputs["cache"], mask, input_ids.device)
+    cache = RaggedCache(inputs["cache"], mask, input_ids.device)
     forwards = DraftedForwards(decoder.mixture, cache, inputs["position_ids"][:, -1:] + 1)
     with decoder._optimize_model_for_decode():
         _run(choosing, planner, forwards, out.logits[:, -1:], generation_config.max_length)
@@ -208,7 +208,7 @@ def _run(
             guesses = choosing.guesses(seen, forwards.scale([newest, *seen]))
         plan = planner.plan(seen, guesses.tolist(), room=room)
         logits, guess_logits = forwards.step([newest, *plan.ready], plan.next)
-        # On its way before the first token is waited for, so that it is not waited for by itself.
+        # Copied before the first token is waited for, so that it needs no wait of its own.
         guesses = choosing.guesses([*plan.ready, *plan.next], guess_logits).to("cpu", non_blocking=True)
 
 
@@ -219,7 +219,7 @@ def _verified(
     logits: Float[Tensor, "1 seq vocab"],
     guessed: Sequence[int],
 ) -> bool:
-    """Choose from the logits until one token is not as guessed; whether all were."""
+    """Choose from the logits until one token differs from its guess; whether none did."""
     for column in range(logits.shape[1]):
         token = choosing.next(logits[:, column])
         planner.learn(token)

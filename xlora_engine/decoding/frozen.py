@@ -1,6 +1,6 @@
-"""Decoding whose scalings stop changing: one pass a token from then on, and no longer exact.
+"""Decoding with scalings that stop changing: one pass a token from then on, and no longer exact.
 
-mistral.rs has this as `tgt_non_granular_index`, for one sequence; here every row keeps scalings of its own.
+mistral.rs has this as `tgt_non_granular_index`, for one sequence; here every sequence keeps its own scalings.
 """
 
 from typing import Any
@@ -18,10 +18,10 @@ _FIELD = "scalings_frozen_after"
 
 
 class FrozenDecoder(Decoder):
-    """Scalings of so many generated tokens are computed; each row's last weigh whatever follows."""
+    """Computes scalings for the first tokens; each sequence's last ones hold for all later tokens."""
 
     def __init__(self, mixture: Mixture, *, after: int) -> None:
-        """Raises ConfigInvalid where `after` is no number of tokens."""
+        """Raises ConfigInvalid if `after` is not a number of tokens."""
         if isinstance(after, bool) or not isinstance(after, int) or after < 0:
             raise ConfigInvalid(_FIELD, "a number of tokens, 0 for the prompt's scalings alone", after)
         super().__init__(mixture, prefetch_scalings=False)
@@ -30,7 +30,7 @@ class FrozenDecoder(Decoder):
         self._frozen: Float[Tensor, "batch 1 layer expert"] | None = None
 
     def __call__(self, *args: Any, **inputs: Any) -> XLoraOutput:
-        """One step, in one pass if scalings are frozen."""
+        """One step, in one pass once scalings are frozen."""
         if self._frozen is not None:
             return self._step_in_one_pass(self._frozen, **inputs)
         out = super().__call__(*args, **inputs)
@@ -40,7 +40,7 @@ class FrozenDecoder(Decoder):
         return out
 
     def _prefill(self, *args: Any, **kwargs: Any) -> Any:
-        """The prompt, in as many calls as its chunks are."""
+        """Run the prompt, in one call for each of its chunks."""
         out = super()._prefill(*args, **kwargs)
         self._has_read_prompt = True
         self._freeze(out)
@@ -59,7 +59,7 @@ class FrozenDecoder(Decoder):
         return XLoraOutput.of(out, scalings=scalings, cache=cache)
 
     def _beam_search(self, *_args: Any, **_kwargs: Any) -> Any:
-        raise ConfigInvalid(_FIELD, "left out with beams, which change rows", self._left)
+        raise ConfigInvalid(_FIELD, "left out with beams, which reorder sequences", self._left)
 
     def _assisted_decoding(self, *_args: Any, **_kwargs: Any) -> Any:
-        raise ConfigInvalid(_FIELD, "left out with drafts, some of which are forgotten", self._left)
+        raise ConfigInvalid(_FIELD, "left out with drafts, some of which are dropped", self._left)

@@ -1,8 +1,8 @@
-"""Keys and values of both passes in one set of buffers, so that one batched forward can carry both.
+"""Keys and values of both passes in one set of buffers, so that one batched forward pass can carry both.
 
-Rows `[0, batch)` are the mixture pass's, rows `[batch, 2 * batch)` the scaling pass's, which is one token
-ahead: the mixture's rows begin with one masked column, as a shorter row of a left-padded batch does. So
-every architecture that takes left padding takes this.
+Sequences `[0, batch)` are the mixture pass's, `[batch, 2 * batch)` the scaling pass's, which is one token
+ahead: the mixture's begin with one masked column, like a shorter sequence of a left-padded batch. So every
+architecture that supports left padding supports this.
 """
 
 from typing import cast
@@ -13,15 +13,15 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, Dynam
 
 from xlora_engine.mixture.cache import XLoraCache
 
-#: Buffers are enlarged by at least so many tokens.
+#: Buffers grow by at least this many tokens.
 LEAST_GROWTH = 256
 
 
 class JointCache(Cache):
-    """One forward appends a column, or with `rows` set computes the last column of those rows again."""
+    """A forward pass appends a column, or recomputes the last column of some sequences."""
 
     def __init__(self, held: XLoraCache, *, most_steps: int) -> None:
-        """Take over what `held` holds; at most so many columns will be appended."""
+        """Take over the contents of `held`; at most `most_steps` columns will be appended."""
         #: Layer by layer, mixture and scaling pass; `can_be_joined` made sure of their class.
         self._held: list[tuple[DynamicLayer, DynamicLayer]] = [
             (cast("DynamicLayer", mixture), cast("DynamicLayer", scaling))
@@ -29,29 +29,29 @@ class JointCache(Cache):
         ]
         self._joint = [JointLayer(*pair) for pair in self._held]
         super().__init__(layers=[*self._joint])
-        #: Columns filled; the last of the scaling pass's rows is yet to be computed.
+        #: Columns in use; the scaling pass's last one is not computed yet.
         self.length = held.get_seq_length() + 1
         self._most = self.length + most_steps
         self._room = self.length
 
     def begin_append(self) -> None:
-        """The next forward appends one column to every row."""
+        """The next forward pass appends one column to every sequence."""
         self._make_room(self.length + 1)
         self._begin(None, self.length)
         self.length += 1
 
-    def begin_again(self, rows: slice | Int[Tensor, " row"]) -> None:
-        """The next forward computes the last column of these rows, whatever stands there."""
-        self._begin(rows, self.length - 1)
+    def begin_again(self, sequences: slice | Int[Tensor, " sequence"]) -> None:
+        """The next forward pass recomputes the last column of these sequences."""
+        self._begin(sequences, self.length - 1)
 
     def give_back(self) -> None:
-        """Let the cache this was made from hold what both passes have computed for sure."""
+        """Write the tokens that both passes have computed back to the original cache."""
         for joint, pair in zip(self._joint, self._held, strict=True):
             joint.give_back(*pair, tokens=self.length - 1)
 
-    def _begin(self, rows: slice | Int[Tensor, " row"] | None, start: int) -> None:
+    def _begin(self, sequences: slice | Int[Tensor, " sequence"] | None, start: int) -> None:
         for layer in self._joint:
-            layer.rows, layer.start = rows, start
+            layer.sequences, layer.start = sequences, start
 
     def _make_room(self, columns: int) -> None:
         if columns <= self._room:
@@ -63,7 +63,7 @@ class JointCache(Cache):
 
 
 def can_be_joined(cache: object) -> bool:
-    """Whether both passes' caches grow with the tokens and hold nothing else."""
+    """Whether both passes' caches are plain growing caches of keys and values."""
     return isinstance(cache, XLoraCache) and all(
         isinstance(half, Cache)
         and not half.offloading
@@ -74,7 +74,7 @@ def can_be_joined(cache: object) -> bool:
 
 
 class JointLayer(CacheLayerMixin):
-    """One attention layer's part. A sliding window keeps all its keys here; its mask hides the old ones."""
+    """One attention layer's part. With a sliding window it keeps all keys; the mask hides the old ones."""
 
     is_sliding = False
     keys: Tensor
@@ -85,45 +85,45 @@ class JointLayer(CacheLayerMixin):
         tokens = mixture.get_seq_length()
         self.keys = _joined(mixture.keys, scaling.keys, tokens)
         self.values = _joined(mixture.values, scaling.values, tokens)
-        self.rows: slice | Tensor | None = None
+        self.sequences: slice | Tensor | None = None
         self.start = 0
         self.is_initialized = True
 
     def grow(self, columns: int) -> None:
-        """Make room for so many columns, keeping what there is."""
+        """Enlarge the buffers to this many columns, keeping their contents."""
         self.keys, self.values = (_enlarged(old, columns) for old in (self.keys, self.values))
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write the new columns of the rows in question; all their columns so far."""
+        """Write the new columns of the selected sequences; returns all their columns so far."""
         end = self.start + key_states.shape[-2]
-        keys, values, rows = self.keys, self.values, self.rows
-        if rows is None:
+        keys, values, sequences = self.keys, self.values, self.sequences
+        if sequences is None:
             keys[:, :, self.start : end] = key_states
             values[:, :, self.start : end] = value_states
             return keys[:, :, :end], values[:, :, :end]
-        keys[rows, :, self.start : end] = key_states
-        values[rows, :, self.start : end] = value_states
-        return keys[rows, :, :end], values[rows, :, :end]
+        keys[sequences, :, self.start : end] = key_states
+        values[sequences, :, self.start : end] = value_states
+        return keys[sequences, :, :end], values[sequences, :, :end]
 
     def rearrange(self, kept: tuple[Int[Tensor, " mixture"], Int[Tensor, " scaling"]], columns: int) -> None:
-        """Of one row of each pass keep these columns, side by side, with room for so many in all."""
+        """Keep only these columns of each pass's one sequence, adjacent, in buffers of `columns` columns."""
         self.keys, self.values = (_rearranged(old, kept, columns) for old in (self.keys, self.values))
 
     def give_back(self, mixture: DynamicLayer, scaling: DynamicLayer, *, tokens: int) -> None:
-        """Let two layers hold the first tokens of their rows."""
+        """Write the first `tokens` tokens of each pass to its own layer."""
         batch = self.keys.shape[0] // 2
-        for layer, rows, begin in ((mixture, slice(0, batch), 1), (scaling, slice(batch, None), 0)):
+        for layer, sequences, begin in ((mixture, slice(0, batch), 1), (scaling, slice(batch, None), 0)):
             first = begin
             if isinstance(layer, DynamicSlidingWindowLayer):
                 first += max(tokens - layer.sliding_window + 1, 0)
                 layer.cumulative_length = tokens
-            layer.keys = self.keys[rows, :, first : begin + tokens]
-            layer.values = self.values[rows, :, first : begin + tokens]
+            layer.keys = self.keys[sequences, :, first : begin + tokens]
+            layer.values = self.values[sequences, :, first : begin + tokens]
 
     def get_seq_length(self) -> int:
-        """Columns before those of the next forward."""
+        """Columns before those of the next forward pass."""
         return self.start
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -131,17 +131,17 @@ class JointLayer(CacheLayerMixin):
         return self.start + query_length, 0
 
     def get_max_length(self) -> int:
-        """None: it grows."""
+        """-1: it grows."""
         return -1
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing is left to do: the buffers are there from the start."""
+        """Nothing to do: the buffers exist from the start."""
 
 
 def _joined(mixture: Tensor | None, scaling: Tensor | None, tokens: int) -> Tensor:
-    """Both halves' rows, the mixture's one column later; columns that a window has dropped are empty.
+    """The sequences of both passes, the mixture's one column later; columns that a window has dropped are 0.
 
-    Zeros, not whatever memory holds: a masked column still is multiplied by a weight of 0.
+    Not uninitialised memory: a masked column is still multiplied by a weight of 0, and 0 · NaN is NaN.
     """
     if mixture is None or scaling is None:
         raise LookupError("an empty cache has nothing to join")
@@ -161,8 +161,8 @@ def _enlarged(old: Tensor, columns: int) -> Tensor:
 
 def _rearranged(old: Tensor, kept: tuple[Tensor, Tensor], columns: int) -> Tensor:
     buffer = old.new_zeros(*old.shape[:2], columns, old.shape[3])
-    for row, (columns_of_row, begin) in enumerate(zip(kept, (1, 0), strict=True)):
-        buffer[row, :, begin : begin + len(columns_of_row)] = old[row].index_select(
-            1, columns_of_row.to(old.device)
+    for sequence, (columns_of_sequence, begin) in enumerate(zip(kept, (1, 0), strict=True)):
+        buffer[sequence, :, begin : begin + len(columns_of_sequence)] = old[sequence].index_select(
+            1, columns_of_sequence.to(old.device)
         )
     return buffer

@@ -1,4 +1,4 @@
-"""One forward of the base model over rows of both passes: logits, and hidden states for the scaling head."""
+"""One forward pass of the base model over sequences of both passes: logits, and the scaling head's input."""
 
 import threading
 from typing import Any, cast
@@ -13,14 +13,14 @@ from xlora_engine.mixture.mixture import Mixture
 
 def joint_forward(
     mixture: Mixture,
-    ids: Int[Tensor, "row seq"],
+    ids: Int[Tensor, "sequence seq"],
     *,
-    mask: Int[Tensor, "row cached_and_seq"],
-    positions: Int[Tensor, "row seq"],
+    mask: Int[Tensor, "sequence cached_and_seq"],
+    positions: Int[Tensor, "sequence seq"],
     cache: Cache,
-    scalings: Float[Tensor, "row seq layer expert"] | None,
-) -> tuple[Float[Tensor, "row seq vocab"], Float[Tensor, "row seq hidden"]]:
-    """Logits and last hidden states of every token given; rows whose scalings are 0 are the base model's."""
+    scalings: Float[Tensor, "sequence seq layer expert"] | None,
+) -> tuple[Float[Tensor, "sequence seq vocab"], Float[Tensor, "sequence seq hidden"]]:
+    """Logits and last hidden states of every token given; with scalings of 0, the base model's."""
     inputs = cast("GenerationMixin", mixture.base).prepare_inputs_for_generation(
         ids,
         attention_mask=mask,
@@ -33,10 +33,10 @@ def joint_forward(
     here = threading.get_ident()
 
     def see(_module: object, _inputs: object, out: Any) -> None:
-        if threading.get_ident() == here:  # others may be decoding with the same model
+        if threading.get_ident() == here:  # other threads may be decoding with the same model
             seen.append(out.last_hidden_state)
 
-    # The base model's own forward makes the logits (some scale or cap them); a hook shows what from.
+    # The base model's own forward computes the logits (some scale or cap them); a hook gets its input.
     hook = mixture.base.get_decoder().register_forward_hook(see)
     try:
         with mixture.context.using(scalings):

@@ -1,4 +1,4 @@
-"""Scores and logits of every step of a generation, where the caller wants them."""
+"""Scores and logits of every step of a generation, if the caller wants them."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -6,7 +6,7 @@ from transformers import GenerationConfig
 
 
 class KeptScores:
-    """Grows by one entry a step; None for what is not wanted, as `GenerationMixin` returns them."""
+    """Grows by one entry a step; None for those not wanted, as `GenerationMixin` returns them."""
 
     def __init__(self, config: GenerationConfig) -> None:
         wanted = config.return_dict_in_generate
@@ -14,7 +14,7 @@ class KeptScores:
         self.logits: tuple[Tensor, ...] | None = () if wanted and config.output_logits else None
 
     def add(self, scores: Float[Tensor, "batch vocab"], logits: Float[Tensor, "batch vocab"]) -> None:
-        """One more step."""
+        """Append those of one step."""
         if self.scores is not None:
             self.scores = (*self.scores, scores)
         if self.logits is not None:

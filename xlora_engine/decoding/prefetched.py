@@ -1,9 +1,9 @@
-"""Decoding with a prefetched scaling pass: one forward a token, where the scaling pass guesses well.
+"""Decoding with a prefetched scaling pass: one forward pass a token if the scaling pass guesses well.
 
-The scaling pass is a language model too (the base model, or with audible experts a constant mixture), so
-it also says what it would write next. One batched forward carries the mixture on token t and the scaling
-pass on its guess of token t+1. If the mixture then chooses that token, its scalings are ready; if not, the
-scaling pass is run for the right one. The output does not depend on the guesses: it is branch prediction.
+The scaling pass is a language model too (the base model, or with experts active in it a constant mixture), so
+it predicts a next token. One batched forward pass carries the mixture on token t and the scaling pass on its
+guess of token t+1. If the mixture then chooses that token, its scalings are ready; if not, the scaling pass
+is run for the right one. The output does not depend on the guesses: it is branch prediction.
 """
 
 import math
@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteria
 from transformers.generation import logits_process
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from xlora_engine.decoding.coupled_sampling import CoupledChoice
+from xlora_engine.decoding.coupled_sampling import CoupledSampling
 from xlora_engine.decoding.host import DecodingHost
 from xlora_engine.decoding.joint_cache import JointCache, can_be_joined
 from xlora_engine.decoding.joint_forward import joint_forward
@@ -27,19 +27,19 @@ from xlora_engine.mixture.mixture import Mixture
 if TYPE_CHECKING:
     from transformers.generation.streamers import BaseStreamer
 
-#: Model inputs that the joint forward knows how to carry on; any other is left to the plain loop.
+#: Model inputs that the joint forward pass supports; calls with others are left to the plain loop.
 _CARRIED = {
     "attention_mask", "position_ids", "inputs_embeds", "cache", "use_cache", "logits_to_keep",
 }  # fmt: skip
 
-#: Rotary embeddings whose frequencies depend on the longest row of a batch.
+#: Rotary embeddings whose frequencies depend on the longest sequence of a batch.
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
-#: On a CPU each row costs, and the more rows, the seldomer all are guessed right. Measured: eight rows take
-#: four fifths to nineteen twentieths of the time of two plain passes; more were not measured.
-MOST_ROWS_ON_CPU = 8
+#: On a CPU each sequence costs time, and in a large batch all guesses are rarely right at once. Measured: a
+#: batch of eight takes 80 % to 95 % of the time of two plain passes; larger ones were not measured.
+CPU_BATCH_LIMIT = 8
 
-#: Logits processors without a state: they may also be asked what they would do to a guess.
+#: Logits processors without a state, which may also be applied to the logits of a guess.
 _STATELESS: tuple[type[logits_process.LogitsProcessor], ...] = (
     logits_process.TemperatureLogitsWarper,
     logits_process.TopKLogitsWarper,
@@ -59,13 +59,13 @@ _STATELESS: tuple[type[logits_process.LogitsProcessor], ...] = (
 
 
 def can_prefetch(mixture: Mixture, config: GenerationConfig, inputs: dict[str, Any]) -> bool:
-    """Whether this call can be decoded so; each condition names what the joint forward cannot carry."""
+    """Whether this call can be decoded so; each condition names what the joint forward pass cannot carry."""
     base = mixture.base.config.get_text_config(decoder=True)
     mask, positions = inputs.get("attention_mask"), inputs.get("position_ids")
     return (
         bool(config.use_cache)
         and can_be_joined(inputs.get("cache"))
-        and not mixture._forward_hooks  # who listens to every call must hear every token
+        and not mixture._forward_hooks  # a hook expects to be called for every token
         and not config.is_assistant
         and not config.output_attentions
         and not config.output_hidden_states
@@ -73,7 +73,7 @@ def can_prefetch(mixture: Mixture, config: GenerationConfig, inputs: dict[str, A
         and (mask is None or mask.dim() == 2)
         and positions is not None
         and positions.dim() == 2
-        and (positions.device.type != "cpu" or len(positions) <= MOST_ROWS_ON_CPU)
+        and (positions.device.type != "cpu" or len(positions) <= CPU_BATCH_LIMIT)
         and _positions_needed(config, inputs) <= _positions_had(base)
         and not _rope_types(base) & _LENGTH_DEPENDENT_ROPE
         and not getattr(base, "num_kv_shared_layers", 0)
@@ -81,25 +81,25 @@ def can_prefetch(mixture: Mixture, config: GenerationConfig, inputs: dict[str, A
 
 
 def _rope_types(config: Any) -> set[str]:
-    """Of the whole model, or of each kind of its layers."""
+    """Types of rotary embeddings, of the whole model or of each kind of its layers."""
     parameters = getattr(config, "rope_parameters", None) or {}
     kinds = [kind for kind in parameters.values() if isinstance(kind, Mapping)] or [parameters]
     return {str(kind.get("rope_type", "default")) for kind in kinds}
 
 
 def _positions_needed(config: GenerationConfig, inputs: dict[str, Any]) -> int:
-    """At most; the last token is guessed at its place, where plain decoding never looks."""
+    """The most positions needed; the last token gets a guess too, at a position plain decoding never uses."""
     embeddings = inputs.get("inputs_embeds")
     return int(config.max_length) + (0 if embeddings is None else int(embeddings.shape[1]))
 
 
 def _positions_had(base: Any) -> float:
-    """Some models keep a table of positions, and plain decoding may end one token beyond it."""
+    """Positions that the model has: some keep a table, and plain decoding may end one token past it."""
     return float(getattr(base, "max_position_embeddings", None) or math.inf)
 
 
 class PrefetchedDecoding:
-    """One call's decoding state: the joint cache, its mask and positions, what is known of the next token."""
+    """State of one call: the joint cache, its mask and positions, and the hidden states of the next token."""
 
     def __init__(
         self,
@@ -113,26 +113,26 @@ class PrefetchedDecoding:
         batch = positions.shape[0]
         self._batch = batch
         self._mask = _joint_mask(mask, batch, joint.length, positions.device)
-        #: Of the token that the mixture sees next.
+        #: Position of the mixture's next token.
         self._position = positions[:, -1:] + 1
         self._hidden: Tensor | None = None
         self._scaling_pass_value = mixture.config.scaling_pass_value
 
-    def look_again(
+    def correct(
         self,
         tokens: Int[Tensor, " batch"],
         wrong: Bool[Tensor, " batch"],
         logits: Float[Tensor, "batch vocab"],
     ) -> Float[Tensor, "batch vocab"]:
-        """Scaling pass on the right tokens of the rows guessed wrong; `logits` with theirs replaced."""
+        """Scaling pass on the right tokens of sequences guessed wrong; `logits` with theirs replaced."""
         ids, position = tokens[:, None], self._position
-        # Picking rows waits for a GPU, where a whole batch costs little more than its wrong rows.
+        # Selecting sequences waits for a GPU, where a whole batch costs little more than some of it.
         some = wrong.nonzero()[:, 0] if tokens.device.type == "cpu" else None
         if self._hidden is None or some is None or len(some) == self._batch:
-            rows = slice(self._batch, None)
-            self._joint.begin_again(rows)
+            sequences = slice(self._batch, None)
+            self._joint.begin_again(sequences)
             logits, self._hidden = self._forward(
-                ids, self._mask[rows], position, scalings=self._mixture.scaling_pass_scalings
+                ids, self._mask[sequences], position, scalings=self._mixture.scaling_pass_scalings
             )
             return logits
         self._joint.begin_again(some + self._batch)
@@ -148,7 +148,7 @@ class PrefetchedDecoding:
     def step(
         self, tokens: Int[Tensor, " batch"], guess: Int[Tensor, " batch"]
     ) -> tuple[Float[Tensor, "batch vocab"], Float[Tensor, "batch vocab"]]:
-        """Mixture pass on the tokens and scaling pass on the guess of the next ones; the logits of both."""
+        """Mixture pass on the tokens and scaling pass on the guesses of the next ones; the logits of both."""
         if self._hidden is None:
             raise LookupError("no scaling pass was run for the tokens")
         scalings = self._mixture.head(self._hidden)
@@ -158,7 +158,7 @@ class PrefetchedDecoding:
             torch.cat([tokens, guess])[:, None],
             self._mask,
             torch.cat([self._position, self._position + 1]),
-            # A zero is exact: what the experts add to the scaling pass's rows is 0.
+            # A zero is exact: the experts add 0 to the scaling pass's sequences.
             scalings=torch.cat([scalings, torch.full_like(scalings, self._scaling_pass_value)]),
         )
         self._position = self._position + 1
@@ -167,12 +167,12 @@ class PrefetchedDecoding:
 
     def _forward(
         self,
-        ids: Int[Tensor, "row 1"],
-        mask: Int[Tensor, "row seq"],
-        position: Int[Tensor, "row 1"],
+        ids: Int[Tensor, "sequence 1"],
+        mask: Int[Tensor, "sequence seq"],
+        position: Int[Tensor, "sequence 1"],
         *,
-        scalings: Float[Tensor, "row 1 layer expert"] | None,
-    ) -> tuple[Float[Tensor, "row vocab"], Float[Tensor, "row 1 hidden"]]:
+        scalings: Float[Tensor, "sequence 1 layer expert"] | None,
+    ) -> tuple[Float[Tensor, "sequence vocab"], Float[Tensor, "sequence 1 hidden"]]:
         logits, hidden = joint_forward(
             self._mixture, ids, mask=mask, positions=position, cache=self._joint, scalings=scalings
         )
@@ -181,7 +181,7 @@ class PrefetchedDecoding:
 
 def _joint_mask(
     mask: Int[Tensor, "batch seq"] | None, batch: int, columns: int, device: torch.device
-) -> Int[Tensor, "rows columns"]:
+) -> Int[Tensor, "sequences columns"]:
     joint = torch.ones(2 * batch, columns, dtype=torch.long, device=device)
     joint[:batch, 0] = 0
     if mask is not None:
@@ -200,10 +200,10 @@ def prefetched_sample(
     streamer: "BaseStreamer | None",
     inputs: dict[str, Any],
 ) -> GenerateDecoderOnlyOutput | Tensor:
-    """What `GenerationMixin._sample` gives, greedy or sampling, in about half its forwards."""
+    """The result of `GenerationMixin._sample`, greedy or sampling, in about half its forward passes."""
     config = generation_config
     of_guess = stateless(logits_processor)
-    choose = CoupledChoice(samples=bool(config.do_sample))
+    choose = CoupledSampling(samples=bool(config.do_sample))
     ends = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
     pad = config._pad_token_tensor if ends else None
     unfinished = torch.ones(len(input_ids), dtype=torch.long, device=input_ids.device)
@@ -229,7 +229,7 @@ def prefetched_sample(
             if not going:
                 break
             if missed:
-                guess_logits = state.look_again(tokens, wrong, guess_logits)
+                guess_logits = state.correct(tokens, wrong, guess_logits)
             guess_scores = processed(of_guess, input_ids, guess_logits.to(torch.float32, copy=True))
             guess = _padded(choose(guess_scores), unfinished, pad)
             logits, guess_logits = state.step(tokens, guess)
@@ -245,17 +245,17 @@ def prefetched_sample(
 def processed(
     processors: LogitsProcessorList, input_ids: Int[Tensor, "batch seq"], logits: Float[Tensor, "batch vocab"]
 ) -> Float[Tensor, "batch vocab"]:
-    """What logits processors make of the logits."""
+    """The logits after all logits processors."""
     return processors(cast("torch.LongTensor", input_ids), cast("torch.FloatTensor", logits))
 
 
 def stateless(processors: LogitsProcessorList) -> LogitsProcessorList:
-    """Those that may also be asked about a guess."""
+    """The processors that may also be applied to the logits of a guess."""
     return LogitsProcessorList([p for p in processors if type(p) in _STATELESS])
 
 
 def _padded(
     tokens: Int[Tensor, " batch"], unfinished: Int[Tensor, " batch"], pad: Int[Tensor, ""] | None
 ) -> Int[Tensor, " batch"]:
-    """Rows that have ended go on with padding, as do the guesses of them, which so are right."""
+    """Finished sequences continue with padding, and so do their guesses, which are therefore right."""
     return tokens if pad is None else tokens * unfinished + pad.to(tokens.device) * (1 - unfinished)

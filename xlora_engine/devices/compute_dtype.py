@@ -1,4 +1,4 @@
-"""The device and the dtype to compute in: bfloat16 where it is faster, which only a measurement tells."""
+"""The device and the dtype to compute in: bfloat16 where a measurement shows that it is faster."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-#: Names by which `torch.cpu.get_capabilities` tells that a CPU multiplies bfloat16 itself (x86, then ARM).
+#: Names in `torch.cpu.get_capabilities` of instructions that multiply bfloat16 (x86, then ARM).
 _BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
 
 #: Share of float32's time that bfloat16 may take and still be chosen: well below 1, so that one machine
@@ -38,12 +38,12 @@ def compute_dtype(device: torch.device) -> torch.dtype:
 
 
 def has_bfloat16(capabilities: Mapping[str, Any]) -> bool:
-    """Whether a CPU of these capabilities multiplies bfloat16 by itself."""
+    """Whether a CPU with these capabilities has instructions that multiply bfloat16."""
     return any(capabilities.get(name, False) for name in _BFLOAT16_INSTRUCTIONS)
 
 
 def faster_dtype(seconds_of: Callable[[torch.dtype], float]) -> torch.dtype:
-    """bfloat16 if it takes clearly less time than float32; the dtypes take turns, the best of each counts."""
+    """bfloat16 if it takes clearly less time than float32; the dtypes alternate, the best of each counts."""
     dtypes = (torch.float32, torch.bfloat16)
     best = dict.fromkeys(dtypes, float("inf"))
     for _ in range(_REPEATS):
@@ -64,7 +64,7 @@ def _measured_cpu_dtype() -> torch.dtype:
 
 
 def _product_seconds(dtype: torch.dtype) -> float:
-    """Processor time of one thread: on a busy machine, waiting would make the dtypes alike."""
+    """Processor time of one thread: on a busy machine, time spent waiting would hide the difference."""
     tokens = torch.ones(_TOKENS, _HIDDEN, dtype=dtype)
     weight = torch.ones(_INNER, _HIDDEN, dtype=dtype)
     started = time.thread_time()

@@ -1,7 +1,7 @@
-"""What the host knows, on a device, without waiting for the work that the device was given before.
+"""Asynchronous host-to-device copy: it does not wait for the work queued on the device.
 
-A plain `.to(device)` from the host waits for the whole stream. That it need not is safe in this direction:
-memory that is not pinned is copied away before the call returns
+A plain `.to(device)` from the host waits for the whole stream. Not waiting is safe in this direction: memory
+that is not pinned is copied to a staging buffer before the call returns
 (https://docs.nvidia.com/cuda/cuda-driver-api/api-sync-behavior.html).
 """
 
@@ -14,5 +14,5 @@ from torch import Tensor
 def upload(
     values: Tensor | Sequence[object], device: torch.device, *, dtype: torch.dtype | None = None
 ) -> Tensor:
-    """Numbers, or a tensor of the host, as a tensor on the device."""
+    """Copy numbers, or a tensor in host memory, to the device."""
     return torch.as_tensor(values, dtype=dtype).to(device, non_blocking=True)

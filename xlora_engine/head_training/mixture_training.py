@@ -18,7 +18,7 @@ from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
 from xlora_engine.head_training.best_state import BestState, StageResult
 from xlora_engine.head_training.routed_examples import RoutedRows
-from xlora_engine.head_training.stage_checkpoints import StageCheckpoints, Standing
+from xlora_engine.head_training.stage_checkpoints import StageCheckpoints, StageState
 from xlora_engine.head_training.warm_start import StageStep, require_finite
 from xlora_engine.mixture.head import seeded_dropout
 from xlora_engine.mixture.mixture import Mixture
@@ -103,7 +103,7 @@ def train_mixture(
         return StageResult(steps=0, first_held_out_loss=only, best_held_out_loss=only, best_step=0)
     last = None if checkpoints is None else checkpoints.last()
     best = BestState(trained, held_out_loss() if last is None else 0.0)
-    standing = Standing(trained, optimiser, best, model.device)
+    standing = StageState(trained, optimiser, best, model.device)
     step = 0
     with seeded_dropout(settings.seed, model.device):
         if last is not None:

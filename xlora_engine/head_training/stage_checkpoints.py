@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from xlora_engine.head_training.best_state import BestState
-from xlora_engine.sources.manifest import last_whole, seal
+from xlora_engine.sources.manifest import last_complete, write_manifest
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class StageCheckpoints:
 
     def last(self) -> dict[str, Any] | None:
         """The newest state that was written whole; None where there is none that this torch can read."""
-        whole = last_whole(self._folder, run=self._run)
+        whole = last_complete(self._folder, run=self._run)
         if whole is None:
             return None
         try:
@@ -73,11 +73,11 @@ class StageCheckpoints:
         content = io.BytesIO()
         torch.save(dict(state), content)
         (place / _STATE_FILE).write_bytes(content.getbuffer())
-        seal(place, run=self._run)
+        write_manifest(place, run=self._run)
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class StageState:
     """All that a step changes and the next one needs; not the order of the rows, which the seed decides."""
 
     trained: Mapping[str, Tensor]

@@ -1,4 +1,4 @@
-"""The effect probe: does an adapter change what its base model says? Silence is refused."""
+"""The effect probe: does an adapter change its base model's output? One that does not is refused."""
 
 import math
 from pathlib import Path
@@ -14,8 +14,8 @@ from xlora_engine.errors import ExpertInvalid, NoEffect
 from xlora_engine.mixture.mixture import Mixture
 from xlora_engine.sources.adapter_weights import read_expert
 
-#: Fixed inputs: so many sequences of so many tokens.
-PROBE_ROWS, PROBE_TOKENS = 2, 16
+#: Number of fixed input sequences, and tokens in each.
+PROBE_SEQUENCES, PROBE_TOKENS = 2, 16
 PROBE_SEED = 20240211
 
 #: Least mean divergence (nats) that counts as an effect. A short training gives 0.01 and more; float
@@ -28,7 +28,7 @@ def effect_score(
 ) -> float:
     """Mean Kullback-Leibler divergence (nats) of the next-token distributions with and without an adapter.
 
-    In float64, because the sum over a vocabulary would drown a small effect in float32's rounding.
+    In float64: in float32, the rounding error of a sum over the vocabulary would exceed a small effect.
     """
     divergence = F.kl_div(
         with_adapter.double().log_softmax(-1),
@@ -45,7 +45,7 @@ def effect_of(model: Mixture, scalings: Float[Tensor, "1 1 1 expert"], *, name: 
 
     Raises:
         NoEffect: below `LEAST_EFFECT`.
-        ExpertInvalid: the model's answers with them are not numbers.
+        ExpertInvalid: the model's logits with them are not finite.
     """
     token_ids = probe_ids(model.base).to(model.device)
     with model.disabled():
@@ -55,14 +55,14 @@ def effect_of(model: Mixture, scalings: Float[Tensor, "1 1 1 expert"], *, name: 
     score = effect_score(changed, without)
     if math.isnan(score):
         raise ExpertInvalid(
-            f"adapter {name!r} makes the model answer with NaN or infinite logits; "
+            f"adapter {name!r} makes the model's logits NaN or infinite; "
             "train it again with a lower learning rate"
         )
     if score < LEAST_EFFECT:
         raise NoEffect(
-            f"adapter {name!r} changes nothing: its answers to the probe differ from the base model's by "
-            f"{score:.1g} nats (at least {LEAST_EFFECT:g} expected); train it longer, or look whether its "
-            "weights are those you meant"
+            f"adapter {name!r} changes nothing: its logits on the probe differ from the base model's by "
+            f"{score:.1g} nats (at least {LEAST_EFFECT:g} expected); train it longer, or check that its "
+            "weights are the intended ones"
         )
     return score
 
@@ -72,7 +72,7 @@ def adapter_effect(base: PreTrainedModel, folder: Path, *, name: str) -> float:
 
     Raises:
         NoEffect: it changes nothing.
-        ExpertInvalid: it cannot be read, does not fit, or breaks the model's answers.
+        ExpertInvalid: it cannot be read, does not fit, or makes the model's logits NaN or infinite.
     """
     model = Mixture(base, [read_expert(folder, name)], XLoraConfig())
     try:
@@ -85,4 +85,4 @@ def probe_ids(base: PreTrainedModel) -> Int[Tensor, "batch seq"]:
     """The same token ids for every adapter of a base model, drawn over its whole vocabulary."""
     vocabulary = base.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(PROBE_SEED)
-    return torch.randint(vocabulary, (PROBE_ROWS, PROBE_TOKENS), generator=generator)
+    return torch.randint(vocabulary, (PROBE_SEQUENCES, PROBE_TOKENS), generator=generator)

@@ -1,4 +1,4 @@
-"""How a composed model routes: load of every expert, entropy of the gates, maps to draw."""
+"""Routing statistics of a mixture: load of every expert, entropy of the gates, load by layer."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-#: An expert that gets less than this share of the scalings anywhere is called dead.
+#: An expert whose mean scaling is below this in every layer is called dead.
 DEAD_SHARE = 0.01
 
 
@@ -16,9 +16,9 @@ class Routing:
 
     experts: tuple[str, ...]
     tokens: int
-    #: Mean scaling of each expert in each layer: `layers` rows of `experts` values.
+    #: Mean scaling of each expert in each layer: a list of layers, each a list of experts.
     load_by_layer: tuple[tuple[float, ...], ...]
-    #: Mean entropy of the gates, as a share of the largest possible: 0 is one expert, 1 is all alike.
+    #: Mean entropy of the gates, as a share of the largest possible: 0 is one expert, 1 is all equally.
     entropy: float
 
     @property
@@ -29,13 +29,13 @@ class Routing:
 
     @property
     def dead(self) -> tuple[str, ...]:
-        """Experts that no layer gives a noticeable share."""
+        """Experts with a negligible share in every layer."""
         most = torch.tensor(self.load_by_layer).amax(0).tolist()
         return tuple(name for name, share in zip(self.experts, most, strict=True) if share < DEAD_SHARE)
 
 
 class RoutingRecorder:
-    """Adds up scalings batch by batch: sums alone are kept, on the CPU, without graphs or padding."""
+    """Adds up scalings batch by batch: only sums are kept, on the CPU, without graphs or padding."""
 
     def __init__(self, experts: tuple[str, ...]) -> None:
         self.experts = experts
@@ -52,13 +52,13 @@ class RoutingRecorder:
         self._tokens += len(counted)
 
     def result(self) -> Routing:
-        """What was added up, averaged over tokens."""
+        """The sums, averaged over tokens."""
         load = torch.zeros(1, len(self.experts)) if self._load is None else self._load
         tokens = max(self._tokens, 1)
         return Routing(
             experts=self.experts,
             tokens=self._tokens,
-            load_by_layer=tuple(tuple(row) for row in (load / tokens).tolist()),
+            load_by_layer=tuple(tuple(layer) for layer in (load / tokens).tolist()),
             entropy=self._entropy / tokens,
         )
 

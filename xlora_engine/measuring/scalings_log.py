@@ -1,4 +1,4 @@
-"""Scalings kept to look at later: plain numbers on the CPU, without padding, saved to one file."""
+"""A log of scalings for later inspection: plain numbers on the CPU, without padding, saved to one file."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _FORMAT = "adapter-zoo/scalings"
 
 
 class Recorder(Protocol):
-    """Whatever takes scalings as they are made: a `ScalingsLog`, or a `RoutingRecorder`, which keeps sums."""
+    """Receives scalings as they are computed: a `ScalingsLog`, or a `RoutingRecorder`, which keeps sums."""
 
     def add(self, scalings: Float[Tensor, "batch seq layer expert"], mask: Int[Tensor, "batch seq"]) -> None:
         """Take the scalings of every token whose mask is not 0."""
@@ -30,12 +30,12 @@ class Recorder(Protocol):
 class ScalingsLog:
     """Scalings of every token that was recorded, sequence by sequence, in float32 on the CPU.
 
-    A sequence is a row of one call: with a cache, each step of a generation is a sequence of one token.
+    A sequence is one of one call: with a cache, each step of a generation is a sequence of one token.
     """
 
     def __init__(self, experts: Sequence[str], layers: Sequence[str] = ()) -> None:
         self.experts = tuple(experts)
-        #: Paths of the layers, where they are known and scalings are layerwise.
+        #: Paths of the layers, if they are known and scalings are layerwise.
         self.layers = tuple(layers)
         self.sequences: list[Float[Tensor, "seq layer expert"]] = []
 
@@ -45,7 +45,7 @@ class ScalingsLog:
         return cls(model.config.adapters, tuple(model.layers) if model.config.layerwise_scalings else ())
 
     def add(self, scalings: Float[Tensor, "batch seq layer expert"], mask: Int[Tensor, "batch seq"]) -> None:
-        """Keep a copy of every token whose mask is not 0; a row without any is left out.
+        """Keep a copy of every token whose mask is not 0; a sequence without any is left out.
 
         Raises:
             ConfigInvalid: there are other experts or layers than the log has.
@@ -55,12 +55,12 @@ class ScalingsLog:
         if found != expected:
             raise ConfigInvalid("scalings", f"of {expected[0]} layers and {expected[1]} experts", found)
         counted = scalings.detach().float().cpu()
-        for row, seen in zip(counted, mask.bool().cpu(), strict=True):
-            if seen.any():
-                self.sequences.append(row[seen].clone())
+        for sequence, counts in zip(counted, mask.bool().cpu(), strict=True):
+            if counts.any():
+                self.sequences.append(sequence[counts].clone())
 
     def routing(self) -> Routing:
-        """Load, entropy and layer map of all that was recorded."""
+        """Load, entropy and load by layer of everything recorded."""
         recorder = RoutingRecorder(self.experts)
         for sequence in self.sequences:
             recorder.add(sequence[None], torch.ones(1, len(sequence), dtype=torch.long))
@@ -99,10 +99,10 @@ class ScalingsLog:
 
 @contextmanager
 def recording(model: Mixture, recorder: Recorder) -> Iterator[None]:
-    """Inside, scalings of every call of the model, also those `generate` makes, go to the recorder.
+    """Inside, scalings of every call of the model, including those in `generate`, go to the recorder.
 
-    Tokens that an attention mask of two axes hides are left out; without such a mask, none is padding.
-    Fixed scalings are recorded for every token alike, disabled experts not at all.
+    Tokens masked by a two-dimensional attention mask are left out; without such a mask, all are counted.
+    Fixed scalings are recorded for every token, disabled experts not at all.
     """
 
     def record(_: nn.Module, args: Sequence[Any], given: dict[str, Any], out: XLoraOutput) -> None:

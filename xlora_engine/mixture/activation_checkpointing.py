@@ -1,6 +1,6 @@
-"""Activation checkpointing of the mixture pass: recomputed layers see the scalings they first saw.
+"""Activation checkpointing of the mixture pass: recomputed layers get the scalings of their first run.
 
-By then the forward pass is over and its scalings are no longer in force, hence this module.
+The backward pass recomputes them when the forward pass is over and its scalings are no longer in force.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,12 +15,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from xlora_engine.errors import BaseUnsupported, ConfigInvalid
 from xlora_engine.mixture.scaling_context import ScalingContext
 
-#: A block's forward, as `transformers` hands it over: hidden states first, then what else has a position.
+#: A block's forward, as `transformers` passes it: hidden states first, then the other positional arguments.
 Block = Callable[..., Any]
 
 
-class Recomputation:
-    """The base model's blocks, told to keep no activations; in force inside `recomputing()` alone.
+class ActivationCheckpointing:
+    """Makes the base model's blocks keep no activations inside `active()`.
 
     `transformers` checkpoints a block that is in training mode. Ours never are, since a dropout of
     the frozen base would blur the experts; so blocks are marked as training around the pass, and
@@ -30,7 +30,7 @@ class Recomputation:
     the whole pass exists, and a recomputed block takes from it the gates it first had. Reentrant,
     each block is a node of its own that runs a backward pass inside; the scalings are an input of
     that node like the hidden states, so that their gradients are summed over the blocks before the
-    scaling head's backward runs, once. (Scalings that reach the blocks by the back door send one
+    scaling head's backward runs, once. (Scalings that are no input of the node send one
     gradient into the head for each block, or none: huggingface/peft#2015.)
     """
 
@@ -60,7 +60,7 @@ class Recomputation:
         )
 
     @contextmanager
-    def recomputing(self) -> Iterator[None]:
+    def active(self) -> Iterator[None]:
         """Inside, blocks keep their inputs and nothing else."""
         with self._marked(training=True):
             yield

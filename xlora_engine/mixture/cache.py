@@ -18,16 +18,16 @@ class XLoraCache(Cache):
     hidden state, hence its scalings, never changes when later tokens arrive. (An implementation that
     shares one cache between the passes writes every token into it twice.)
 
-    What generation does to a cache is done to both; what it asks of a cache, the mixture's answers.
+    Changes that generation makes are applied to both caches; its questions are answered by the mixture's.
     """
 
     def __init__(self, scaling: Cache, mixture: Cache) -> None:
         super().__init__(layers=[])
         self.scaling = scaling
         self.mixture = mixture
-        # The list itself, so that whoever looks at layers sees those which the mixture pass fills.
+        # The same list, not a copy: code that reads `layers` sees those that the mixture pass fills.
         self.layers = mixture.layers
-        #: Whether both passes hold the same tokens: with frozen scalings, one has gone on alone.
+        #: Whether both caches hold the same tokens; with frozen scalings only the mixture's grows.
         self.is_whole = True
 
     @classmethod
@@ -70,7 +70,7 @@ class XLoraCache(Cache):
         self.is_whole = True
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Put the rows in the order of the beams."""
+        """Put the sequences in the order of the beams."""
         self._both(lambda cache: cache.reorder_cache(beam_idx))
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -78,15 +78,15 @@ class XLoraCache(Cache):
         self._both(lambda cache: cache.crop(tokens_to_remove))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Repeat every row."""
+        """Repeat every sequence."""
         self._both(lambda cache: cache.batch_repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Int[Tensor, " batch"]) -> None:
-        """Keep these rows alone."""
+        """Keep only these sequences."""
         self._both(lambda cache: cache.batch_select_indices(indices))
 
     def activate_past_recording(self) -> None:
-        """Keep what a later `crop` may need, in both caches."""
+        """Keep the states that a later `crop` may need, in both caches."""
         self._both(lambda cache: cache.activate_past_recording())
 
     def _both(self, act: Callable[[Cache], object]) -> None:
@@ -105,7 +105,7 @@ def require_xlora_cache(cache: object) -> XLoraCache | None:
     if isinstance(cache, XLoraCache):
         raise CacheUnsupported(
             "the scaling pass has not seen all tokens of this cache, which was used with frozen scalings; "
-            "begin with a new one"
+            "start with a new one"
         )
     raise CacheUnsupported(
         f"a {type(cache).__name__} holds the keys and values of one pass, an X-LoRA model has two; "

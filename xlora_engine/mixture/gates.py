@@ -16,10 +16,10 @@ def gate(
     """Scalings of every expert, for each token and layer, as the configuration asks (arXiv:2402.07148).
 
     Each token is gated by itself, over `expert` alone, so that scalings stay causal. Computed in
-    float32 at least, because they are few and everything hangs on them.
+    float32 at least: they are few, and every expert's contribution depends on them.
 
-    With `present`, the experts that touch each layer, a softmax runs over these alone: the others get
-    0 and their share goes to those present, in proportion.
+    `present` says which experts adapt each layer; a softmax then runs over these alone: the others get
+    0 and their share is divided among those present, in proportion.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if present is not None:
@@ -33,7 +33,7 @@ def gate(
 def keep_top_k(
     scalings: Float[Tensor, "batch seq layer expert"], k: int
 ) -> Float[Tensor, "batch seq layer expert"]:
-    """Each token's k largest scalings; the others become 0 and their share is lost, as in the paper."""
+    """Each token's k largest scalings; the others become 0 and their share is dropped, as in the paper."""
     kept = scalings.topk(k, dim=-1)
     return torch.zeros_like(scalings).scatter(-1, kept.indices, kept.values)
 

@@ -18,10 +18,10 @@ from xlora_engine.mixture.gates import gate
 class ScalingHead(nn.Module):
     """Maps hidden states to scalings (arXiv:2402.07148, "X-LoRA scaling head").
 
-    Float32 whatever the base model's dtype, and whatever shorter one the model is cast to: it has few
+    Float32 whatever the base model's dtype, also when the model is cast to a shorter one: it has few
     parameters, and bfloat16 steps are too coarse to train it.
 
-    Its linear maps are `layers.0`, `layers.1`, … whatever stands between them, so that the names of
+    Its linear maps are `layers.0`, `layers.1`, … whatever lies between them, so that the names of
     saved tensors do not depend on the dropout setting.
     """
 
@@ -33,7 +33,7 @@ class ScalingHead(nn.Module):
         seed: int = 0,
         present: Bool[Tensor, "layer expert"] | None = None,
     ) -> None:
-        """`present` tells which experts touch each layer, where absent ones are to be renormalised away."""
+        """`present` says which experts adapt each layer, where the shares of absent ones are renormalised."""
         super().__init__()
         self.config = config
         self.register_buffer("present", present, persistent=False)
@@ -55,7 +55,7 @@ class ScalingHead(nn.Module):
     def logits(self, hidden: Float[Tensor, "batch seq hidden"]) -> Float[Tensor, "batch seq layer expert"]:
         """Logits of every expert; the `layer` axis has length 1 unless scalings are layerwise."""
         own = next(self.parameters())
-        # A base model that is spread over devices gives them on its last; the head is on its first.
+        # A base model spread over devices returns them on its last device; the head is on its first.
         out = hidden.to(device=own.device, dtype=own.dtype)
         for index, layer in enumerate(self.layers):
             between = index > 0 and self.config.enable_relu_and_dropout
@@ -81,7 +81,7 @@ class ScalingHead(nn.Module):
         return ScalingHead(config, layer_count=1, seed=seed).to(next(self.parameters()).device)
 
     def repeat(self, single: "ScalingHead") -> None:
-        """Take over what a `single` head has learnt, the same for every layer."""
+        """Copy the weights of a `single` head, the same for every layer."""
         with torch.no_grad():
             for mine, theirs in zip(self.parameters(), single.parameters(), strict=True):
                 copies = mine.shape[0] // theirs.shape[0]
@@ -90,7 +90,7 @@ class ScalingHead(nn.Module):
 
 @contextmanager
 def seeded_dropout(seed: int, device: torch.device) -> Iterator[None]:
-    """Dropout drawn from this seed for the calls inside; the global random state is afterwards as before."""
+    """Dropout drawn from this seed for the calls inside; the global random state is restored afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

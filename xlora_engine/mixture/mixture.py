@@ -16,7 +16,7 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.devices.quantised import keep_unpacked, require_differentiable
 from xlora_engine.errors import ConfigInvalid
-from xlora_engine.mixture.activation_checkpointing import Recomputation
+from xlora_engine.mixture.activation_checkpointing import ActivationCheckpointing
 from xlora_engine.mixture.cache import XLoraCache, require_xlora_cache
 from xlora_engine.mixture.head import ScalingHead
 from xlora_engine.mixture.layer import MixtureLayer
@@ -25,12 +25,12 @@ from xlora_engine.mixture.resolved_config import resolved
 from xlora_engine.mixture.scaling_context import ScalingContext, fitted
 from xlora_engine.mixture.wrapping import presence, replace_module, wrap
 from xlora_engine.sources.adapter_weights import Expert, LowRank, check_fits
-from xlora_engine.sources.architectures import require_heard
+from xlora_engine.sources.architectures import require_text_only
 
 
 @dataclass(frozen=True, eq=False)
 class _Fixed:
-    """Scalings that stand in for the head's; None silences the experts."""
+    """Scalings that replace the head's; with None the experts add nothing."""
 
     scalings: Tensor | None
 
@@ -38,9 +38,9 @@ class _Fixed:
 class Mixture(nn.Module):
     """A mixture of LoRA experts, gated token by token and layer by layer (arXiv:2402.07148).
 
-    The *scaling pass* runs the base model, experts at a constant scaling (0: silent), and hands its
-    last hidden state, after the final norm, to the scaling head. The *mixture pass* runs it again
-    with the scalings the head gave. No gradient flows through the scaling pass.
+    The *scaling pass* runs the base model with every expert at one constant scaling (0: inactive) and
+    passes its last hidden state, after the final norm, to the scaling head. The *mixture pass* runs it
+    again with the scalings of the head. No gradient flows through the scaling pass.
 
     The base model's target layers are replaced by `MixtureLayer`s that hold them untouched;
     `unload()` puts them back. Knows no file format and no decoding: `XLoraModel` adds both.
@@ -57,13 +57,13 @@ class Mixture(nn.Module):
             BaseUnsupported: the base model has no decoder below its language-model head, or is not in memory.
 
         Warns:
-            UnprovenArchitecture: no test covers this class of base model; it is tried.
+            UnprovenArchitecture: no test covers this class of base model, which is used all the same.
         """
         super().__init__()
         self.config = resolved(config, base, experts)
         for expert in experts:
             check_fits(expert, base)
-        # Compared; from now on they would only take memory.
+        # They have been compared and are no longer needed.
         self.experts = tuple(replace(expert, base_copies={}) for expert in experts)
         self.context = ScalingContext()
         self.base = base
@@ -74,7 +74,7 @@ class Mixture(nn.Module):
         self.head = ScalingHead(self.config, layer_count=len(self.layers), seed=seed, present=present)
         self.head.to(base.device)
         self._fixed: _Fixed | None = None
-        self._recomputation: Recomputation | None = None
+        self._checkpointing: ActivationCheckpointing | None = None
         self._train_experts(self.config.use_trainable_adapters)
         self.eval()
 
@@ -105,22 +105,22 @@ class Mixture(nn.Module):
 
     @property
     def scaling_pass_scalings(self) -> Float[Tensor, "1 1 1 expert"] | None:
-        """Every expert's scaling in the scaling pass, `scaling_pass_value`; None where they are silent."""
+        """Every expert's scaling in the scaling pass, `scaling_pass_value`; None if they are inactive."""
         value = self.config.scaling_pass_value
         return self.constant_scalings([value] * len(self.experts)) if value else None
 
     def mixture_pass(
         self, scalings: Float[Tensor, "#batch #seq layer expert"], **inputs: Any
     ) -> CausalLMOutputWithPast:
-        """The base model's forward with the experts weighed by these scalings.
+        """The base model's forward with the experts weighted by these scalings.
 
-        `inputs` are the base model's own. Scalings of shape `[1 1 1 expert]` weigh all tokens alike.
+        `inputs` are the base model's own. Scalings of shape `[1 1 1 expert]` hold for all tokens.
 
         Raises:
             ConfigInvalid: the scalings are for other layers, experts or tokens.
         """
         self._require_counted_logits(inputs.get("logits_to_keep"))
-        with self.context.using(self._fitted(scalings, inputs)), self._recomputing(inputs):
+        with self.context.using(self._fitted(scalings, inputs)), self._checkpointing_for(inputs):
             out: CausalLMOutputWithPast = self.base(**inputs)
         return out
 
@@ -144,7 +144,7 @@ class Mixture(nn.Module):
 
         Raises:
             CacheUnsupported: the cache cannot hold both passes.
-            ConfigInvalid: a plain tuple is asked for, or the scaling pass could not hear what is given.
+            ConfigInvalid: a plain tuple is asked for, or an input that the scaling pass cannot take.
         """
         if return_dict is False:
             raise ConfigInvalid("return_dict", "true or left out", return_dict)
@@ -154,7 +154,7 @@ class Mixture(nn.Module):
         inputs = {**tokens, **where, "labels": labels, "logits_to_keep": logits_to_keep, **kwargs}
         if self._fixed is not None:
             return self._forward_fixed(self._fixed, **inputs, cache=given, use_cache=use_cache)
-        require_heard(kwargs)
+        require_text_only(kwargs)
         held = require_xlora_cache(given)
         if held is None and use_cache:
             held = self.new_cache()
@@ -178,12 +178,12 @@ class Mixture(nn.Module):
 
     @property
     def has_fixed_scalings(self) -> bool:
-        """Whether scalings stand in for the head's, so that there is one pass."""
+        """Whether fixed scalings replace the head's, so that there is one pass."""
         return self._fixed is not None
 
     @contextmanager
     def fixed_scalings(self, scalings: Float[Tensor, "#batch #seq layer expert"] | None) -> Iterator[None]:
-        """Inside, these scalings weigh the experts, in every thread; None silences the experts.
+        """Inside, the experts have these scalings, in every thread; with None they add nothing.
 
         Raises:
             ConfigInvalid: the scalings are for other layers or experts; in a call inside, for other tokens.
@@ -200,7 +200,7 @@ class Mixture(nn.Module):
         return self.fixed_scalings(None)
 
     def train(self, mode: bool = True) -> Self:
-        """Only the scaling head trains; a dropout of the frozen base would blur its hidden states.
+        """Only the scaling head is in training mode; dropout in the frozen base would add noise to its input.
 
         Raises:
             BaseUnsupported: gradients cannot pass through the base model's quantised layers.
@@ -215,54 +215,54 @@ class Mixture(nn.Module):
     def gradient_checkpointing_enable(
         self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None
     ) -> None:
-        """Trade time for memory in training: blocks are computed again in the backward pass, exactly.
+        """Trade time for memory in training: blocks are recomputed in the backward pass, exactly.
 
         Raises:
             ConfigInvalid: a `context_fn` was given.
             BaseUnsupported: the base model has no blocks that can be recomputed.
         """
-        self._recomputation = Recomputation(self.base, self.context, gradient_checkpointing_kwargs)
+        self._checkpointing = ActivationCheckpointing(self.base, self.context, gradient_checkpointing_kwargs)
 
-    def recompute_like(self, other: "Mixture") -> None:
-        """Recompute as another model does, if it does."""
-        if other._recomputation is not None:
-            self.gradient_checkpointing_enable(other._recomputation.settings)
+    def checkpoint_like(self, other: "Mixture") -> None:
+        """Use activation checkpointing with the settings of another model, if that one does."""
+        if other._checkpointing is not None:
+            self.gradient_checkpointing_enable(other._checkpointing.settings)
 
     @property
     def is_gradient_checkpointing(self) -> bool:
-        """Whether blocks are computed again in training; those of a pass that fills a cache are not."""
-        return self._recomputation is not None
+        """Whether blocks are recomputed in training; never in a pass that fills a cache."""
+        return self._checkpointing is not None
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations again."""
-        if self._recomputation is not None:
+        if self._checkpointing is not None:
             self.base.activation_checkpointing_disable()
-        self._recomputation = None
+        self._checkpointing = None
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
-        """Parameters that learn, and all of base model, experts and head; called as in PEFT."""
+        """Trainable parameters, and those of base model, experts and head together; named as in PEFT."""
         learn = sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
         return learn, self.base.num_parameters() + sum(p.numel() for p in self.head.parameters())
 
     def unload(self) -> PreTrainedModel:
-        """Put the base model's own layers back and return it; this model is of no use afterwards."""
+        """Put the base model's own layers back and return it; this model cannot be used afterwards."""
         for path, layer in self.layers.items():
             replace_module(self.base, path, layer.base)
-        if self._recomputation is not None:
+        if self._checkpointing is not None:
             self.base.activation_checkpointing_disable()
         keep_unpacked(self.base, unpacked=False)
         return self.base
 
     def rewrap(self) -> None:
-        """Undo `unload`, unless another model has wrapped the base meanwhile."""
+        """Undo `unload`, unless another model has wrapped the base since."""
         for path, layer in self.layers.items():
             replace_module(self.base, path, layer)
-        self.recompute_like(self)
+        self.checkpoint_like(self)
         keep_unpacked(self.base)
 
     @property
     def device(self) -> torch.device:
-        """Where inputs must be."""
+        """The device that inputs must be on."""
         return self.base.device
 
     @property
@@ -275,10 +275,10 @@ class Mixture(nn.Module):
         """An expert's updates as they are now: as read from disk, or as trained since."""
         if not self.config.use_trainable_adapters:
             return dict(expert.updates)
-        position = self.experts.index(expert)
+        index = self.experts.index(expert)
         updates = {}
         for path, update in expert.updates.items():
-            A, B = self.layers[path].update_of(position)
+            A, B = self.layers[path].update_of(index)
             updates[path] = replace(update, A=A.detach(), B=B.detach())
         return updates
 
@@ -297,11 +297,11 @@ class Mixture(nn.Module):
         tokens = None if given is None else (int(given.shape[0]), int(given.shape[1]))
         return fitted(scalings, layers=len(self.layers), experts=len(self.experts), tokens=tokens)
 
-    def _recomputing(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
+    def _checkpointing_for(self, inputs: Mapping[str, Any]) -> AbstractContextManager[None]:
         filling = inputs.get("cache") is not None or inputs.get("use_cache")
-        if self._recomputation is None or not self.training or not torch.is_grad_enabled() or filling:
+        if self._checkpointing is None or not self.training or not torch.is_grad_enabled() or filling:
             return nullcontext()  # a block that fills a cache would fill it twice
-        return self._recomputation.recomputing()
+        return self._checkpointing.active()
 
     def _require_counted_logits(self, kept: int | Tensor | None) -> None:
         if isinstance(kept, Tensor) and isinstance(self.base.get_output_embeddings(), MixtureLayer):

@@ -1,4 +1,4 @@
-"""What an X-LoRA model answers: its base model's output, and the scalings behind it."""
+"""The output of an X-LoRA model: its base model's, and the scalings it was computed with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -11,11 +11,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 @dataclass
 class XLoraOutput(CausalLMOutputWithPast):
-    """A causal language model's output, and the scalings it was made with."""
+    """A causal language model's output, and the scalings it was computed with."""
 
     #: `[batch seq layer expert]`; the layer axis has length 1 where all layers have the same scalings.
     scalings: Tensor | None = None
-    #: What a mixture-of-experts base adds, where it is asked for.
+    #: What a mixture-of-experts base adds, if asked for.
     aux_loss: Tensor | None = None
     router_logits: tuple[Tensor, ...] | None = None
 

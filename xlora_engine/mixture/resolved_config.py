@@ -1,4 +1,4 @@
-"""A configuration with what the base model and the experts decide filled in."""
+"""A configuration completed with what the base model and the experts determine."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,10 +13,10 @@ from xlora_engine.sources.architectures import check_architecture, hidden_width
 
 
 def resolved(config: XLoraConfig, base: PreTrainedModel, experts: Sequence[Expert]) -> XLoraConfig:
-    """Names of the experts, in order, and the width of the hidden states.
+    """Fill in the names of the experts, in order, and the width of the hidden states.
 
     Raises:
-        ConfigInvalid: the configuration says otherwise, or there are no experts.
+        ConfigInvalid: the configuration contradicts them, or there are no experts.
         BaseUnsupported: the base model cannot have two passes, or holds adapters already.
     """
     require_plain(base)

@@ -1,4 +1,4 @@
-"""The scalings in force during a forward, and the gates they come to for every stack of experts."""
+"""The scalings in force during a forward pass, and the gates computed from them for each stack of experts."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -55,7 +55,7 @@ class PendingProducts:
 
 @dataclass(frozen=True, eq=False)
 class _InForce:
-    """Scalings, and what was computed from them."""
+    """Scalings, and the gates and products computed from them."""
 
     scalings: Float[Tensor, "batch seq layer expert"] | None = None
     gates: dict[Stack, Tensor] = field(default_factory=dict)
@@ -64,15 +64,15 @@ class _InForce:
 
 @dataclass(frozen=True, eq=False)
 class _Spread:
-    """How scalings, flat over layers and experts, are laid over the ranks of several stacks."""
+    """How scalings, flat over layer and expert, are repeated over the ranks of several stacks."""
 
     stacks: tuple[Stack, ...]
     ranks: int
-    #: Of each update (one expert's of one layer), how many ranks; None: not all have as many.
+    #: The rank of every update (one expert's of one layer); None: they differ.
     ranks_each: int | None
-    #: Which update each rank is of.
+    #: The index of the update that each rank belongs to.
     update: Int[Tensor, " ranks"]
-    #: Which scaling each takes, where every layer has its own and where all share one.
+    #: The index of each update's scaling: if every layer has its own, and if all layers share one.
     layerwise: Int[Tensor, " update"]
     shared: Int[Tensor, " update"]
     scale: Float[Tensor, " update"]
@@ -95,20 +95,20 @@ class _Spread:
     def gates(
         self, scalings: Float[Tensor, "batch seq layer expert"], dtype: torch.dtype
     ) -> tuple[Float[Tensor, "batch seq ranks"], ...]:
-        """Those of each stack."""
+        """The gates of each stack."""
         source = self.layerwise if scalings.shape[2] > 1 else self.shared
-        # Along the last dimension of a matrix: of three dimensions it takes twenty times as long on a CPU.
+        # Along the last dimension of a matrix: with three dimensions it takes twenty times as long on a CPU.
         flat = scalings.flatten(2).flatten(0, 1).to(source.device)
         spread = self._over_ranks(flat.index_select(1, source).mul(self.scale).to(dtype))
         every: Tensor = spread.unflatten(0, scalings.shape[:2])
-        # split, not slices: its backward is one concatenation instead of one full-size tensor a stack.
+        # split, not slices: its backward is one concatenation instead of one full-size tensor for each stack.
         gates: tuple[Tensor, ...] = every.split([stack.ranks for stack in self.stacks], 2)
         return gates
 
     def _over_ranks(self, shares: Float[Tensor, "tokens update"]) -> Float[Tensor, "tokens ranks"]:
         if self.ranks_each is None:
             return shares.index_select(1, self.update)
-        # A copy, and for its gradient a sum: half the time of picking.
+        # An expanded copy, whose gradient is a sum, takes half the time of an index_select.
         return shares.unsqueeze(-1).expand(-1, -1, self.ranks_each).flatten(1)
 
 
@@ -132,22 +132,22 @@ def fitted(
     if tokens is None or found[:2] in ((1, 1), tokens):
         return scalings
     if any(n not in (1, wanted) for n, wanted in zip(found, tokens, strict=False)):
-        raise ConfigInvalid("scalings", f"for 1 or {tokens[0]} rows of 1 or {tokens[1]} tokens", found)
-    # Some layers are given all tokens in one row, where a length of 1 could be a row or a token.
+        raise ConfigInvalid("scalings", f"for 1 or {tokens[0]} sequences of 1 or {tokens[1]} tokens", found)
+    # Some layers get all tokens in one dimension, where a length of 1 could be a sequence or a token.
     return scalings.expand(*tokens, -1, -1)
 
 
 class _Here(threading.local):
-    """What is in force in a thread: each answers a prompt of its own, or recomputes a block."""
+    """The scalings in force in one thread: each runs its own prompt, or recomputes a block."""
 
     def __init__(self) -> None:
         self.now = _InForce()
 
 
 class ScalingContext:
-    """The scalings in force, shared by all wrapped layers of one model; empty, experts are silent.
+    """The scalings in force, shared by all wrapped layers of one model; without any, experts add nothing.
 
-    Each thread has its own, so that several may use one model at once, as they may a plain one.
+    Each thread has its own, so that several threads may use one model at once, as with a plain one.
     """
 
     def __init__(self, *, spread_at_once_limit: int = SPREAD_AT_ONCE_LIMIT) -> None:
@@ -158,7 +158,7 @@ class ScalingContext:
 
     @property
     def scalings(self) -> Float[Tensor, "batch seq layer expert"] | None:
-        """What is in force now."""
+        """The scalings in force now."""
         return self._here.now.scalings
 
     @property
@@ -167,23 +167,23 @@ class ScalingContext:
         return self._here.now.pending
 
     def using(self, scalings: Float[Tensor, "batch seq layer expert"] | None) -> AbstractContextManager[None]:
-        """Put scalings in force for the calls made inside; None silences the experts."""
+        """Put scalings in force for the calls made inside; with None the experts add nothing."""
         return self._holding(_InForce(scalings))
 
     def reinstating(self) -> AbstractContextManager[None]:
-        """Puts what is in force at this moment in force again, whenever and as often as it is entered."""
+        """A context that puts the present scalings in force again each time it is entered."""
         return _Reinstating(self._holding, self._here.now)
 
-    def register(self, new: Stack, *, instead_of: Iterable[Stack] = ()) -> None:
-        """Spread scalings over the ranks of `new` too, and no longer over those it stands for."""
-        gone = set(instead_of)
+    def register(self, new: Stack, *, replacing: Iterable[Stack] = ()) -> None:
+        """Spread scalings over the ranks of `new` too, and no longer over the stacks it replaces."""
+        gone = set(replacing)
         self._stacks = [stack for stack in self._stacks if stack not in gone] + [new]
         self._spreads.clear()
 
     def rank_gates(self, stack: Stack) -> Float[Tensor, "batch seq ranks"]:
         """Each expert's scaling of each layer of a stack, repeated over its ranks and times its scale.
 
-        Those of all stacks are computed by one product at first use, where that is not too large.
+        The gates of all stacks are computed at first use by one product, if that is not too large.
         """
         gates = self._here.now.gates
         if stack not in gates:
@@ -197,13 +197,13 @@ class ScalingContext:
         return gates[stack]
 
     def _spread(self, stack: Stack, scalings: Float[Tensor, "batch seq layer expert"]) -> _Spread:
-        place = (stack.weight.device, stack.weight.dtype)
-        if place not in self._spreads:
-            alike = [s for s in self._stacks if (s.weight.device, s.weight.dtype) == place]
-            # Kept for later passes: autograd takes no tensor that was made in inference mode.
+        key = (stack.weight.device, stack.weight.dtype)
+        if key not in self._spreads:
+            alike = [s for s in self._stacks if (s.weight.device, s.weight.dtype) == key]
+            # Kept for later passes, and autograd refuses tensors that were made in inference mode.
             with torch.inference_mode(False):
-                self._spreads[place] = _Spread.over(alike)
-        everything = self._spreads[place]
+                self._spreads[key] = _Spread.over(alike)
+        everything = self._spreads[key]
         tokens = scalings.shape[0] * scalings.shape[1]
         if tokens * everything.ranks > self._spread_at_once_limit:
             return _Spread.over([stack])
@@ -219,7 +219,7 @@ class ScalingContext:
             here.now = outer
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy of a model, or one from a file, has nothing in force."""
+        """A copied or unpickled model has no scalings in force."""
         return {name: value for name, value in self.__dict__.items() if name != "_here"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -227,7 +227,7 @@ class ScalingContext:
 
 
 class _Reinstating(AbstractContextManager[None]):
-    """Enters a state as it was when this was made: a recomputed layer must find just the same gates ready."""
+    """Restores the state at its creation: a recomputed layer must find exactly the same gates."""
 
     def __init__(self, holding: Callable[[_InForce], AbstractContextManager[None]], state: _InForce) -> None:
         self._holding = holding

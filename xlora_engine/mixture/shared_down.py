@@ -1,4 +1,4 @@
-"""All experts' A of the layers that are given the same input, stacked: one product for all of them."""
+"""All experts' A of the layers that get the same input, stacked: one product for all of them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
@@ -14,15 +14,15 @@ from xlora_engine.errors import BaseUnsupported
 from xlora_engine.mixture.scaling_context import PendingProducts, ScalingContext
 from xlora_engine.sources.adapter_weights import LowRank
 
-#: Layers of one parent that are called with the same tensor, by the names that architectures give them.
-#: One that is not, after all, is only slower: a product is shared where the input is the same object.
+#: Layers of one parent that are called with the same tensor, by their names in the architectures. If one of
+#: them gets another tensor it is only slower: a product is shared only if the input is the same object.
 SHARING = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"), ("query", "key", "value"))
 
 
 class SharedDown(nn.Module):
-    """`λ_i s_i · A_i x` of every expert i, for one or several layers: their ranks under each other.
+    """`λ_i s_i · A_i x` of every expert i, for one or several layers, their ranks stacked.
 
-    The first of the layers that is called with an input computes it for all; the others take theirs.
+    The first layer that is called with an input computes the product for all; the others fetch theirs.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class SharedDown(nn.Module):
         scale: Float[Tensor, " update"],
         context: ScalingContext,
     ) -> None:
-        """`sizes` are each layer's ranks; a source, a scaling's place when flat over layer and expert.
+        """`sizes` are each layer's ranks; a source is a scaling's index, flat over layer and expert.
 
-        An update is one expert's of one layer; updates follow each other as their ranks do.
+        An update is one expert's of one layer; updates are in the order of their ranks.
         """
         super().__init__()
         self.context = context
@@ -49,7 +49,7 @@ class SharedDown(nn.Module):
         self.layerwise_source: Tensor
         self.shared_source: Tensor
         self.scale: Tensor
-        #: Which update each rank is of.
+        #: The index of the update that each rank belongs to.
         self.update: Tensor
         update = torch.arange(len(update_ranks)).repeat_interleave(torch.tensor(update_ranks))
         self.register_buffer("update", update.to(weight.device), persistent=False)
@@ -68,7 +68,7 @@ class SharedDown(nn.Module):
         global_weight: float,
         context: ScalingContext,
     ) -> Self:
-        """One layer's; `weight` holds the A of `updates` in order."""
+        """The stack of one layer; `weight` holds the A of `updates` in order."""
         ranks = [update.rank for update in updates.values()]
         expert = torch.tensor(list(updates))
         made = cls(
@@ -85,7 +85,7 @@ class SharedDown(nn.Module):
 
     @classmethod
     def merged(cls, parts: Sequence["SharedDown"]) -> "SharedDown":
-        """One that stands for several, in their order."""
+        """One stack that replaces several, in their order."""
         made = cls(
             torch.cat([part.weight.detach() for part in parts]),
             sizes=[size for part in parts for size in part.sizes],
@@ -95,7 +95,7 @@ class SharedDown(nn.Module):
             scale=torch.cat([part.scale for part in parts]),
             context=parts[0].context,
         )
-        parts[0].context.register(made, instead_of=parts)
+        parts[0].context.register(made, replacing=parts)
         return made
 
     def forward(self, x: Float[Tensor, "*tokens d_in"], member: int) -> Float[Tensor, "*tokens ranks"]:
@@ -138,7 +138,7 @@ class SharedDown(nn.Module):
 
 
 def siblings(paths: Sequence[str]) -> list[list[str]]:
-    """Those of the module paths that are called with the same input, together."""
+    """The module paths that are called with the same input, in groups."""
     known = set(paths)
     found = []
     for path in paths:
@@ -153,18 +153,18 @@ def siblings(paths: Sequence[str]) -> list[list[str]]:
 def _fit(gates: Float[Tensor, "batch seq ranks"], inner: Tensor) -> Tensor:
     """Gates in the layout of a layer's input.
 
-    Some models flatten batch and sequence before a layer, and the language-model head may be given
-    a sequence's last tokens alone.
+    Some models flatten batch and sequence before a layer, and the language-model head may get only
+    a sequence's last tokens.
 
     Raises:
-        BaseUnsupported: a layer is given some of the tokens, and which is not known.
+        BaseUnsupported: a layer gets only some of the tokens, and it is not known which.
     """
     if inner.dim() == 2:
         flat = gates.flatten(0, 1)
         if flat.shape[0] not in (1, inner.shape[0]):
             raise BaseUnsupported(
-                f"a layer that experts change is given {inner.shape[0]} of {flat.shape[0]} tokens, as the "
-                "experts of a mixture-of-experts base are; use adapters of layers that are given all"
+                f"an adapted layer gets {inner.shape[0]} of {flat.shape[0]} tokens, as the experts of a "
+                "mixture-of-experts base do; use adapters of layers that get all tokens"
             )
         return flat
     return gates if gates.shape[1] in (1, inner.shape[1]) else gates[:, -inner.shape[1] :]

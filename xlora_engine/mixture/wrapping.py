@@ -1,4 +1,4 @@
-"""The base model's layers that experts touch, replaced by mixture layers that hold them."""
+"""The base model's layers that experts adapt, replaced by mixture layers that hold them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,10 +17,10 @@ from xlora_engine.sources.adapter_weights import Expert
 def wrap(
     base: PreTrainedModel, experts: Sequence[Expert], config: XLoraConfig, context: ScalingContext
 ) -> dict[str, MixtureLayer]:
-    """Replace every layer that an expert touches; keys in module order, which numbers the layers."""
-    touched = [path for path, _ in base.named_modules() if any(path in e.updates for e in experts)]
+    """Replace every layer that an expert adapts; keys in module order, which numbers the layers."""
+    adapted = [path for path, _ in base.named_modules() if any(path in e.updates for e in experts)]
     layers: dict[str, MixtureLayer] = {}
-    for number, path in enumerate(touched):
+    for number, path in enumerate(adapted):
         updates = {i: e.updates[path] for i, e in enumerate(experts) if path in e.updates}
         target = base.get_submodule(path)
         kind = MixtureEmbedding if next(iter(updates.values())).is_embedding else MixtureLayer
@@ -42,7 +42,7 @@ def wrap(
 
 
 def require_plain(base: nn.Module) -> None:
-    """Refuse a base model in which adapters are already: both passes would hear them too.
+    """Refuse a base model that contains adapters already: they would act in both passes.
 
     Raises:
         BaseUnsupported: it belongs to another mixture, or PEFT has put adapters into it.
@@ -51,12 +51,12 @@ def require_plain(base: nn.Module) -> None:
         if isinstance(module, MixtureLayer) or type(module).__module__.startswith("peft."):
             raise BaseUnsupported(
                 f"{path or 'the base model'!r} is a {type(module).__name__} of another model with adapters, "
-                "which would be heard too; call that model's unload() first, or load the base model again"
+                "which would act too; call that model's unload() first, or load the base model again"
             )
 
 
 def presence(layers: Mapping[str, MixtureLayer], config: XLoraConfig) -> Bool[Tensor, "layer expert"] | None:
-    """Which experts touch each layer, where the configuration renormalises absent ones away."""
+    """Which experts adapt each layer; None if the shares of absent ones are not renormalised."""
     if config.absent_experts == "drop":
         return None
     experts = range(len(config.adapters))
@@ -65,6 +65,6 @@ def presence(layers: Mapping[str, MixtureLayer], config: XLoraConfig) -> Bool[Te
 
 
 def replace_module(base: nn.Module, path: str, module: nn.Module) -> None:
-    """Put `module` where `path` leads to."""
+    """Replace the submodule at `path`."""
     parent, _, name = path.rpartition(".")
     setattr(base.get_submodule(parent), name, module)

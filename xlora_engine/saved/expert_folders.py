@@ -14,7 +14,7 @@ Adapters = Mapping[str, str | Path]
 def expert_names(listed: Mapping[str, str], given: Adapters | None) -> tuple[str, ...]:
     """Names of the experts, in the order of the head's outputs.
 
-    A file may list none, or mere numbers of positions, as PEFT wants them: then `given` names them.
+    A file may list none, or only their indices, as PEFT wants them: then `given` names them.
 
     Raises:
         ConfigInvalid: `given` names experts that the file does not.
@@ -22,7 +22,7 @@ def expert_names(listed: Mapping[str, str], given: Adapters | None) -> tuple[str
     names, called = tuple(listed), tuple(given or ())
     if not called or set(called) <= set(names):
         return names
-    is_numbered = names == tuple(str(position) for position in range(len(names)))
+    is_numbered = names == tuple(str(index) for index in range(len(names)))
     if is_numbered and len(names) in (0, len(called)):
         return called
     raise ConfigInvalid("adapters", f"folders of experts in {names}, which the saved model names", called)
@@ -31,25 +31,25 @@ def expert_names(listed: Mapping[str, str], given: Adapters | None) -> tuple[str
 def expert_folders(
     folder: Path, names: tuple[str, ...], listed: Mapping[str, str], given: Adapters | None
 ) -> dict[str, Path]:
-    """Folder of each expert: the one given, else below `folder` by its name, or by its last name elsewhere.
+    """Folder of each expert: the one given, else below `folder` by its name or its recorded path's last part.
 
     Paths of the machine that trained it are not followed.
 
     Raises:
-        ExpertNotFound: an expert is at none of these places.
+        ExpertNotFound: an expert is in none of these folders.
     """
-    places = dict(zip(names, listed.values(), strict=False))
-    return {name: _expert_folder(folder, name, places.get(name, ""), given or {}) for name in names}
+    recorded = dict(zip(names, listed.values(), strict=False))
+    return {name: _expert_folder(folder, name, recorded.get(name, ""), given or {}) for name in names}
 
 
-def _expert_folder(folder: Path, name: str, place: str, given: Adapters) -> Path:
+def _expert_folder(folder: Path, name: str, recorded: str, given: Adapters) -> Path:
     if name in given:
         return local_folder(given[name])
-    last = PureWindowsPath(PurePosixPath(place).name).name
+    last = PureWindowsPath(PurePosixPath(recorded).name).name
     for below in (name, last):
         if below not in ("", "..") and (folder / below / CONFIG_FILE).is_file():
             return folder / below
-    trained = f" (trained from {place!r})" if place else ""
+    trained = f" (trained from {recorded!r})" if recorded else ""
     raise ExpertNotFound(
         f"{folder} holds no folder of expert {name!r}{trained}; "
         f"say where it is: adapters={{{name!r}: folder or hub repository}}"

@@ -1,4 +1,4 @@
-"""Configurations that other X-LoRA implementations wrote: what their fields mean here, or why they cannot."""
+"""Configurations that other X-LoRA implementations write: what their fields mean here, or why not."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -12,7 +12,7 @@ from xlora_engine.errors import ConfigInvalid, NotRepresentable, SavedFileUnread
 
 @dataclass(frozen=True, kw_only=True)
 class Inexact:
-    """A setting with which another implementation computes something else than this one."""
+    """A setting with which another implementation computes something different."""
 
     field: str
     asks: Callable[[XLoraConfig], bool]
@@ -28,10 +28,10 @@ class Dialect:
     shared: frozenset[str]
     #: Values of fields that a file leaves out, where they are not `XLoraConfig`'s.
     defaults: Mapping[str, Any]
-    #: Fields that say nothing about what is computed.
+    #: Fields that do not affect what is computed.
     neutral: frozenset[str]
     inexact: tuple[Inexact, ...]
-    #: Fields of `XLoraConfig` that it lacks, and that are written in another way or refused by `inexact`.
+    #: Fields of `XLoraConfig` that it lacks: written in another way, or refused by `inexact`.
     otherwise: frozenset[str] = frozenset()
 
     def require_exact(self, config: XLoraConfig) -> None:
@@ -40,15 +40,15 @@ class Dialect:
         Raises:
             NotRepresentable: naming the field and the difference.
         """
-        for row in self.inexact:
-            if row.asks(config):
-                raise NotRepresentable(self.layout, row.field, row.reason)
+        for setting in self.inexact:
+            if setting.asks(config):
+                raise NotRepresentable(self.layout, setting.field, setting.reason)
 
     def written(self, config: XLoraConfig) -> dict[str, Any]:
         """The fields as this implementation reads them, experts left out.
 
         Raises:
-            NotRepresentable: a field that it lacks is not as by default, or `require_exact` refuses.
+            NotRepresentable: a field that it lacks is not the default, or `require_exact` refuses.
         """
         self.require_exact(config)
         plain = XLoraConfig()
@@ -84,7 +84,7 @@ ORIGINAL_FIELDS = PEFT_FIELDS | {"enable_relu_and_dropout", "use_bias"}
 SELECTS_FOR_SCALING_PASS = Inexact(
     field="scaling_pass_value",
     asks=lambda config: config.top_k_lora is not None and config.scaling_pass_value != 0,
-    reason="with top_k_lora its scaling pass hears k experts alone, whichever come first; "
+    reason="in its scaling pass only the first k experts are active with top_k_lora; "
     "use a scaling_pass_value of 0",
 )
 
@@ -107,10 +107,10 @@ def read_fields(path: Path) -> dict[str, Any]:
 def config_of(
     found: Mapping[str, Any], dialect: Dialect, *, names: tuple[str, ...], path: Path
 ) -> XLoraConfig:
-    """The configuration a file means, over experts of these names.
+    """The configuration that a file describes, over experts of these names.
 
     Raises:
-        NotRepresentable: it asks for what is computed differently here, or for something unknown.
+        NotRepresentable: it asks for something computed differently here, or unknown.
         SavedFileUnreadable: a field is out of range.
     """
     values = dict(dialect.defaults) | {name: found[name] for name in dialect.shared if name in found}
@@ -118,7 +118,7 @@ def config_of(
         if name not in dialect.shared | dialect.neutral and value not in (None, False, "", [], {}):
             raise NotRepresentable(dialect.layout, name, f"{value!r} asks for something unknown here")
     if values.get("enable_softmax") is False:
-        values["softmax_temperature"] = 1.0  # the others look at it for that softmax alone
+        values["softmax_temperature"] = 1.0  # the others use it only in that softmax
     try:
         config = XLoraConfig(adapters=names, **values)
     except ConfigInvalid as error:

@@ -1,6 +1,6 @@
 """mistral.rs's folder: the original package's, with other defaults, and a file that numbers the layers.
 
-xlora-ordering.json    {"order": [names], "layers": {module path: row of the scalings}, "base_model_id": …}
+xlora-ordering.json    {"order": [names], "layers": {module path: index of its scalings}, "base_model_id": …}
 """
 
 import json
@@ -39,7 +39,7 @@ DIALECT = Dialect(
 
 
 def has_ordering(folder: Path) -> bool:
-    """Whether an ordering file lies in a folder."""
+    """Whether a folder holds an ordering file."""
     return any(folder.glob(_ORDERING_FILES))
 
 
@@ -52,18 +52,18 @@ def read_mistralrs(folder: Path, given: Adapters | None) -> SavedModel:
     if isinstance(order, list) and given is None and tuple(order) != saved.config.adapters:
         raise SavedFileUnreadable(
             f"{path} orders the experts {order}, the configuration {list(saved.config.adapters)}; "
-            "mend one, or give them in the order of their training: adapters={name: folder, …}"
+            "fix one, or give them in the order of their training: adapters={name: folder, …}"
         )
     if layers is None:
         return _one_for_all(saved)
-    return replace(saved, layers=_by_row(layers, path))
+    return replace(saved, layers=_by_index(layers, path))
 
 
 def write_mistralrs(saved: SavedModel, folder: Path) -> None:
     """Write the folder's files.
 
-    mistral.rs drops out in the head even when it answers, so the dropout written is 0; it knows alpha / r
-    alone, so an expert's alpha is written as its scale times its rank.
+    mistral.rs applies dropout in the head even in inference, so the dropout written is 0; it knows only
+    alpha / r, so an expert's alpha is written as its scale times its rank.
 
     Raises:
         NotRepresentable: naming the field that mistral.rs cannot honour.
@@ -84,22 +84,22 @@ def write_mistralrs(saved: SavedModel, folder: Path) -> None:
     write_files(plain, folder, {**config, "xlora_dropout_p": 0.0}, stride=1)
     ordering = {
         "order": list(saved.config.adapters),
-        "layers": {path: row for row, path in enumerate(saved.layers)},
+        "layers": {path: index for index, path in enumerate(saved.layers)},
         "base_model_id": saved.base_id,
     }
     (folder / ORDERING_FILE).write_text(json.dumps(ordering, indent=2) + "\n", encoding="utf-8")
 
 
-def _by_row(layers: Any, path: Path) -> tuple[str, ...]:
+def _by_index(layers: Any, path: Path) -> tuple[str, ...]:
     if not isinstance(layers, dict) or sorted(map(repr, layers.values())) != sorted(
         map(repr, range(len(layers)))
     ):
-        raise SavedFileUnreadable(f"{path}: layers must give each module its own row, 0, 1, …")
+        raise SavedFileUnreadable(f"{path}: layers must give each module its own index, 0, 1, …")
     return tuple(sorted(layers, key=layers.__getitem__))
 
 
 def _one_for_all(saved: SavedModel) -> SavedModel:
-    """Without a numbering of layers, mistral.rs takes the first layer's scalings for all."""
+    """Without a numbering of layers, mistral.rs uses the first layer's scalings for all."""
     last, experts = f"layers.{saved.config.xlora_depth - 1}.", len(saved.experts)
     head: dict[str, Tensor] = {
         key: tensor[:experts] if key.startswith(last) else tensor for key, tensor in saved.head.items()
@@ -108,14 +108,14 @@ def _one_for_all(saved: SavedModel) -> SavedModel:
 
 
 def _require_distinct(saved: SavedModel) -> None:
-    """mistral.rs takes for an expert's every file whose path holds its name."""
+    """mistral.rs takes every file whose path contains an expert's name for a file of that expert."""
     for expert in saved.experts:
         for path in _written(saved):
             if expert.name in path and not path.startswith(f"{expert.name}/"):
                 raise NotRepresentable(
                     "mistralrs",
                     "adapters",
-                    f"it would take {path} for expert {expert.name!r} too, whose name it holds; rename one",
+                    f"it would take {path} for expert {expert.name!r} too, which it names; rename one",
                 )
 
 
@@ -132,25 +132,25 @@ def _require_same_targets(saved: SavedModel) -> None:
             raise NotRepresentable(
                 "mistralrs",
                 "target_modules",
-                f"all experts must change the same modules, {expert.name!r} and {first.name!r} do not",
+                f"all experts must adapt the same modules, {expert.name!r} and {first.name!r} do not",
             )
 
 
 def _require_whole_blocks(layers: tuple[str, ...]) -> None:
-    """mistral.rs changes the modules of a name in every block, so no block may be left out."""
+    """mistral.rs adapts the modules of a name in every block, so no block may be left out."""
     blocks: dict[str, list[int]] = {}
     for path in layers:
         parts = path.split(".")
         if parts[:2] != ["model", "layers"] or not parts[2].isdecimal():
             raise NotRepresentable(
-                "mistralrs", "target_modules", f"it changes projections of blocks alone, not {path!r}"
+                "mistralrs", "target_modules", f"it adapts only projections of blocks, not {path!r}"
             )
         blocks.setdefault(".".join(parts[3:]), []).append(int(parts[2]))
     longest = max(map(len, blocks.values()))
     for name, numbers in blocks.items():
         if sorted(numbers) != list(range(longest)):
             raise NotRepresentable(
-                "mistralrs", "layers_to_transform", f"{name!r} is changed in some blocks and not in others"
+                "mistralrs", "layers_to_transform", f"{name!r} is adapted in some blocks and not in others"
             )
 
 

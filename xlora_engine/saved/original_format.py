@@ -1,10 +1,10 @@
-"""The original package's folder (github.com/EricLBuehler/xlora), which published models have too.
+"""The folder of the original package (github.com/EricLBuehler/xlora), in which models are published too.
 
 xlora_config.json               fields of its xLoRAConfig; experts as a list of names, or names with paths
 xlora_classifier.safetensors    inner.{j}.weight|bias, last.weight|bias
 <name>/                         each expert, as PEFT saves a LoRA
 
-With ReLU and dropout, which count too, layers are `inner.0`, `inner.3`, …; without, `inner.0`, `inner.1`, ….
+With ReLU and dropout counted, layers are `inner.0`, `inner.3`, …; without, `inner.0`, `inner.1`, ….
 """
 
 import json
@@ -58,7 +58,7 @@ DIALECT = Dialect(
 
 
 def read_original(folder: Path, given: Adapters | None, dialect: Dialect = DIALECT) -> SavedModel:
-    """Read the folder; `given` says where experts are that do not lie in it.
+    """Read the folder; `given` says where experts are that it does not hold.
 
     Raises:
         SavedModelInvalid: a file is missing or damaged, or asks for what cannot be computed exactly.
@@ -77,7 +77,7 @@ def read_original(folder: Path, given: Adapters | None, dialect: Dialect = DIALE
     base_id = found.get("base_model_id")
     return SavedModel(
         config=config,
-        experts=tuple(read_expert(place, name) for name, place in folders.items()),
+        experts=tuple(read_expert(path, name) for name, path in folders.items()),
         head=_read_head(folder, config),
         base_id=base_id if isinstance(base_id, str) else None,
     )
@@ -112,12 +112,12 @@ def _named(head: Mapping[str, Tensor], depth: int, stride: int) -> dict[str, Ten
 
 
 def _listed(adapters: Any, folder: Path) -> dict[str, str]:
-    """Expert names in order, and where each was when trained."""
+    """Expert names in order, with the path of each when it was trained."""
     if adapters is None:
         return {}
     if isinstance(adapters, list):
         adapters = dict.fromkeys(adapters, "") if all(isinstance(name, str) for name in adapters) else None
-    if not isinstance(adapters, dict) or not all(isinstance(place, str) for place in adapters.values()):
+    if not isinstance(adapters, dict) or not all(isinstance(path, str) for path in adapters.values()):
         raise SavedFileUnreadable(
             f"{folder / CONFIG_FILE}: adapters must be a list of names, or names with paths"
         )
@@ -128,11 +128,11 @@ def _read_head(folder: Path, config: XLoraConfig) -> dict[str, Tensor]:
     tensors = load_weights(folder / HEAD_FILE, pickled=PICKLED_HEAD_FILE)
     layers: dict[int | None, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        place, _, kind = key.rpartition(".")
-        number = place.removeprefix("inner.")
-        if place != "last" and not (place.startswith("inner.") and number.isdecimal()):
+        layer, _, kind = key.rpartition(".")
+        number = layer.removeprefix("inner.")
+        if layer != "last" and not (layer.startswith("inner.") and number.isdecimal()):
             raise SavedFileUnreadable(f"{folder / HEAD_FILE} holds {key!r}, which is no layer of a head")
-        layers.setdefault(None if place == "last" else int(number), {})[kind] = tensor
+        layers.setdefault(None if layer == "last" else int(number), {})[kind] = tensor
     last = layers.pop(None, None)
     numbers = sorted(number for number in layers if number is not None)
     if numbers == [0, *range(3, 3 * len(numbers), 3)] and not config.enable_relu_and_dropout and numbers[1:]:
@@ -146,4 +146,4 @@ def _read_head(folder: Path, config: XLoraConfig) -> dict[str, Tensor]:
             f"{folder / HEAD_FILE} holds {len(inner)} inner layers and {'a' if last else 'no'} last one, "
             f"where xlora_depth = {config.xlora_depth} asks for {config.xlora_depth - 1} and a last one"
         )
-    return {f"layers.{i}.{kind}": t for i, layer in enumerate([*inner, last]) for kind, t in layer.items()}
+    return {f"layers.{i}.{kind}": t for i, found in enumerate([*inner, last]) for kind, t in found.items()}

@@ -1,8 +1,8 @@
 """PEFT's X-LoRA folder: `adapter_config.json` of type XLORA, and the head as `internal_xlora_classifier`.
 
-Experts are named by their position, "0", "1", …, and are where they were when trained; PEFT to 0.19 also
+Experts are named by their index, "0", "1", …, with the paths they had when trained; PEFT to 0.19 also
 writes each to a sub-folder, among tensors of the base model and of other experts. A head's layers are
-numbered with ReLU and dropout counted: in steps of 3, or of 2 where dropout is 0.
+numbered with ReLU and dropout counted: in steps of 3, or of 2 if dropout is 0.
 """
 
 import json
@@ -41,7 +41,7 @@ from xlora_engine.sources.weights_file import load_weights
 PEFT_TYPE = "XLORA"
 _HEAD_KEY = re.compile(r"(?:.*\.)?internal_xlora_classifier\.layers\.(\d+)\.(weight|bias)")
 _HEAD_PREFIX = "base_model.internal_xlora_classifier.layers"
-#: What stands for `KEY_PREFIX` in sub-folders: there the LoRA model is inside the X-LoRA model.
+#: The prefix in sub-folders instead of `KEY_PREFIX`: there the LoRA model is inside the X-LoRA model.
 _NESTED_PREFIX = "base_model.lora_model.model."
 #: Versions that lose every tensor whose key holds another expert's name between dots.
 _LOSING_VERSIONS = re.compile(r"0\.(20\.\d+|21\.[012])\b.*")
@@ -84,7 +84,7 @@ def is_peft_xlora(folder: Path) -> bool:
 
 
 def read_peft(folder: Path, given: Adapters | None) -> SavedModel:
-    """Read the folder; `given` says where experts are, and may name those that PEFT merely counts.
+    """Read the folder; `given` says where experts are, and may name those that PEFT only numbers.
 
     Raises:
         HeadIncomplete: layers of the head are missing, as PEFT 0.20 to 0.21.2 leave them.
@@ -93,7 +93,7 @@ def read_peft(folder: Path, given: Adapters | None) -> SavedModel:
     """
     found = read_fields(folder / CONFIG_FILE)
     listed = found.get("adapters")
-    if not isinstance(listed, dict) or not all(isinstance(place, str) for place in listed.values()):
+    if not isinstance(listed, dict) or not all(isinstance(path, str) for path in listed.values()):
         raise SavedFileUnreadable(f"{folder / CONFIG_FILE}: adapters must be names with paths")
     names = expert_names(listed, given)
     config = config_of(found, DIALECT, names=names, path=folder / CONFIG_FILE)
@@ -102,14 +102,14 @@ def read_peft(folder: Path, given: Adapters | None) -> SavedModel:
     base_id = found.get("base_model_name_or_path")
     return SavedModel(
         config=config,
-        experts=tuple(_read_expert(place, name) for name, place in folders.items()),
+        experts=tuple(_read_expert(path, name) for name, path in folders.items()),
         head=head,
         base_id=base_id if isinstance(base_id, str) and base_id else None,
     )
 
 
-def write_peft(saved: SavedModel, folder: Path, place: Path) -> None:
-    """Write the folder's files; PEFT will look for the experts below `place`, where the folder is to be.
+def write_peft(saved: SavedModel, folder: Path, destination: Path) -> None:
+    """Write the folder's files; PEFT will look for the experts below `destination`, its final path.
 
     Raises:
         NotRepresentable: PEFT computes something else with this configuration, or cannot find a module.
@@ -117,7 +117,7 @@ def write_peft(saved: SavedModel, folder: Path, place: Path) -> None:
     config = DIALECT.written(saved.config)
     for expert in saved.experts:
         _require_found(expert)
-    folders = {str(i): str(place / expert.name) for i, expert in enumerate(saved.experts)}
+    folders = {str(i): str(destination / expert.name) for i, expert in enumerate(saved.experts)}
     written: dict[str, Any] = {
         **config,
         "adapters": folders,
@@ -138,8 +138,8 @@ def _require_found(expert: Expert) -> None:
         raise NotRepresentable(
             "peft",
             "target_modules",
-            f"PEFT's reader finds modules below 'model.' alone (huggingface/peft#2132), "
-            f"and expert {expert.name!r} changes {stray!r}",
+            f"PEFT's reader finds only modules below 'model.' (huggingface/peft#2132), "
+            f"and expert {expert.name!r} adapts {stray!r}",
         )
 
 
@@ -149,7 +149,7 @@ def _named(head: Mapping[str, Tensor], config: XLoraConfig) -> dict[str, Tensor]
     for number in range(config.xlora_depth):
         weight = head[f"layers.{number}.weight"].detach().cpu().contiguous()
         bias = head.get(f"layers.{number}.bias")
-        # PEFT's layers always have a bias; one of zeros is the same as none.
+        # PEFT's layers always have a bias; a bias of zeros is equivalent to none.
         bias = torch.zeros_like(weight[:, 0]) if bias is None else bias.detach().cpu()
         named[f"{_HEAD_PREFIX}.{stride * number}.weight"] = weight
         named[f"{_HEAD_PREFIX}.{stride * number}.bias"] = bias.contiguous()
@@ -165,7 +165,7 @@ def _read_head(folder: Path, config: XLoraConfig, *, version: str) -> dict[str, 
     stride = 3 if config.xlora_dropout_p > 0 else 2
     missing = sorted({stride * number for number in range(config.xlora_depth)} - layers.keys())
     is_whole = len(layers) == config.xlora_depth and 0 in layers
-    if not is_whole:  # numbers in other steps are no damage: somebody changed the dropout
+    if not is_whole:  # numbers in other steps are valid: the dropout was changed afterwards
         raise HeadIncomplete(
             f"{folder / WEIGHTS_FILE} lacks layers {', '.join(map(str, missing))} of the scaling head: PEFT "
             f"0.20 to 0.21.2 lose those whose number is an expert's name (this was saved by {version}). They "
@@ -173,8 +173,8 @@ def _read_head(folder: Path, config: XLoraConfig, *, version: str) -> dict[str, 
             "train the head again"
         )
     return {
-        f"layers.{place}.{kind}": tensor
-        for place, number in enumerate(sorted(layers))
+        f"layers.{index}.{kind}": tensor
+        for index, number in enumerate(sorted(layers))
         for kind, tensor in layers[number].items()
     }
 

@@ -1,4 +1,4 @@
-"""Which base models a mixture is proven on, what is refused, and the width of their hidden states."""
+"""Which base models a mixture is tested on, which are refused, and the width of their hidden states."""
 
 import warnings
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from xlora_engine.errors import BaseUnsupported, ConfigInvalid
 
 #: Classes of `transformers` on which the tests compare logits with a slow loop over experts and, where
-#: PEFT works, with PEFT; caches with none; and gradients with and without recomputation.
+#: PEFT works, with PEFT; with and without a cache; and gradients with and without activation checkpointing.
 PROVEN = frozenset(
     {
         "BloomForCausalLM",
@@ -31,16 +31,16 @@ PROVEN = frozenset(
     }
 )
 
-#: Fields that tell the width of a decoder's last hidden state; OPT may project it before the output layer.
+#: Fields with the width of a decoder's last hidden state; OPT may project it before the output layer.
 _WIDTH_FIELDS = ("word_embed_proj_dim", "hidden_size")
 
 
 class UnprovenArchitecture(UserWarning):
-    """A base model of a class that no test covers: it is tried, and may be wrong without any error."""
+    """A base model of a class that no test covers: results may be wrong without any error."""
 
 
 def check_architecture(base: PreTrainedModel) -> None:
-    """Refuse a base model that cannot have two passes, and warn of one that no test covers.
+    """Refuse a base model that cannot run two passes, and warn of one that no test covers.
 
     Raises:
         BaseUnsupported: it has no decoder below a head, or an encoder that a scaling pass would not run.
@@ -59,18 +59,18 @@ def check_architecture(base: PreTrainedModel) -> None:
         )
 
 
-def require_heard(inputs: Mapping[str, object]) -> None:
-    """Refuse pictures, sounds and the like, which would reach the mixture pass alone.
+def require_text_only(inputs: Mapping[str, object]) -> None:
+    """Refuse pictures, sounds and other inputs that only the mixture pass would see.
 
-    The scaling pass runs the text decoder on tokens or their embeddings. Counts and flags are for the loss
-    and the output, and tell by being no floating tensors.
+    The scaling pass runs the text decoder on tokens or their embeddings. Inputs for the loss or the output,
+    counts and flags, are not floating-point tensors.
 
     Raises:
         ConfigInvalid: there is such an input.
     """
     for name, value in inputs.items():
         if isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 0:
-            raise ConfigInvalid(name, "left out: the scaling pass takes text alone", list(value.shape))
+            raise ConfigInvalid(name, "left out: the scaling pass takes only text", list(value.shape))
 
 
 def hidden_width(base: PreTrainedModel) -> int:

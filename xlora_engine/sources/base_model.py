@@ -1,4 +1,4 @@
-"""Base models on disk: loading, how much they read, conversion from GGUF."""
+"""Base models on disk: loading, context length, conversion from GGUF."""
 
 import json
 import sys
@@ -25,10 +25,10 @@ _UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, Safetens
 
 
 def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """Load a base model folder: safetensors alone, nothing fetched, no code of its own, frozen.
+    """Load a base model folder: only safetensors, nothing fetched, no code of its own, frozen.
 
     Raises:
-        BaseUnreadable: the folder holds no whole causal language model that can be read so.
+        BaseUnreadable: the folder holds no complete causal language model that can be read so.
     """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -43,7 +43,7 @@ def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreT
         raise BaseUnreadable(f"cannot load a causal language model from {folder}: {error}") from error
     model, report = loaded
     if report["missing_keys"]:
-        # transformers would leave such a weight as drawn at random, and merely warn.
+        # transformers would leave such a weight random, and only warn.
         raise BaseUnreadable(
             f"{folder} lacks {len(report['missing_keys'])} of the model's weights, "
             f"{min(report['missing_keys'])!r} for one; fetch the folder again"
@@ -57,16 +57,16 @@ def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreT
 
 
 def _as_one_block(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """The language-model head's input, laid out anew where it is the last tokens of longer rows.
+    """The language-model head's input, made contiguous if it is the last tokens of longer sequences.
 
-    Torch multiplies such a slice of a batch row by row, with a copy of the weight for each: 3 to 50 times
-    as slow on a CPU, the most in bfloat16.
+    Torch multiplies such a slice of a batch sequence by sequence, with a copy of the weight for each: 3 to
+    50 times as slow on a CPU, the most in bfloat16.
     """
     return tuple(given.contiguous() for given in inputs)
 
 
 def load_config(folder: Path) -> PreTrainedConfig:
-    """Read a base model's configuration, which takes no weights.
+    """Read a base model's configuration, without its weights.
 
     Raises:
         BaseUnreadable: there is none, or none of an architecture that transformers knows.
@@ -79,7 +79,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
 
 
 def context_length(config: PreTrainedConfig) -> int:
-    """The most tokens a base model was made for; no bound where it knows places by distance (Bloom)."""
+    """The most tokens a base model was made for; unbounded if its positions are relative (Bloom)."""
     return int(getattr(config.get_text_config(decoder=True), "max_position_embeddings", sys.maxsize))
 
 
@@ -101,7 +101,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Convert a GGUF file to a new folder of bfloat16 safetensors and tokenizer, whole or not at all.
+    """Convert a GGUF file to a new folder of bfloat16 safetensors and tokenizer, complete or not at all.
 
     Raises:
         BaseUnreadable: `transformers` cannot read the file, or the folder exists already.
@@ -112,7 +112,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         raise BaseUnreadable(f"{gguf} is no GGUF file: it does not begin with the bytes GGUF")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
-        # A folder within, because a temporary one is closed to other users.
+        # A folder inside it, because a temporary one is not readable by other users.
         converted = Path(staging) / folder.name
         _convert(gguf, converted)
         converted.rename(folder)
@@ -146,7 +146,7 @@ def _is_gguf(path: Path) -> bool:
 
 
 def _forget_origin(config_file: Path) -> None:
-    """Drop what only described the conversion: a path or name of the source, how it was packed."""
+    """Drop fields that only describe the conversion: path or name of the source, how it was packed."""
     config = json.loads(config_file.read_text(encoding="utf-8"))
     origin = ("_name_or_path", "_model_name_or_path", "name_or_path", "quantization_config")
     for field in (*origin, "is_local", "local_files_only"):

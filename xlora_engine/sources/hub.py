@@ -1,4 +1,4 @@
-"""Where a saved model's files are: a folder of this machine, or a repository of the Hugging Face hub."""
+"""Where a saved model's files are: a folder of this machine, or a repository on the Hugging Face hub."""
 
 import re
 from pathlib import Path, PurePosixPath
@@ -10,7 +10,7 @@ from xlora_engine.errors import ConfigInvalid, HubNotFound, HubUnavailable
 #: `owner/name`, as the hub allows them.
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-#: All that any format of a saved model consists of: repositories may hold pickles, or a whole base model.
+#: Every file of every format of a saved model: repositories may also hold pickles, or a whole base model.
 FILES = (
     *TOP_FILES,
     "xlora_config.json",
@@ -28,8 +28,8 @@ def looks_like_repository(path: str | Path) -> bool:
 def local_folder(path: str | Path, *, subfolder: str | None = None, revision: str | None = None) -> Path:
     """The folder itself if there is one of this name, else the hub repository's, fetched into its cache.
 
-    Of a repository only `FILES` are fetched, below `subfolder` if given. `HF_ENDPOINT`, `HF_HUB_OFFLINE`
-    and the other settings of `huggingface_hub` hold.
+    Only `FILES` of a repository are fetched, below `subfolder` if given. `HF_ENDPOINT`, `HF_HUB_OFFLINE`
+    and the other settings of `huggingface_hub` apply.
 
     Raises:
         ConfigInvalid: `subfolder` leads out of the folder.

@@ -1,4 +1,4 @@
-"""A folder that is written whole or not at all: filled under a hidden name, then put in its place."""
+"""A folder that is written completely or not at all: filled under a hidden name, then renamed."""
 
 import errno
 import secrets
@@ -28,7 +28,7 @@ def filling(folder: Path) -> Iterator[Path]:
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise SavedModelInvalid(f"{folder} is not empty; export to a new folder")
-        with _staged(folder, ()) as staging, _reading_told_apart(staging):
+        with _staged(folder, ()) as staging, _read_errors_apart(staging):
             yield staging
     except OSError as error:
         raise SavedModelUnwritable(
@@ -72,7 +72,7 @@ def _staged(folder: Path, replaced: Collection[str]) -> Iterator[Path]:
 
 
 def _put_in_place(staging: Path, folder: Path, replaced: Collection[str]) -> None:
-    """Rename; at every moment the old folder or the new one exists whole, if only under its hidden name."""
+    """Rename; at every moment the old or the new folder is complete, if only under its hidden name."""
     if not folder.exists() or not any(folder.iterdir()):
         staging.rename(folder)
         return
@@ -90,7 +90,7 @@ def _put_in_place(staging: Path, folder: Path, replaced: Collection[str]) -> Non
 
 
 @contextmanager
-def _reading_told_apart(staging: Path) -> Iterator[None]:
+def _read_errors_apart(staging: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

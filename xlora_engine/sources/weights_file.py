@@ -1,4 +1,4 @@
-"""Tensors of a saved model: safetensors alone. A pickle runs code when it is read, so none ever is."""
+"""Tensors of a saved model: only safetensors. A pickle runs code when it is read, so none ever is."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ _CONVERT = (
 
 
 def load_weights(path: Path, *, pickled: str | None = None) -> dict[str, Tensor]:
-    """Read a safetensors file; `pickled` is what an implementation calls the file that may lie in its place.
+    """Read a safetensors file; `pickled` is the name of the pickle that an implementation writes instead.
 
     Raises:
-        PickleRefused: there is that other file alone; the message tells how to convert it.
+        PickleRefused: only the pickle exists; the message says how to convert it.
         SavedFileUnreadable: the file is missing or damaged.
     """
     if pickled is not None and not path.exists():

@@ -11,7 +11,7 @@ from transformers.cache_utils import Cache
 
 from tests.pico import pico_llama
 from tests.small_bases import SMALL_BASES
-from xlora_engine.adapter_training.inactive_prefix import SilentPrefix
+from xlora_engine.adapter_training.inactive_prefix import InactivePrefix
 from xlora_engine.adapter_training.lora_injection import injected
 from xlora_engine.adapter_training.training_batches import Batches
 from xlora_engine.data.chat import EncodedRow
@@ -54,7 +54,7 @@ def added(model: PeftModel, token_ids: tuple[int, ...]) -> Tensor:
 
 
 def test_after_any_step_nothing_is_added_on_the_prefix_and_something_after_it(adapted: PeftModel) -> None:
-    silent = SilentPrefix(adapted, PREFIX)
+    silent = InactivePrefix(adapted, PREFIX)
     act(adapted)
     assert added(adapted, (*PREFIX, 7, 3)).min() > 1e-2
     silent.impose()
@@ -66,7 +66,7 @@ def test_after_any_step_nothing_is_added_on_the_prefix_and_something_after_it(ad
 
 def test_an_adapter_is_silent_from_the_first_step_on(adapted: PeftModel) -> None:
     before = [down.weight.detach().clone() for down in factors(adapted, "lora_A")]
-    SilentPrefix(adapted, PREFIX)
+    InactivePrefix(adapted, PREFIX)
     after = [down.weight.detach() for down in factors(adapted, "lora_A")]
     assert all(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_an_adapter_is_silent_from_the_first_step_on(adapted: PeftModel) -> None
 
 
 def test_imposing_twice_is_imposing_once(adapted: PeftModel) -> None:
-    silent = SilentPrefix(adapted, PREFIX)
+    silent = InactivePrefix(adapted, PREFIX)
     once = [down.weight.detach().clone() for down in factors(adapted, "lora_A")]
     silent.impose()
     for down, weight in zip(factors(adapted, "lora_A"), once, strict=True):
@@ -87,7 +87,7 @@ def test_a_long_prefix_is_silenced_as_far_as_an_eighth_of_the_narrowest_input_go
     adapted: PeftModel,
 ) -> None:
     prefix = tuple(range(1, ROOM + 4))
-    silent = SilentPrefix(adapted, prefix)
+    silent = InactivePrefix(adapted, prefix)
     act(adapted)
     silent.impose()
     changes = added(adapted, prefix)
@@ -98,7 +98,7 @@ def test_a_long_prefix_is_silenced_as_far_as_an_eighth_of_the_narrowest_input_go
 
 def test_without_a_prefix_nothing_is_held(adapted: PeftModel) -> None:
     before = [down.weight.detach().clone() for down in factors(adapted, "lora_A")]
-    silent = SilentPrefix(adapted, ())
+    silent = InactivePrefix(adapted, ())
     silent.impose()
     assert silent.length == 0
     assert all(
@@ -109,7 +109,7 @@ def test_without_a_prefix_nothing_is_held(adapted: PeftModel) -> None:
 
 def test_the_mode_of_the_model_is_left_alone(adapted: PeftModel) -> None:
     adapted.train()
-    SilentPrefix(adapted, PREFIX)
+    InactivePrefix(adapted, PREFIX)
     assert adapted.training
 
 
@@ -138,7 +138,7 @@ def test_batches_that_go_on_from_the_cache_teach_what_whole_rows_teach(name: str
         task_type="CAUSAL_LM", r=2, lora_alpha=4, target_modules=list(small.targets[1]), **small.lora
     )
     with injected(small.build(), config, seed=0) as model:
-        silent = SilentPrefix(model, (1, 5))
+        silent = InactivePrefix(model, (1, 5))
         act(model)
         silent.impose()
         assert silent.length == 2
@@ -156,4 +156,4 @@ def test_adapted_embeddings_are_refused_with_a_prefix() -> None:
         injected(pico_llama(), config, seed=0) as model,
         pytest.raises(ConfigInvalid, match="off where embeddings are adapted"),
     ):
-        SilentPrefix(model, PREFIX)
+        InactivePrefix(model, PREFIX)

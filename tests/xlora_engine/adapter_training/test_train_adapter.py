@@ -337,7 +337,7 @@ def test_a_run_goes_on_with_smaller_micro_batches_to_the_same_weights(run: Calla
     assert all(torch.allclose(whole[name], found[name], atol=1e-5) for name in whole)
 
 
-@pytest.mark.parametrize("damage", ["no seal", "cut", "other bytes", "file gone"])
+@pytest.mark.parametrize("damage", ["no manifest", "cut", "other bytes", "file gone"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     run: Callable[..., Run], undisturbed: TrainedAdapter, damage: str
 ) -> None:
@@ -346,8 +346,8 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
         disturbed(DROPPING, stop_after=5)
     assert [path.name for path in disturbed.checkpoints] == ["checkpoint-4", "checkpoint-5"]
     newest = disturbed.checkpoints[-1]
-    if damage == "no seal":
-        (newest / "seal.json").unlink()
+    if damage == "no manifest":
+        (newest / "manifest.json").unlink()
     elif damage == "cut":
         (newest / "trainer_state.json").write_text((newest / "trainer_state.json").read_text()[:100])
     elif damage == "other bytes":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.xlora_engine.conftest import Collected, Mixture
 from tests.xlora_engine.decoding.forwards import count_forwards
-from xlora_engine.decoding.coupled_sampling import CoupledChoice
+from xlora_engine.decoding.coupled_sampling import CoupledSampling
 from xlora_engine.decoding.decoder import Decoder
 from xlora_engine.decoding.joint_cache import LEAST_GROWTH
 from xlora_engine.decoding.lookup_drafts import LookupDrafts, MakeDrafts
@@ -206,7 +206,7 @@ def test_a_run_of_right_drafts_ends_with_the_text(place: int, mixture: Mixture, 
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_a_streamer_hears_token_by_token(model: XLoraModel, token_ids: Tensor) -> None:
+def test_a_streamer_gets_token_by_token(model: XLoraModel, token_ids: Tensor) -> None:
     plain, streamer = generate(model, token_ids[:1], None), Collected()
 
     generate(model, token_ids[:1], of_text(plain, wrong_every=7), streamer=streamer)
@@ -306,7 +306,7 @@ def test_noise_of_later_steps_is_drawn_in_order_and_given_back() -> None:
     state = torch.random.get_rng_state()
 
     torch.manual_seed(3)
-    choose = CoupledChoice(samples=True)
+    choose = CoupledSampling(samples=True)
     assert int(choose(scores, ahead=5)) == drawn[5]
     for expected in drawn[:4]:
         assert int(choose(scores)) == expected

@@ -12,9 +12,9 @@ from tests.small_bases import SMALL_BASES
 from tests.xlora_engine.conftest import Collected, Mixture
 from tests.xlora_engine.decoding.forwards import count_forwards
 from xlora_engine.config import XLoraConfig
-from xlora_engine.decoding.coupled_sampling import CoupledChoice
+from xlora_engine.decoding.coupled_sampling import CoupledSampling
 from xlora_engine.decoding.joint_cache import LEAST_GROWTH
-from xlora_engine.decoding.prefetched import MOST_ROWS_ON_CPU, can_prefetch
+from xlora_engine.decoding.prefetched import CPU_BATCH_LIMIT, can_prefetch
 from xlora_engine.model import XLoraModel
 
 NEW_TOKENS = 12
@@ -84,7 +84,7 @@ def test_experts_may_be_heard_in_the_scaling_pass(
         torch.testing.assert_close(ours.keys, theirs.keys, rtol=0, atol=1e-4)
 
 
-def test_what_the_scaling_pass_hears_it_guesses(mixture: Mixture, token_ids: Tensor) -> None:
+def test_the_scaling_pass_guesses_well_with_experts_active_in_it(mixture: Mixture, token_ids: Tensor) -> None:
     """Each expert at a third in both passes: the guesses are all right, loud as the experts are."""
     model = mixture(scaling_pass_value=1 / 3, softmax_temperature=1e6)
     assert len(model.experts) == 3
@@ -129,7 +129,7 @@ def test_rows_may_end_at_different_steps(mixture: Mixture, token_ids: Tensor) ->
     assert prefetched.shape[1] <= token_ids.shape[1] + 8
 
 
-def test_a_streamer_hears_the_prompt_every_token_and_the_end(mixture: Mixture, token_ids: Tensor) -> None:
+def test_a_streamer_gets_the_prompt_every_token_and_the_end(mixture: Mixture, token_ids: Tensor) -> None:
     model, row, streamer = mixture(), token_ids[:1], Collected()
 
     out = generate(model, row, streamer=streamer)
@@ -310,7 +310,7 @@ def test_a_table_of_positions_ends_where_plain_decoding_ends(rows: int, length: 
 
 
 def test_many_rows_are_decoded_plainly_on_a_cpu(mixture: Mixture, token_ids: Tensor) -> None:
-    many = token_ids[:1].repeat(MOST_ROWS_ON_CPU + 1, 1)
+    many = token_ids[:1].repeat(CPU_BATCH_LIMIT + 1, 1)
 
     assert passes(mixture(), many) == 2 * NEW_TOKENS
     assert passes(mixture(global_scaling_weight=0.0), many[1:]) == NEW_TOKENS + 2
@@ -322,7 +322,7 @@ def test_a_choice_is_what_multinomial_draws_and_the_same_when_asked_again() -> N
     drawn = [torch.multinomial(scores.softmax(-1), num_samples=1)[:, 0] for _ in range(4)]
 
     torch.manual_seed(3)
-    choose = CoupledChoice(samples=True)
+    choose = CoupledSampling(samples=True)
     for expected in drawn:
         assert torch.equal(choose(scores), expected)
         assert torch.equal(choose(scores), expected)

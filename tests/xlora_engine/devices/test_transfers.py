@@ -22,7 +22,7 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.decoding.drafted import DraftedForwards
 from xlora_engine.decoding.joint_cache import JointCache
 from xlora_engine.decoding.prefetched import PrefetchedDecoding
-from xlora_engine.decoding.ragged_cache import UnevenCache
+from xlora_engine.decoding.ragged_cache import RaggedCache
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.model import XLoraModel
 
@@ -165,18 +165,18 @@ def prefetched(model: XLoraModel) -> None:
     tokens, positions = prompt["input_ids"][:, 0], torch.arange(9, device=META).repeat(2, 1)
     joint = JointCache(cache, most_steps=8)
     state = PrefetchedDecoding(model, joint, prompt["attention_mask"], positions)
-    logits = state.look_again(tokens, tokens.bool(), torch.empty(2, 259, device=META))
+    logits = state.correct(tokens, tokens.bool(), torch.empty(2, 259, device=META))
     for _ in range(2):
         guess = logits.argmax(-1)
         _, logits = state.step(tokens, guess)
-        logits = state.look_again(tokens, tokens != guess, logits)
+        logits = state.correct(tokens, tokens != guess, logits)
     joint.give_back()
 
 
 @torch.no_grad()
 def drafted(model: XLoraModel) -> None:
     prompt = ids(1)
-    cache = UnevenCache(model(**prompt, use_cache=True).cache, prompt["attention_mask"], META)
+    cache = RaggedCache(model(**prompt, use_cache=True).cache, prompt["attention_mask"], META)
     forwards = DraftedForwards(model, cache, torch.full((1, 1), 9, device=META))
     forwards.accept()
     forwards.scale([3, 4, 5])
@@ -218,7 +218,7 @@ def test_keys_may_be_on_another_device_than_the_mask(on_meta: XLoraModel) -> Non
         held = on_meta(**ids(1), use_cache=True).cache
 
     with Devices() as devices:
-        cache = UnevenCache(held, torch.ones(1, 9, dtype=torch.long), torch.device("cpu"))
+        cache = RaggedCache(held, torch.ones(1, 9, dtype=torch.long), torch.device("cpu"))
         cache.begin_joint(1, 1)
         cache.give_back()
     assert not devices.mixed

@@ -26,7 +26,7 @@ from xlora_engine.head_training.routed_examples import RoutedRows
 from xlora_engine.head_training.stage_checkpoints import StageCheckpoints
 from xlora_engine.head_training.warm_start import StageStep
 from xlora_engine.model import XLoraModel
-from xlora_engine.sources.manifest import seal
+from xlora_engine.sources.manifest import write_manifest
 
 EXPERTS = 3
 Problem = tuple[XLoraModel, list[EncodedRow], RoutedRows]
@@ -324,7 +324,7 @@ def test_a_run_that_ended_is_not_trained_again(
     assert disturbed.steps == []
 
 
-@pytest.mark.parametrize("damage", ["torn", "flipped", "unsealed", "of another run"])
+@pytest.mark.parametrize("damage", ["torn", "flipped", "without a manifest", "of another run"])
 def test_a_checkpoint_that_is_not_whole_or_not_its_own_is_left_out(
     disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor], damage: str
 ) -> None:
@@ -337,8 +337,8 @@ def test_a_checkpoint_that_is_not_whole_or_not_its_own_is_left_out(
     if damage == "flipped":
         content[len(content) // 2] ^= 1
         state.write_bytes(content)
-    if damage == "unsealed":
-        (state.parent / "seal.json").unlink()
+    if damage == "without a manifest":
+        (state.parent / "manifest.json").unlink()
     disturbed.steps.clear()
     ended = disturbed()
     assert disturbed.steps[0].step == 1
@@ -370,7 +370,7 @@ def test_a_state_that_this_torch_cannot_read_is_left_out(
         disturbed(stop_after=2)
     checkpoint = disturbed.folder / "checkpoint-2"
     (checkpoint / "state.pt").write_bytes(b"of another torch")
-    seal(checkpoint, run="run")
+    write_manifest(checkpoint, run="run")
     assert same(disturbed(), undisturbed)
 
 

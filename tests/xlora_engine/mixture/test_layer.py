@@ -100,7 +100,7 @@ def test_some_tokens_of_a_flattened_batch_are_refused(context: ScalingContext, s
     """As the experts of a mixture-of-experts base are given them; whose scalings they get is unknown."""
     wrapped = wrap(nn.Linear(5, 7), UPDATES, context, layer=2)
 
-    with context.using(scalings), pytest.raises(BaseUnsupported, match="is given 4 of 6 tokens"):
+    with context.using(scalings), pytest.raises(BaseUnsupported, match="an adapted layer gets 4 of 6 tokens"):
         wrapped(torch.randn(4, 5))
 
 

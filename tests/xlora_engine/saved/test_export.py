@@ -215,9 +215,9 @@ ORDERINGS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda o: o.update(layers={path: 13 - row for path, row in o["layers"].items()}),
         "in that order",
     ),
-    "a row given twice": (lambda o: o["layers"].update({next(iter(o["layers"])): 1}), "its own row"),
-    "rows that are no numbers": (lambda o: o.update(layers={"a": "0"}), "its own row"),
-    "layers as a list": (lambda o: o.update(layers=["a"]), "its own row"),
+    "an index given twice": (lambda o: o["layers"].update({next(iter(o["layers"])): 1}), "its own index"),
+    "indices that are no numbers": (lambda o: o.update(layers={"a": "0"}), "its own index"),
+    "layers as a list": (lambda o: o.update(layers=["a"]), "its own index"),
     "another order of experts": (lambda o: o["order"].reverse(), "orders the experts"),
 }
 
@@ -342,7 +342,7 @@ def test_mistral_rs_takes_no_name_within_another(tmp_path: Path) -> None:
 def test_mistral_rs_wants_experts_of_the_same_modules_and_the_bases_name(
     mixture: Mixture, alike: dict[str, Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(NotRepresentable, match="target_modules: all experts must change the same modules"):
+    with pytest.raises(NotRepresentable, match="target_modules: all experts must adapt the same modules"):
         mixture().export(tmp_path / "out", "mistralrs", base_id="owner/base")
     with pytest.raises(NotRepresentable, match="base_model_id: it must be the base model's name on the hub"):
         composed(alike).export(tmp_path / "out", "mistralrs")
