@@ -81,7 +81,7 @@ LATE = {
     "workers.commands.export": {"torch"},
     "workers.commands.generate": {"sqlalchemy", "torch", "transformers"},
     "workers.commands.migrate": {"sqlalchemy"},
-    "workers.commands.register": {"torch", "transformers"},
+    "workers.requests.base_models": {"torch", "transformers"},
     "workers.commands.relay": {"sqlalchemy"},
     "workers.commands.running": {"rich"},
     "workers.jobs.figures": {"matplotlib"},
@@ -109,17 +109,7 @@ LATE_ALTHOUGH_SMALL = {
 
 #: The same, to be removed.
 LATE_TO_BE_REMOVED = {
-    "workers.commands.compose",
-    "workers.commands.doctor",
-    "workers.commands.eval",
     "workers.commands.export",
-    "workers.commands.generate",
-    "workers.commands.migrate",
-    "workers.commands.register",
-    "workers.commands.runs",
-    "workers.commands.train",
-    "workers.commands.ui",
-    "workers.commands.worker",
     "xlora_engine.model",
 }
 

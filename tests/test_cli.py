@@ -183,7 +183,7 @@ def test_a_composition_is_shown_with_its_experts_and_its_report(catalogue: Path,
     assert "protein@1" in text
     assert "0.710 / 50%" in text
     assert [line.split()[0] for line in text.splitlines() if " / 50%" in line] == ["uniform", "composed"]
-    assert "ok    bio: loss 0.710" in text
+    assert "ok   bio: loss 0.710" in text
     details = ask("compositions", "show", "science", "--json").json["method_details"]
     assert details["config"] == {"xlora_depth": 1}
     assert "config.xlora_depth  1" in text

@@ -14,6 +14,7 @@ from registry.commands.managing import (
     reading,
 )
 from registry.commands.output import Output, output_options
+from registry.commands.report_table import score_rows, verdict_lines
 from registry.lists import queries
 
 _COLUMNS = ("reference", "base", "method", "experts", "aliases", "job_id", "created_at")
@@ -61,9 +62,9 @@ def show(reference: str, output: Output) -> None:
     output.emit_record({name: value for name, value in details.items() if name not in _PARTS})
     output.section("experts", details["experts"], columns=("position", "name", "adapter_reference"))
     output.section(f"method {details['method']}", list(_fields(details["method_details"])))
-    output.section("loss / exact match on held-out data", _scores(details["report"]))
-    for finding in details["report"].get("verdict", ()):
-        click.echo(f"{'ok  ' if finding['kept'] else 'WARN'}  {finding['sentence']}")
+    output.section("loss / exact match on held-out data", score_rows(details["report"]))
+    for line in verdict_lines(details["report"]):
+        click.echo(line)
     output.section("files", details["files"])
 
 
@@ -78,17 +79,3 @@ def _fields(details: Mapping[str, Any], *, of: str = "") -> Iterator[dict[str, o
             yield from _fields(value, of=f"{of}{name}.")
         else:
             yield {"field": f"{of}{name}", "value": value}
-
-
-def _scores(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    scores = report.get("scores", {})
-    return [
-        {
-            "subject": subject,
-            **{
-                task: f"{score['loss']:.3f} / {score['exact_match']:.0%}"
-                for task, score in scores[subject].items()
-            },
-        }
-        for subject in report.get("subjects", scores)
-    ]

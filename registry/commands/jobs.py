@@ -1,22 +1,18 @@
 """`zoo jobs`: what ran, runs and waits; logs; asking a job to end; waiting for one."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from registry.commands.managing import opened, reading
 from registry.commands.output import Output, output_options
-from registry.jobs.logs import content, followed, json_line, last_lines, ran_on, require_log_here
+from registry.jobs.logs import followed, json_line, log_of
 from registry.jobs.progress import describe
 from registry.jobs.states import KINDS, STATES, TERMINAL_STATES
+from registry.jobs.waiting import wait_for
 from registry.lists import queries
-
-if TYPE_CHECKING:
-    from registry.entities import Job
-    from registry.service import Registry
 
 _COLUMNS = ("id", "kind", "name", "state", "progress", "attempt", "created_at", "message")
 #: How `wait` ends: by the first of these states that a job is in, a failure before all else.
@@ -24,7 +20,6 @@ _EXIT_CODES = {"failed": 7, "cancelled": 130, "running": 1, "queued": 1, "succee
 #: A whole number that the database can hold.
 JOB_ID = click.IntRange(1, 2**31 - 1)
 
-_POLL_EVERY_S = 0.5
 _DEFAULT_LIMIT = 20
 
 
@@ -41,7 +36,7 @@ def command() -> None:
     type=click.IntRange(min=1),
     default=_DEFAULT_LIMIT,
     show_default=True,
-    help="The newest so many.",
+    help="At most this many, the newest.",
 )
 @click.option(
     "--before", type=JOB_ID, help="Only jobs older than this one: the last of a page, for the next."
@@ -95,7 +90,7 @@ def show(job_id: int, output: Output) -> None:
 @command.command()
 @click.argument("job_id", type=JOB_ID)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
-@click.option("--tail", type=click.IntRange(min=1), help="Only the last so many lines.")
+@click.option("--tail", type=click.IntRange(min=1), help="Only this many of the last lines.")
 @output_options
 def logs(job_id: int, follow: bool, tail: int | None, output: Output) -> None:
     """Print what a job's process wrote; followed with --json, a line of JSON for each piece.
@@ -103,21 +98,17 @@ def logs(job_id: int, follow: bool, tail: int | None, output: Output) -> None:
     Example: zoo jobs logs 12 -f
     """
     with opened() as registry:
-        job = registry.jobs.get(job_id)
-        events = registry.jobs.events(job_id)
-        require_log_here(job, events)
         if follow:
-            for number, chunk in enumerate(followed(registry.jobs, job, say=output.hint)):
-                text = last_lines(chunk, tail) if number == 0 else chunk
+            for text in followed(registry.jobs, job_id, say=output.hint, tail=tail):
                 click.echo(json_line(job_id, text) if output.is_json else text, nl=False)
             return
-    text = last_lines(content(job), tail)
+        log = log_of(registry.jobs, job_id, tail=tail)
     if output.is_json:
-        output.emit_record({"job": job_id, "state": job.state, "host": ran_on(events), "text": text})
-    elif job.log_path is None:
-        output.hint(f"job {job_id} is {job.state} and has not written anything yet")
+        output.emit_record({"job": job_id, "state": log.job.state, "host": log.host, "text": log.text})
+    elif log.job.log_path is None:
+        output.hint(f"job {job_id} is {log.job.state} and has not written anything yet")
     else:
-        click.echo(text, nl=False)
+        click.echo(log.text, nl=False)
 
 
 @command.command()
@@ -153,9 +144,8 @@ def wait(job_ids: tuple[int, ...], timeout_s: float | None, output: Output) -> N
 
     Example: zoo jobs wait 12 --timeout 3600
     """
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
     with opened() as registry:
-        ended = [_wait_for(registry, job_id, deadline=deadline) for job_id in job_ids]
+        ended = wait_for(registry.jobs, job_ids, timeout_s=timeout_s)
     columns = ("id", "kind", "state", "reason", "message")
     rows = [{column: getattr(job, column) for column in columns} for job in ended]
     output.emit(rows, key="id")
@@ -194,13 +184,3 @@ def _summary(row: dict[str, Any]) -> dict[str, Any]:
         "progress": describe(row["progress"]) if row["state"] == "running" else "",
         "attempt": f"{row['attempt']} of {row['max_attempts']}",
     }
-
-
-def _wait_for(registry: "Registry", job_id: int, *, deadline: float | None) -> "Job":
-    """The job, ended or as it is when time runs out."""
-    while True:
-        job = registry.jobs.get(job_id)
-        left_s = _POLL_EVERY_S if deadline is None else deadline - time.monotonic()
-        if job.state in TERMINAL_STATES or left_s <= 0:
-            return job
-        time.sleep(min(_POLL_EVERY_S, left_s))

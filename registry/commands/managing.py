@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # importing it takes longer than `ls` may take
     from registry.service import Registry
 
 include_removed_option = click.option("--all", "include_removed", is_flag=True, help="Removed ones too.")
-limit_option = click.option("--limit", type=click.IntRange(min=1), help="Show at most so many.")
+limit_option = click.option("--limit", type=click.IntRange(min=1), help="Show at most this many.")
 
 
 def here() -> Settings:

@@ -5,25 +5,32 @@ from typing import Any
 
 
 def score_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A subject each, with `loss / exact match` under every task."""
-    rows = []
-    for subject in report["subjects"]:
-        row = {"subject": subject}
-        for task in report["tasks"]:
-            cell = report["scores"][subject][task]
-            row[task] = f"{cell['loss']:.3f} / {cell['exact_match']:.0%}"
-        rows.append(row)
-    return rows
+    """A subject each, with `loss / exact match` under every task; none before there are scores."""
+    scores = report.get("scores", {})
+    return [
+        {
+            "subject": subject,
+            **{
+                task: f"{score['loss']:.3f} / {score['exact_match']:.0%}"
+                for task in report.get("tasks", scores[subject])
+                for score in (scores[subject][task],)
+            },
+        }
+        for subject in report.get("subjects", scores)
+    ]
 
 
 def verdict_lines(report: Mapping[str, Any]) -> list[str]:
-    """The findings, then load and entropy of the routing, then what it all comes to."""
+    """A line for each domain's verdict, then load and entropy of the routing, then what it all comes to."""
     lines = [
-        f"{'ok  ' if finding['kept'] else 'WARN'} {finding['sentence']}" for finding in report["verdict"]
+        f"{'ok  ' if verdict['kept'] else 'WARN'} {verdict['sentence']}"
+        for verdict in report.get("verdict", ())
     ]
-    for task, routing in report["routing"].items():
+    for task, routing in report.get("routing", {}).items():
         load = ", ".join(f"{name} {share:.0%}" for name, share in routing["load"].items())
         dead = f"; dead: {', '.join(routing['dead'])}" if routing["dead"] else ""
         lines.append(f"     {task} is routed to {load} (entropy {routing['entropy']:.2f}{dead})")
-    lines.append("worth it" if report["worth_it"] else "NOT worth it everywhere: see the lines marked WARN")
+    if "worth_it" in report:
+        worth_it = "worth it" if report["worth_it"] else "NOT worth it everywhere: see the lines marked WARN"
+        lines.append(worth_it)
     return lines

@@ -5,6 +5,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,29 @@ if TYPE_CHECKING:
 _POLL_EVERY_S = 0.5
 #: A job says how far it is several times a second; a person wants to know now and then.
 _SAY_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobLog:
+    """What a job's processes wrote until now."""
+
+    job: "Job"
+    #: The machine of the last attempt; None before the first.
+    host: str | None
+    text: str
+
+
+def log_of(jobs: "JobStore", job_id: int, *, tail: int | None = None) -> JobLog:
+    """The log of a job, or its last `tail` lines.
+
+    Raises:
+        JobNotFound: there is no such job.
+        ArtifactMissing: the log is on another machine, or was removed.
+    """
+    job, events = jobs.get(job_id), jobs.events(job_id)
+    require_log_here(job, events)
+    text = _read(job, offset=0)[0].decode(errors="replace")
+    return JobLog(job=job, host=ran_on(events), text=last_lines(text, tail))
 
 
 def require_log_here(job: "Job", events: "Sequence[JobEvent]") -> None:
@@ -44,18 +68,28 @@ def ran_on(events: "Sequence[JobEvent]") -> str | None:
     return owners[-1].partition("/")[0] if owners else None
 
 
-def followed(jobs: "JobStore", job: "Job", *, say: Callable[[str], None]) -> Iterator[str]:
-    """What is written, as it comes, until the job ends; `say` is told how far the job is now and then."""
+def followed(
+    jobs: "JobStore", job_id: int, *, say: Callable[[str], None], tail: int | None = None
+) -> Iterator[str]:
+    """What is written, as it comes, until the job ends; `say` gets the progress from time to time.
+
+    Of what is there already, only the last `tail` lines, if a number is given.
+
+    Raises:
+        JobNotFound: there is no such job.
+        ArtifactMissing: the log is on another machine, or was removed.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     offset, said, said_at = 0, "", 0.0
     while True:
         # Asked before reading, so that what was written last before the end is read too.
-        job = jobs.get(job.id)
+        job = jobs.get(job_id)
         if job.log_path is not None:
-            require_log_here(job, jobs.events(job.id))
+            require_log_here(job, jobs.events(job_id))
         written, offset = _read(job, offset=offset)
         if chunk := decoder.decode(written):
-            yield chunk
+            yield last_lines(chunk, tail)
+            tail = None
         if job.state in TERMINAL_STATES:
             return
         progress = describe(job.progress) if job.state == "running" else ""
@@ -65,13 +99,8 @@ def followed(jobs: "JobStore", job: "Job", *, say: Callable[[str], None]) -> Ite
         time.sleep(_POLL_EVERY_S)
 
 
-def content(job: "Job") -> str:
-    """All that is in the log."""
-    return _read(job, offset=0)[0].decode(errors="replace")
-
-
 def last_lines(text: str, count: int | None) -> str:
-    """The last so many lines, or all."""
+    """The last `count` lines, or all."""
     return text if count is None else "".join(text.splitlines(keepends=True)[-count:])
 
 

@@ -5,10 +5,13 @@ from typing import Any
 
 import click
 
+from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
+from registry.commands.report_table import score_rows, verdict_lines
 from workers.commands.field_options import field_options
 from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
+from workers.requests.composition_plan import Request, make_plan, require_compatible
 from workers.requests.specs import ComposeSpec
 
 
@@ -51,9 +54,6 @@ def command(
 
     Example: zoo compose --adapters bio,protein,materials --name science
     """
-    from registry.commands.managing import opened
-    from workers.requests.composition_plan import Request, make_plan, require_compatible
-
     with opened() as registry:
         request = Request(
             name=name,
@@ -80,8 +80,6 @@ def command(
 
 
 def _show(registry: Any, job: Any, output: Output) -> None:
-    from registry.commands.report_table import score_rows, verdict_lines
-
     composition = registry.compositions.get(job.outcome["composition"])
     pictures = str(registry.settings.home / job.outcome["pictures"])
     if output.is_human:

@@ -7,6 +7,7 @@ import click
 
 from registry.commands.output import Output, output_options
 from registry.settings import Settings
+from workers.checks.findings import FAULT
 
 
 @click.command()
@@ -20,7 +21,6 @@ def command(output: Output) -> None:
     Example: zoo doctor --json
     """
     from workers.checks.diagnosis import diagnose, exit_code
-    from workers.checks.findings import FAULT
 
     findings = diagnose(Settings.from_env(os.environ))
     if output.is_quiet:

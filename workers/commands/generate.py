@@ -6,7 +6,9 @@ from functools import partial
 
 import click
 
+from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
+from workers.processes.heavy_imports import heavy_imports
 
 
 @click.command()
@@ -34,8 +36,6 @@ def command(
 
     Example: zoo generate science "Crystal structure of iron?"
     """
-    from registry.commands.managing import opened
-    from workers.processes.heavy_imports import heavy_imports
     from workers.requests.subjects import find
 
     with opened() as registry:

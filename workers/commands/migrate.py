@@ -4,7 +4,9 @@ import os
 
 import click
 
+from migrations import HEAD
 from registry.commands.output import Output, output_options
+from registry.database.sqlite_location import require_location
 from registry.settings import Settings
 
 
@@ -18,10 +20,8 @@ def command(output: Output) -> None:
 
     Example: zoo migrate
     """
-    from migrations import HEAD
     from registry.database.database import Database
     from registry.database.schema import ensure_current, stored_revision
-    from registry.database.sqlite_location import require_location
     from registry.service import create_home
 
     settings = Settings.from_env(os.environ)

@@ -1,12 +1,13 @@
 """`zoo register`: put a base model, an adapter or a dataset on record."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
 
+from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
+from workers.requests.base_models import is_converted, register_base
 
 _FILE = click.Path(exists=True, path_type=Path)
 
@@ -30,20 +31,10 @@ def base(
 
     Example: zoo register base ./SmolLM2-135M-Instruct.gguf --name smollm2
     """
-    from registry.commands.managing import opened
-
-    facts: dict[str, Any] = {
-        "name": name,
-        "source": source or path.name,
-        "revision": revision,
-        "licence": licence,
-    }
     with opened() as registry:
-        if path.suffix == ".gguf":
+        if is_converted(path):
             output.hint("converting to safetensors, once; this takes half a minute")
-            record = _register_gguf(registry, path, facts)
-        else:
-            record = registry.bases.register(path, **facts)
+        record = register_base(registry, path, name=name, source=source, revision=revision, licence=licence)
         output.emit_made(record.reference, {"base": record.name, "digest": record.digest})
 
 
@@ -61,8 +52,6 @@ def adapter(folder: Path, output: Output, **facts: Any) -> None:
 
     Example: zoo register adapter ./my-bio-lora --name bio --domain biology
     """
-    from registry.commands.managing import opened
-
     with opened() as registry:
         record = registry.adapters.register(folder, **facts)
         for warning in record.warnings:
@@ -96,24 +85,9 @@ def dataset(
 
     Example: zoo register dataset bio.train.jsonl
     """
-    from registry.commands.managing import opened
-
     with opened() as registry:
         record = registry.datasets.register(file, name=name, domain=domain, split=split, licence=licence)
         output.emit_made(
             record.reference,
             {"dataset": record.reference, "examples": record.examples, "digest": record.digest},
         )
-
-
-def _register_gguf(registry: Any, gguf: Path, facts: dict[str, Any]) -> Any:
-    from transformers.utils import logging as transformers_logging
-
-    from xlora_engine.sources.base_model import convert_gguf
-
-    transformers_logging.disable_progress_bar()  # they count tensors; the vocabulary takes the time
-
-    with tempfile.TemporaryDirectory(dir=registry.settings.home, prefix=".convert-") as scratch:
-        folder = Path(scratch) / "base"
-        convert_gguf(gguf, folder)
-        return registry.bases.register(folder, **facts)

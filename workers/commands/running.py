@@ -10,17 +10,15 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from registry.commands.option_names import naming_options
+from registry.commands.option_names import naming_options, option_of
 from registry.commands.output import Output
 from registry.entities import Job
-from registry.files.json_text import digest_of
 from registry.service import Registry
 from workers.attempts.runner import run_here
-from workers.errors import JobCancelled, JobFailed
 from workers.processes.gpus import gpus_for, visible_gpus
-from workers.requests.placement import QUEUES, Placement, default_queue, is_served, seconds
+from workers.requests.placement import QUEUES, Placement, seconds
 from workers.requests.specs import Spec, processes_of
-from workers.requests.submission import submit
+from workers.requests.submission import require_success, submit, waits_for_a_worker
 
 Progress = Callable[[Mapping[str, Any]], None]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -32,25 +30,7 @@ class Submission:
 
     detach: bool
     force: bool
-    queue: str | None
-    priority: int | None
-    deadline_s: float | None
-
-    def placement(self, registry: Registry) -> Placement:
-        """Where the job goes."""
-        queue = self.queue or default_queue(registry)
-        return Placement(queue=queue, priority=self.priority or 0, deadline_s=self.deadline_s)
-
-    def unheeded(self, known: Job, job: Job) -> tuple[str, ...]:
-        """What was asked for and does not hold for a job that was known before, as options and what holds."""
-        is_under_way = known.state in ("queued", "running")
-        deadline = f"ends {job.deadline_at:%Y-%m-%d %H:%M} UTC" if job.deadline_at else "has no deadline"
-        kept = (
-            ("--queue", self.queue not in (None, job.queue), f"is on {job.queue}"),
-            ("--priority", self.priority not in (None, job.priority), f"has {job.priority}"),
-            ("--deadline", self.deadline_s is not None and is_under_way, deadline),
-        )
-        return tuple(f"{option} (it {holds})" for option, is_unheeded, holds in kept if is_unheeded)
+    placement: Placement
 
 
 _SUBMISSION_OPTIONS = (
@@ -66,7 +46,7 @@ _SUBMISSION_OPTIONS = (
         type=click.IntRange(-1000, 1000),
         help="Higher ones are taken first; 0 if left out.",
     ),
-    click.option("--deadline", help="End it so long from now at the latest: 90s, 30m, 2h, 1d."),
+    click.option("--deadline", help="End it this long from now at the latest: 90s, 30m, 2h, 1d."),
 )
 
 
@@ -86,9 +66,11 @@ def submission_options(command: Command) -> Command:
         submission = Submission(
             detach=detach,
             force=force,
-            queue=queue,
-            priority=priority,
-            deadline_s=None if deadline is None else seconds(deadline),
+            placement=Placement(
+                queue=queue,
+                priority=priority,
+                deadline_s=None if deadline is None else seconds(deadline),
+            ),
         )
         return command(*args, submission=submission, **rest)
 
@@ -109,20 +91,19 @@ def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submi
     processes = processes_of(spec.to_json())
     if not submission.detach:
         gpus_for(processes, visible_gpus(os.environ))
-    placement = submission.placement(registry)
-    known = None if submission.force else registry.jobs.newest(spec.kind, digest_of(spec.to_json()))
-    job = submit(registry, spec, force=submission.force, placement=placement)
+    submitted = submit(registry, spec, force=submission.force, placement=submission.placement)
+    job = submitted.job
     if job.state == "succeeded":
         output.hint(f"job {job.id} did just this before; --force runs it again")
         return job
-    if known is not None and (unheeded := submission.unheeded(known, job)):
+    if submitted.ignored:
         output.hint(
-            f"job {job.id} was asked for before, so these do not hold: {', '.join(unheeded)};"
+            f"job {job.id} was asked for before, so these do not hold: {_instead(submitted.ignored)};"
             f" for another, zoo jobs cancel {job.id}, then this command with --force"
         )
     if submission.detach:
         output.emit_id(job.id, human=_queued(job))
-        if job.state == "queued" and not is_served(registry, job.queue, processes=processes):
+        if waits_for_a_worker(registry, job):
             output.hint(_unserved(job.queue, processes))
         return None
 
@@ -134,17 +115,9 @@ def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submi
     return require_success(ended)
 
 
-def require_success(job: Job) -> Job:
-    """The job, if it succeeded.
-
-    Raises:
-        JobFailed, JobCancelled: it did not.
-    """
-    if job.state == "cancelled":
-        raise JobCancelled(job.id, message=job.message or "no message")
-    if job.state != "succeeded":
-        raise JobFailed(job.id, reason=job.reason or "unknown", message=job.message or "no message")
-    return job
+def _instead(ignored: Mapping[str, str]) -> str:
+    """Options that have no effect, and what holds: `--queue (it is on cpu)`."""
+    return ", ".join(f"{option_of(field)} (it {holds})" for field, holds in ignored.items())
 
 
 def _unserved(queue: str, processes: int) -> str:

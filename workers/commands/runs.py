@@ -10,6 +10,8 @@ from registry.commands.output import Output, output_options
 from registry.errors import ServiceUnreachable
 from registry.settings import Settings
 from workers.errors import TrackingUnavailable
+from workers.tracking.ended_runs import close_ended_runs
+from workers.tracking.shipping import pending_folders, ship_pending, spooled_runs
 
 _COLUMNS = ("job", "run_id", "pending_bytes", "reason")
 
@@ -27,8 +29,6 @@ def ls(only_pending: bool, output: Output) -> None:
 
     Example: zoo runs ls --pending
     """
-    from workers.tracking.shipping import spooled_runs
-
     runs = spooled_runs(Settings.from_env(os.environ))
     rows = [vars(run) for run in runs if run.pending_bytes or not only_pending]
     output.emit(rows, key="job", columns=_COLUMNS, empty="no runs wait" if only_pending else "no runs")
@@ -43,9 +43,6 @@ def ship(timeout_s: float, restore: bool, output: Output) -> None:
 
     Example: zoo runs ship --timeout 60
     """
-    from workers.tracking.ended_runs import close_ended_runs
-    from workers.tracking.shipping import pending_folders, ship_pending, spooled_runs
-
     settings = Settings.from_env(os.environ)
     with contextlib.suppress(ServiceUnreachable), opened() as registry:
         close_ended_runs(registry)

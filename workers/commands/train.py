@@ -1,16 +1,17 @@
 """`zoo train`: one adapter from one dataset."""
 
-from dataclasses import replace
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
+from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
 from workers.commands.field_options import field_options
 from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
 from workers.requests.specs import TrainSpec
+from workers.requests.training import training_request
 
 #: Options of `zoo train` that are fields of its request, which says their types, ranges and defaults.
 TRAINING_OPTIONS = (
@@ -59,30 +60,18 @@ def command(
 
     Example: zoo train --name bio --base smollm2 --data bio.train.jsonl --eval-data bio.eval.jsonl
     """
-    from registry.commands.managing import opened
-    from workers.requests.datasets import given_dataset
-
+    if click.get_current_context().get_parameter_source("warmup_steps") is ParameterSource.DEFAULT:
+        del settings["warmup_steps"]
     with opened() as registry:
-        given = given_dataset(registry, data)
-        held_out = given_dataset(registry, eval_data) if eval_data else None
-        if click.get_current_context().get_parameter_source("warmup_steps") is ParameterSource.DEFAULT:
-            settings["warmup_steps"] = min(settings["warmup_steps"], max(0, settings["steps"]))
-        asked = TrainSpec(
+        spec = training_request(
+            registry,
             name=name,
-            base=registry.bases.get(base).name,
-            train_dataset=given.name,
-            eval_dataset=held_out.name if held_out else None,
+            base=base,
+            data=data,
+            eval_data=eval_data,
             domains=domains,
             target_modules=split_list(target_modules, option="--target-modules"),
             **settings,
-        )
-        # Only a request that holds puts files on record.
-        dataset = given.register(registry)
-        spec = replace(
-            asked,
-            train_dataset=dataset.reference,
-            eval_dataset=held_out.register(registry).reference if held_out else None,
-            domains=domains or ((dataset.domain,) if dataset.domain else ()),
         )
         job = run_job(registry, spec, output=output, submission=submission)
         if job is not None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import click
 
 from registry.settings import Settings
+from workers.tracking.shipping import NO_TRACKING, pending_folders, ship_pending
 
 #: What MLflow would do for anybody who can reach it, and what it would tell its makers.
 _HARDENED = {
@@ -25,8 +26,6 @@ def command(port: int) -> None:
 
     Example: zoo ui --port 5001
     """
-    from workers.tracking.shipping import NO_TRACKING
-
     settings = Settings.from_env(os.environ)
     if settings.mlflow_tracking_uri == NO_TRACKING:
         raise click.UsageError("MLFLOW_TRACKING_URI is none, so runs are kept nowhere; unset it, then repeat")
@@ -68,8 +67,6 @@ def server_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _ship_pending(settings: Settings) -> None:
     """Let MLflow have what it missed while it was away."""
-    from workers.tracking.shipping import pending_folders, ship_pending
-
     count = len(pending_folders(settings))
     if count == 0:
         return

@@ -5,7 +5,10 @@ import os
 import click
 
 from registry.settings import Settings
+from workers.broker.serving import needing_celery, serve_on_wake_ups
+from workers.processes.gpus import offered, visible_gpus
 from workers.requests.placement import QUEUES
+from workers.worker.loop import serve_from_database
 
 
 @click.command()
@@ -29,9 +32,6 @@ def command(queues: tuple[str, ...], gpu: str | None, events: bool, log_level: s
 
     Example: zoo worker --queue gpu --gpu 0
     """
-    from workers.broker.serving import needing_celery, serve_on_wake_ups
-    from workers.processes.gpus import offered, visible_gpus
-    from workers.worker.loop import serve_from_database
 
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = offered(gpu)

@@ -1,4 +1,4 @@
-"""Where a job goes: its queue, its place in it, and how long it may take."""
+"""Where a job goes: its queue, its priority there, and how long it may take."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from workers.processes.gpus import visible_gpus
 
 #: One for each capability that a worker can have.
 QUEUES = ("gpu", "cpu")
-#: A worker that was not seen for so long is not counted on.
+#: A worker that was not seen for longer is not counted on.
 WORKER_SEEN_WITHIN_S = 30.0
 
 LONGEST_DEADLINE_S = 366 * 86_400.0
@@ -20,10 +20,13 @@ _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Queue, priority (higher first) and deadline in seconds from submission."""
+    """Queue, priority (higher first, 0 if left out) and deadline in seconds from submission.
 
-    queue: str = "cpu"
-    priority: int = 0
+    A queue that is left out is `default_queue`.
+    """
+
+    queue: str | None = None
+    priority: int | None = None
     deadline_s: float | None = None
 
 
@@ -33,7 +36,7 @@ def default_queue(registry: Registry) -> str:
 
 
 def is_served(registry: Registry, queue: str, *, processes: int = 1) -> bool:
-    """Whether a worker that was seen lately takes jobs of so many processes from the queue."""
+    """Whether a worker that was seen recently takes jobs of that many processes from the queue."""
     seen = registry.workers.list(seen_within_s=WORKER_SEEN_WITHIN_S)
     return any(queue in worker.queues and _offers(worker, processes) for worker in seen)
 

@@ -48,7 +48,7 @@ def running_job(registry: Registry, log: Path) -> int:
 def test_what_is_written_is_given_once_to_the_last_letter(
     registry: Registry, running_job: int, log: Path
 ) -> None:
-    pieces = followed(registry.jobs, registry.jobs.get(running_job), say=lambda _: None)
+    pieces = followed(registry.jobs, running_job, say=lambda _: None)
     assert next(pieces) == "one\n"
     append(log, b"\xa4\n")
     assert next(pieces) == "\xe4\n"
@@ -63,7 +63,7 @@ def test_how_far_the_job_is_is_said_once_for_each_report(
     registry: Registry, running_job: int, log: Path
 ) -> None:
     said: list[str] = []
-    pieces = followed(registry.jobs, registry.jobs.get(running_job), say=said.append)
+    pieces = followed(registry.jobs, running_job, say=said.append)
     for step in (1, 1, 2):
         registry.jobs.beat(
             running_job, fence=1, lease_s=60, progress={"phase": "x", "step": step, "total": 2}
@@ -78,7 +78,7 @@ def test_how_far_the_job_is_is_said_once_for_each_report(
 def test_a_log_that_goes_away_under_the_reader_is_said(
     registry: Registry, running_job: int, log: Path
 ) -> None:
-    pieces = followed(registry.jobs, registry.jobs.get(running_job), say=lambda _: None)
+    pieces = followed(registry.jobs, running_job, say=lambda _: None)
     next(pieces)
     log.unlink()
     with pytest.raises(ArtifactMissing):

@@ -282,7 +282,7 @@ def test_what_goes_wrong_after_the_request_is_bad_input_at_once_and_shown(
 ) -> None:
     registry.datasets.register(write_dataset(tmp_path / "bio.train.jsonl"))
     spec = TrainSpec(name="bio", base="pico", train_dataset="bio.train@1")
-    asked = submit(registry, spec)
+    asked = submit(registry, spec).job
     meanwhile(registry)
     ended = run_here(registry, asked.id, handlers=handler("read_what_was_asked_for"))
     assert (ended.state, ended.reason, ended.fence) == ("failed", "bad_input", 1)
@@ -294,18 +294,18 @@ def test_what_goes_wrong_after_the_request_is_bad_input_at_once_and_shown(
 
 def test_an_equal_request_gives_the_job_of_before(registry: Registry) -> None:
     spec = TrainSpec(name="bio", base="pico", train_dataset="bio.train@1")
-    first = submit(registry, spec)
-    assert submit(registry, spec).id == first.id
-    assert submit(registry, spec, force=True).id != first.id
+    first = submit(registry, spec).job
+    assert submit(registry, spec).job.id == first.id
+    assert submit(registry, spec, force=True).job.id != first.id
     other = EvalSpec(subjects=("base:pico",), datasets={"bio": "bio.eval@1"})
-    assert submit(registry, other).id not in (first.id, first.id + 1)
+    assert submit(registry, other).job.id not in (first.id, first.id + 1)
 
 
 def test_a_cancelled_request_is_queued_again_when_it_is_made_again(registry: Registry) -> None:
     spec = TrainSpec(name="bio", base="pico", train_dataset="bio.train@1")
-    first = submit(registry, spec)
+    first = submit(registry, spec).job
     registry.jobs.request_cancel(first.id)
-    again = submit(registry, spec)
+    again = submit(registry, spec).job
     assert (again.id, again.state) == (first.id, "queued")
 
 

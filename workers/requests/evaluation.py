@@ -1,0 +1,51 @@
+"""From what is asked of an evaluation to a request whose data are registered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from registry.service import Registry
+from workers.errors import SpecInvalid
+from workers.requests.datasets import GivenDataset, given_dataset
+from workers.requests.specs import EvalSpec
+from workers.requests.subjects import find, subject_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedTask:
+    """Data to score on: a reference or a JSONL file; a task that is left out is named after the data."""
+
+    data: str
+    task: str | None = None
+
+
+def evaluation_request(
+    registry: Registry, *, subjects: Sequence[str], tasks: Sequence[AskedTask], **fields: Any
+) -> EvalSpec:
+    """A request to score subjects, by name; `fields` are the others of `EvalSpec`.
+
+    A file is registered once everything else is known to be right.
+
+    Raises:
+        NotFound: a subject or a dataset is unknown, or there is no such file.
+        InvalidDataset: a file's examples are not chat JSONL.
+        SpecInvalid: two tasks have one name, or a field is out of its range.
+    """
+    given = _by_task(registry, tasks)
+    found = tuple(subject_of(find(registry, subject)) for subject in subjects)
+    request = partial(EvalSpec, subjects=found, **fields)
+    # Only a request that holds puts files on record.
+    request(datasets={task: dataset.name for task, dataset in given.items()})
+    return request(datasets={task: dataset.register(registry).reference for task, dataset in given.items()})
+
+
+def _by_task(registry: Registry, tasks: Sequence[AskedTask]) -> dict[str, GivenDataset]:
+    by_task: dict[str, GivenDataset] = {}
+    for asked in tasks:
+        dataset = given_dataset(registry, asked.data)
+        task = asked.task if asked.task is not None else dataset.domain or dataset.name
+        if task in by_task:
+            raise SpecInvalid("datasets", allowed="of different tasks: task=DATASET names one", value=task)
+        by_task[task] = dataset
+    return by_task

@@ -1,0 +1,49 @@
+"""From what is asked of training to a request whose data are registered."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from registry.service import Registry
+from workers.requests.datasets import given_dataset
+from workers.requests.specs import TrainSpec
+
+#: What is asked where a field is left out.
+_DEFAULTS = TrainSpec(name="any", base="any", train_dataset="any")
+
+
+def training_request(
+    registry: Registry,
+    *,
+    base: str,
+    data: str,
+    eval_data: str | None = None,
+    domains: Sequence[str] = (),
+    **fields: Any,
+) -> TrainSpec:
+    """A request to train; `fields` are those of `TrainSpec`, and data are references or JSONL files.
+
+    A file is registered once everything else is known to be right. Domains that are left out are the data's;
+    a warm-up that is left out is no longer than the training.
+
+    Raises:
+        NotFound: the base model or a dataset is unknown, or there is no such file.
+        InvalidDataset: a file's examples are not chat JSONL.
+        SpecInvalid: a field is out of its range.
+    """
+    given = given_dataset(registry, data)
+    held_out = given_dataset(registry, eval_data) if eval_data else None
+    if "warmup_steps" not in fields:
+        steps = fields.get("steps", _DEFAULTS.steps)
+        fields["warmup_steps"] = min(_DEFAULTS.warmup_steps, max(0, steps))
+    request = partial(TrainSpec, base=registry.bases.get(base).name, **fields)
+    # Only a request that holds puts files on record.
+    request(
+        train_dataset=given.name, eval_dataset=held_out.name if held_out else None, domains=tuple(domains)
+    )
+    dataset = given.register(registry)
+    return request(
+        train_dataset=dataset.reference,
+        eval_dataset=held_out.register(registry).reference if held_out else None,
+        domains=tuple(domains) or ((dataset.domain,) if dataset.domain else ()),
+    )
