@@ -34,8 +34,9 @@ def training_request(
     given = given_dataset(registry, data)
     held_out = given_dataset(registry, eval_data) if eval_data else None
     if "warmup_steps" not in fields:
-        steps = fields.get("steps", _DEFAULTS.steps)
-        fields["warmup_steps"] = min(_DEFAULTS.warmup_steps, max(0, steps))
+        steps = fields.get("steps")
+        longest = max(0, steps) if isinstance(steps, int) else _DEFAULTS.steps
+        fields["warmup_steps"] = min(_DEFAULTS.warmup_steps, longest)
     request = partial(TrainSpec, base=registry.bases.get(base).name, **fields)
     # Only a request that holds puts files on record.
     request(
