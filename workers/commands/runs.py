@@ -11,7 +11,7 @@ from registry.errors import ServiceUnreachable
 from registry.settings import Settings
 from workers.errors import TrackingUnavailable
 from workers.tracking.ended_runs import close_ended_runs
-from workers.tracking.shipping import pending_folders, ship_pending, spooled_runs
+from workers.tracking.shipping import discard, pending_folders, ship_pending, spooled_runs
 
 _COLUMNS = ("job", "run_id", "pending_bytes", "reason")
 
@@ -65,7 +65,6 @@ def discard_runs(jobs: tuple[str, ...], output: Output) -> None:
 
     Example: zoo runs discard 12
     """
-    from workers.tracking.shipping import discard
 
     settings = Settings.from_env(os.environ)
     for job in jobs:
