@@ -1,46 +1,30 @@
-"""Tables of a dataclass's fields, from the comments `#:` above them."""
+"""Tables of the fields of checked values, from the one declaration that checks them too."""
 
-import inspect
-import re
-from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from docs.generated.errors import TextMissing
 from docs.generated.markdown import table
-
-_FIELD = re.compile(r"^    (\w+): ")
-_COMMENT = re.compile(r"^    #: (.*)")
+from formats.checked_fields import Checked, allowed_words
 
 
-def field_table(owner: type[Any]) -> str:
-    """Name, default and meaning of every field.
+def field_table(owner: type[Checked]) -> str:
+    """Name, allowed values, default and meaning of every field.
 
     Raises:
-        TextMissing: a field has no comment.
+        TextMissing: a field has no description.
     """
-    texts = dict(_comments(inspect.getsource(owner)))
+    schema = owner.json_schema()
+    required = schema.get("required", ())
     rows = []
-    for field in fields(owner):
-        if field.name not in texts:
-            raise TextMissing(f"{owner.__name__}.{field.name} has no comment that starts with '#:'")
-        rows.append((f"`{field.name}`", f"`{_default(field)}`", texts[field.name]))
-    return table(("Field", "Default", "Meaning"), rows)
+    for name, field in schema["properties"].items():
+        if "description" not in field:
+            raise TextMissing(f"{owner.__name__}.{name} has no description")
+        default = "required" if name in required else f"`{_default(field)}`"
+        rows.append((f"`{name}`", allowed_words(field), default, field["description"]))
+    return table(("Field", "Allowed", "Default", "Meaning"), rows)
 
 
-def _comments(source: str) -> Iterator[tuple[str, str]]:
-    said: list[str] = []
-    for line in source.splitlines():
-        comment, field = _COMMENT.match(line), _FIELD.match(line)
-        if comment:
-            said.append(comment[1])
-        elif field and said:
-            yield field[1], " ".join(said)
-        if not comment:
-            said = []
-
-
-def _default(field: Field[Any]) -> str:
-    if field.default is not MISSING:
-        return repr(field.default)
-    return "required" if field.default_factory is MISSING else repr(field.default_factory())
+def _default(field: Mapping[str, Any]) -> str:
+    return json.dumps(field.get("default", {} if field.get("type") == "object" else []))

@@ -13,6 +13,7 @@ from mkdocs.structure.files import File, Files
 from docs.generated import errors, file_formats, jobs, rooms, settings
 from docs.generated.errors import ROOT, TextMissing
 from docs.generated.fields import field_table
+from workers.requests.specs import ComposeSpec, EvalSpec, TrainSpec
 from xlora_engine.config import XLoraConfig
 
 GENERATED: Mapping[str, Callable[[], str]] = {
@@ -25,6 +26,9 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "refused-features": file_formats.refused_feature_table,
     "architectures": file_formats.architecture_list,
     "xlora-config": lambda: field_table(XLoraConfig),
+    "train-request": lambda: field_table(TrainSpec),
+    "eval-request": lambda: field_table(EvalSpec),
+    "compose-request": lambda: field_table(ComposeSpec),
 }
 
 #: Page of the site -> the file of the repository that it shows.

@@ -1,6 +1,5 @@
 """Every Python block of README and documentation runs, in the order of its page, without a network."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=named)
 def test_every_block_of_a_page_runs_after_those_before_it(
-    page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "HF_ENDPOINT" not in os.environ
+    monkeypatch.setenv("ZOO_HOME", str(tmp_path))
     names: dict[str, Any] = {"__name__": "__main__"}
     for number, block in enumerate(blocks(page, "python"), start=1):
         exec(compile(block, f"{named(page)}, Python block {number}", "exec"), names)  # noqa: S102 - our own

@@ -1,16 +1,18 @@
 """What is generated for the documentation is complete, or the build ends."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
 from mkdocs.exceptions import PluginError
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from docs.generated import errors, file_formats, hook, jobs, rooms, settings
 from docs.generated.errors import ROOT, TextMissing
 from docs.generated.fields import field_table
+from formats.checked_fields import CHECKED, Checked
 
 
 class Known(Exception):
@@ -60,28 +62,27 @@ def test_a_code_that_sources_name_and_no_page_explains_ends_the_build() -> None:
         errors.require_documented(page)
 
 
-@dataclass(frozen=True)
-class _Fields:
-    #: Says one thing,
-    #: and another.
-    told: int = 3
-    untold: int = 4
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class _Told(Checked):
+    name: str = Field(description="What it is called.")
+    size: int = Field(default=3, ge=1, le=9, description="How large | it is.")
 
 
-@dataclass(frozen=True)
-class _Told:
-    #: Says one thing,
-    #: and another.
-    told: int = 3
+@dataclass(frozen=True, kw_only=True, config=CHECKED)
+class _Untold(Checked):
+    size: int = 3
 
 
-def test_a_field_is_a_row_with_its_comment() -> None:
-    assert field_table(_Told).splitlines()[-1] == "| `told` | `3` | Says one thing, and another. |"
+def test_a_field_is_a_row_with_what_its_declaration_says() -> None:
+    assert field_table(_Told).splitlines()[-2:] == [
+        "| `name` | text | required | What it is called. |",
+        "| `size` | a whole number in 1..9 | `3` | How large \\| it is. |",
+    ]
 
 
-def test_a_field_without_a_comment_ends_the_build() -> None:
-    with pytest.raises(TextMissing, match=r"_Fields\.untold has no comment"):
-        field_table(_Fields)
+def test_a_field_without_a_description_ends_the_build() -> None:
+    with pytest.raises(TextMissing, match=r"_Untold\.size has no description"):
+        field_table(_Untold)
 
 
 def test_a_variable_that_the_code_reads_and_the_table_lacks_ends_the_build(
