@@ -3,10 +3,11 @@
 Source: peft 0.21.2, `LoraConfig`, `get_peft_model_state_dict` and `get_pattern_key`.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -57,6 +58,15 @@ def factor_of(key: str) -> Factor | None:
     half, is_embedding = _ENDINGS[ending]
     module = key.removeprefix(KEY_PREFIX).removesuffix(ending)
     return Factor(module=module, half=half, is_embedding=is_embedding)
+
+
+def config_text(config: Mapping[str, Any]) -> str:
+    """The text of an adapter_config.json: fields by name, patterns in the order they are given in.
+
+    Of several patterns that fit a module, the first holds.
+    Source: peft 0.21.2, `get_pattern_key`.
+    """
+    return json.dumps(dict(sorted(config.items())), indent=2) + "\n"
 
 
 def is_module_path(text: str) -> bool:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from registry.database.fork_gate import FORK_GATE
 from registry.database.sqlite_location import sqlite_error
 from registry.errors import DatabaseUnreachable, DiskFull, RegistryError
-from registry.files.json_text import canonical
+from registry.files.json_text import as_json
 from registry.settings import Settings
 
 #: How long a write waits for another writer's lock, on both databases.
@@ -109,13 +109,13 @@ def _engine(settings: Settings) -> Engine:
         settings.database_url,
         connect_args=_POSTGRESQL_CONNECT,
         pool_pre_ping=True,
-        json_serializer=canonical,
+        json_serializer=as_json,
     )
 
 
 def _sqlite_engine(path: Path) -> Engine:
     # Not parsed from text: a path may hold characters that mean something in a URL.
-    engine = create_engine(URL.create("sqlite", database=str(path)), json_serializer=canonical)
+    engine = create_engine(URL.create("sqlite", database=str(path)), json_serializer=as_json)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

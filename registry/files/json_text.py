@@ -6,6 +6,15 @@ import math
 from typing import Any
 
 
+def as_json(value: Any) -> str:
+    """Text that both databases take, with keys in their order, which may mean something; see `canonical`.
+
+    Raises:
+        TypeError: the value holds something JSON has no form for.
+    """
+    return json.dumps(_storable(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical(value: Any) -> str:
     """Text that is equal for equal values: sorted keys, no spaces; a number that is not finite is null.
 

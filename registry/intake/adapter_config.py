@@ -3,14 +3,13 @@
 Nothing of the file is passed on as it is: what is stored is written anew from the fields below.
 """
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from formats.errors import InvalidField
-from formats.peft import ALL_LINEAR, CONFIG_FILE, by_pattern
+from formats.peft import ALL_LINEAR, CONFIG_FILE, by_pattern, config_text
 from formats.refused_features import REFUSED_FEATURES, TYPE_FIELD, refused_feature
 from formats.strict_json import has_key, parse_object, shown
 from registry.errors import AdapterConfigInvalid, NotALora
@@ -104,7 +103,7 @@ def rebuild_config(config: AdapterConfig, *, modules: Iterable[str]) -> bytes:
         "inference_mode": True,
         "peft_version": config.peft_version,
     }
-    return (json.dumps(stored, indent=2, sort_keys=True) + "\n").encode()
+    return config_text(stored).encode()
 
 
 def _without_point(number: float) -> float:

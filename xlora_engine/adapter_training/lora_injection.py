@@ -8,7 +8,7 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
-from formats.peft import ALL_LINEAR, CONFIG_FILE, WEIGHTS_FILE
+from formats.peft import ALL_LINEAR, CONFIG_FILE, WEIGHTS_FILE, config_text
 from xlora_engine.errors import ConfigInvalid
 
 
@@ -47,7 +47,7 @@ def write_adapter(model: PeftModel, folder: Path, *, base_name: str) -> None:
     config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = base_name
     config["target_modules"] = targets
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(config_text(config), encoding="utf-8")
 
 
 def _targets(model: PeftModel) -> list[str]:

@@ -5,7 +5,6 @@ writes each to a sub-folder, among tensors of the base model and of other expert
 numbered with ReLU and dropout counted: in steps of 3, or of 2 if dropout is 0.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from formats.peft import CONFIG_FILE, KEY_PREFIX, PICKLED_WEIGHTS_FILE, WEIGHTS_FILE
+from formats.peft import CONFIG_FILE, KEY_PREFIX, PICKLED_WEIGHTS_FILE, WEIGHTS_FILE, config_text
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import (
     ExpertUnreadable,
@@ -126,7 +125,7 @@ def write_peft(saved: SavedModel, folder: Path, destination: Path) -> None:
         "peft_type": PEFT_TYPE,
         "task_type": "CAUSAL_LM",
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(config_text(written), encoding="utf-8")
     save_file(_named(saved.head, saved.config), folder / WEIGHTS_FILE, metadata={"format": "pt"})
     for expert in saved.experts:
         write_expert(folder / expert.name, expert, expert.updates)

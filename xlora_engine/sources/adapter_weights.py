@@ -1,6 +1,5 @@
 """LoRA adapters on disk to expert tensors, and back; whether they fit a base model."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from formats.peft import (
     WEIGHTS_FILE,
     Factor,
     by_pattern,
+    config_text,
     factor_of,
     is_plain_pattern,
 )
@@ -123,7 +123,7 @@ def write_expert(folder: Path, expert: Expert, updates: Mapping[str, LowRank]) -
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     kept = {field: expert.config[field] for field in _KEPT_FIELDS if field in expert.config}
     config = {**kept, "base_model_name_or_path": None, "inference_mode": True}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(config_text(config), encoding="utf-8")
 
 
 def check_fits(expert: Expert, base: nn.Module) -> None:

@@ -319,6 +319,13 @@ def test_what_is_stored_reads_as_what_was_given() -> None:
     assert parse_config(rebuild_config(config, modules=["a.q_proj"])) == config
 
 
+def test_what_is_stored_keeps_the_order_of_patterns_for_the_first_that_fits_holds() -> None:
+    patterns = {"layers.0.q_proj": 64, "b_proj": 2, "a_proj": 4}
+    config = parsed(rank_pattern=patterns, alpha_pattern=patterns)
+    again = parse_config(rebuild_config(config, modules=["a.q_proj"]))
+    assert list(again.rank_pattern) == list(again.alpha_pattern) == list(patterns)
+
+
 def test_what_is_stored_is_what_peft_reads(tmp_path: Path) -> None:
     saved = as_peft_saves(tmp_path, use_rslora=True, rank_pattern={"q_proj": 4}, task_type="CAUSAL_LM")
     config = parse_config(json.dumps(saved).encode())

@@ -1,5 +1,6 @@
 """Adapters: derived from their files, numbered, registered once, and once a job."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,6 +45,17 @@ def test_everything_readable_is_read_and_the_rest_is_kept_as_said(
     assert (registered.effect_score, registered.origin) == (0.25, "file:a")
     assert registered.warnings == ()
     assert registry.adapters.get("bio") == registered
+
+
+def test_patterns_come_back_in_the_order_they_were_given_in(
+    registry: Registry, pico: BaseModel, tmp_path: Path
+) -> None:
+    patterns = {"layers.0.self_attn.q_proj": 64, "q_proj": 2, "b": 3, "a": 4}
+    folder = write_adapter(tmp_path / "a", alpha_pattern=patterns)
+    bio = registry.adapters.register(folder, name="bio")
+    stored = json.loads((registry.materialise(bio) / "adapter_config.json").read_text())
+    assert list(stored["alpha_pattern"].items()) == list(patterns.items())
+    assert list(registry.adapters.get("bio").alpha_pattern.items()) == list(patterns.items())
 
 
 def test_the_same_adapter_again_is_the_version_that_is_there(

@@ -100,6 +100,20 @@ def test_a_moved_folder_gives_identical_logits_in_a_fresh_process(
         assert torch.equal(load_file(tmp_path / f"{name}.out")["logits"], logits), name
 
 
+def test_patterns_keep_their_order_when_a_model_is_saved(tmp_path: Path) -> None:
+    folder = pico_adapter(tmp_path / "a", seed=1)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    # The general first, so the particular never holds; sorted by name it would.
+    config["alpha_pattern"] = {"v_proj": 64, "model.layers.0.self_attn.v_proj": 2, "q_proj": 3}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    model = XLoraModel.from_adapters(pico_llama(), {"a": folder}, XLoraConfig())
+    token_ids = torch.arange(6)[None]
+    model.save_pretrained(tmp_path / "saved")
+    again = XLoraModel.from_pretrained(tmp_path / "saved", pico_llama())
+    with torch.no_grad():
+        assert torch.equal(model.eval()(token_ids).logits, again.eval()(token_ids).logits)
+
+
 def test_a_loaded_model_is_saved_again_with_the_same_bytes(
     mixture: Mixture, token_ids: Tensor, tmp_path: Path
 ) -> None:
