@@ -40,8 +40,8 @@ class Registry:
         """Create the zoo's folder if it is not there, and bring the database up to date.
 
         Raises:
-            InvalidSetting: the folder cannot be created, the database file has no place or is none, or
-                nothing opens the artifact store's URL.
+            InvalidSetting: the folder cannot be created, the database file has no folder or is no
+                database, or nothing opens the artifact store's URL.
             DatabaseUnreachable: the database does not answer.
             SchemaMismatch: a newer release has written the database.
         """

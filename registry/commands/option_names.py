@@ -1,4 +1,4 @@
-"""The words a user typed in place of those the code has: `--learning-rate` for `learning_rate`."""
+"""The words a user typed instead of those of the code: `--learning-rate` for `learning_rate`."""
 
 import functools
 from collections.abc import Callable, Mapping

@@ -132,7 +132,7 @@ def open_reader(settings: Settings) -> Iterator[Reader]:
     """A reader of the current schema; an empty one if there is no database yet.
 
     Raises:
-        InvalidSetting: the database file has no place, or is no database.
+        InvalidSetting: the database file has no folder, or is no database.
         DatabaseUnreachable: the database does not answer.
         SchemaMismatch: its schema is that of an older or newer release.
     """

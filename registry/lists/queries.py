@@ -113,7 +113,7 @@ def adapters(
 
     Raises:
         BaseNotFound: there is no base model of that name or digest.
-        InvalidField: `sort` or `limit` is none of the allowed, or nothing has the score to sort by.
+        InvalidField: `sort` or `limit` is not allowed, or nothing has the score to sort by.
     """
     order, task, metric = _order(sort)
     if task:
@@ -186,10 +186,10 @@ def jobs(
 ) -> list[Row]:
     """Jobs of the given states, or of all, the newest first; `before` a job, for the page that follows it.
 
-    `is_lost` says whether a job runs by its state alone: nobody has renewed its lease in time.
+    `is_lost` says whether a job is running by its state alone: its lease was not renewed in time.
 
     Raises:
-        InvalidField: a state is none that a job can be in.
+        InvalidField: a job cannot be in one of the states.
     """
     where = _Conditions(include_deleted=True)
     for state in states:

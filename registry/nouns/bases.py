@@ -42,7 +42,7 @@ class Bases:
         """The base model of a name or digest.
 
         Raises:
-            BaseNotFound: there is none.
+            BaseNotFound: there is no such base model.
             InvalidReference: the text is no reference, or its digest fits several base models.
         """
         states = ACTIVE_FIRST if include_deleted else ONLY_ACTIVE
@@ -73,7 +73,7 @@ class Bases:
         """Everything known of a base model, a removed one too: its fields, the adapters made for it.
 
         Raises:
-            BaseNotFound: there is none.
+            BaseNotFound: there is no such base model.
             InvalidReference: the text is no reference, or its digest fits several base models.
         """
         with self._database.read() as session:

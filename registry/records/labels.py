@@ -29,7 +29,7 @@ def checked_line(text: str, *, field: str) -> str:
 
 
 def checked_licence(licence: str | None) -> str | None:
-    """A licence identifier, or None where nobody stated one; InvalidField otherwise."""
+    """A licence identifier, or None where it is unknown; InvalidField otherwise."""
     return None if licence is None else checked_line(licence, field="licence")
 
 

@@ -98,7 +98,7 @@ def _files(column: Sequence[Mapping[str, Any]]) -> tuple[FileRecord, ...]:
 
 
 def _columns(record: Any, row: object, **derived: Any) -> dict[str, Any]:
-    """Every field of the record: derived where the row holds it in another form, as it stands elsewhere."""
+    """Every field of the record: derived where the row holds it in another form, else as the row has it."""
     return {
         name: derived[name] if name in derived else getattr(row, name) for name in record.__dataclass_fields__
     }

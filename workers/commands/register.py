@@ -81,7 +81,7 @@ def adapter(folder: Path, output: Output, **facts: Any) -> None:
 def dataset(
     file: Path, name: str | None, domain: str | None, split: str | None, licence: str | None, output: Output
 ) -> None:
-    """Register the chat JSONL in FILE, every row checked.
+    """Register the chat JSONL in FILE, every example checked.
 
     Example: zoo register dataset bio.train.jsonl
     """

@@ -11,7 +11,7 @@ from registry.settings import Settings
 
 @click.command()
 def command() -> None:
-    """Publish hints for queued jobs and free the jobs of dead workers on this host.
+    """Publish wake-up messages for queued jobs and free the jobs of dead workers on this host.
 
     Every worker does both; a relay of its own is for a deployment whose workers come and go.
 

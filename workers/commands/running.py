@@ -86,7 +86,7 @@ def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submi
     Raises:
         SpecInvalid: it is to run here, and wants more processes than there are GPUs here.
         JobFailed: it ended without a result.
-        JobCancelled: somebody, Ctrl-C perhaps, asked it to end.
+        JobCancelled: a user asked it to end, by Ctrl-C perhaps.
     """
     processes = processes_of(spec.to_json())
     if not submission.detach:
@@ -174,12 +174,12 @@ def _bars() -> Iterator[Progress]:
         console=Console(stderr=True),
     ) as drawn:
 
-        def show(said: Mapping[str, Any]) -> None:
-            phase = str(said.get("phase", ""))
+        def show(progress: Mapping[str, Any]) -> None:
+            phase = str(progress.get("phase", ""))
             if phase not in tasks:
-                tasks[phase] = drawn.add_task(phase, total=said.get("total"), loss="")
-            loss = said.get("loss")
+                tasks[phase] = drawn.add_task(phase, total=progress.get("total"), loss="")
+            loss = progress.get("loss")
             shown = "" if loss is None else f"loss {loss:.3f}"
-            drawn.update(tasks[phase], completed=said.get("step", 0), loss=shown)
+            drawn.update(tasks[phase], completed=progress.get("step", 0), loss=shown)
 
         yield show

@@ -37,7 +37,7 @@ def command(port: int) -> None:
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.chdir(settings.home)  # MLflow makes folders where it is started
     sys.stderr.flush()
-    # In this process's place, so that whoever ends this command ends the server.
+    # Replaces this process, so that a signal that ends the command ends the server.
     os.execve(sys.executable, server_command(settings, port=port), server_environment(os.environ))  # noqa: S606
 
 

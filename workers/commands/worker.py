@@ -1,4 +1,4 @@
-"""`zoo worker`: take queued jobs, one at a time, until told to end."""
+"""`zoo worker`: take queued jobs, one at a time, until it is asked to end."""
 
 import os
 
@@ -22,13 +22,17 @@ from workers.worker.loop import serve_from_database
 @click.option(
     "--gpu", help="The GPUs its jobs may use, as CUDA_VISIBLE_DEVICES names them: 0, or 0,1, or UUIDs."
 )
-@click.option("--events", is_flag=True, help="Tell monitors such as Flower of hints; with a broker only.")
+@click.option(
+    "--events",
+    is_flag=True,
+    help="Send Celery's events for monitors such as Flower; with a broker only.",
+)
 @click.option("--log-level", type=click.Choice(["info", "warning"]), default="info", show_default=True)
 def command(queues: tuple[str, ...], gpu: str | None, events: bool, log_level: str) -> int:
     """Run queued jobs, each in a process of its own; start one worker for each GPU.
 
-    With ZOO_BROKER_URL it is a Celery worker that is told of jobs; without, it asks the database. Ctrl-C or
-    SIGTERM ends it: its job saves a checkpoint and is given back, for another worker to go on.
+    With ZOO_BROKER_URL it is a Celery worker that wake-up messages start; without, it asks the database.
+    Ctrl-C or SIGTERM ends it: its job saves a checkpoint and is given back, for another worker to go on.
 
     Example: zoo worker --queue gpu --gpu 0
     """

@@ -10,12 +10,12 @@ Record = BaseModel | AdapterVersion | CompositionVersion
 
 
 def find(registry: Registry, reference: str) -> Record:
-    """What a name stands for: a composition, else an adapter, else a base model.
+    """What a name means: a composition, else an adapter, else a base model.
 
-    `composition:`, `adapter:` or `base:` before the name looks in one place only.
+    `composition:`, `adapter:` or `base:` before the name looks among these only.
 
     Raises:
-        NotFound: nothing is called so; of the kind's own class where the name is known, but not this version.
+        NotFound: nothing has that name; of the kind's own class where it has the name, not the version.
     """
     kind, separator, name = reference.partition(":")
     lookups: Mapping[str, Callable[[str], Record]] = {

@@ -183,12 +183,12 @@ def test_bases_datasets_and_compositions_are_shown(
     registry.datasets.set_alias("bio.train", "latest", 1)
     experts = [
         ExpertRecord(
-            position=place,
+            position=position,
             name=adapter.name,
             adapter_reference=adapter.reference,
             weights_digest=adapter.weights_digest,
         )
-        for place, adapter in enumerate((protein, registry.adapters.get("bio")))
+        for position, adapter in enumerate((protein, registry.adapters.get("bio")))
     ]
     folder = write_composition(tmp_path / "science", ["protein", "bio"])
     registry.compositions.register(

@@ -1,4 +1,4 @@
-"""What a name stands for where all three kinds bear it, and how to name one of them."""
+"""What a name means that a composition, an adapter and a base model have, and how to name one of them."""
 
 from pathlib import Path
 
