@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every contender in its own process, in turn; ratios to a file and on screen."""
+"""`python -m benchmarks`: every contender in its own process, in turn; ratios go to a file and the screen."""
 
 import argparse
 import json
@@ -14,12 +14,12 @@ from benchmarks.subject import HEAD, Subject, find_or_make
 
 HOME = Path.home() / ".cache" / "adapter-zoo-bench"
 
-#: PEFT computes every token anew at each step; it is asked for so many new tokens, and multiplied up.
+#: PEFT recomputes every token at each step, so it generates this many new tokens and its time is scaled up.
 PEFT_NEW_TOKENS = 4
 
 
 def main() -> None:
-    """Measure and write down."""
+    """Measure, and write the results."""
     asked = _parser().parse_args()
     if asked.serve:
         subject = Subject.read(asked.subject)
@@ -38,12 +38,12 @@ def main() -> None:
     peaks: dict[tuple[str, str], float] = {}
     started = time.monotonic()
     for task in asked.tasks.split(";"):
-        for repetition in range(-1, asked.repetitions):  # the first warms up, on input of its own
+        for repetition in range(-1, asked.repetitions):  # the first is a warm-up, on input of its own
             for name, process in processes.items():
                 whole = asked.new_tokens or 128
                 new = min(PEFT_NEW_TOKENS, whole) if name == "peft" else whole
-                dear = name == "peft" and task.startswith("generate")
-                if (repetition < 0 and dear) or time.monotonic() - started > asked.seconds:
+                slow = name == "peft" and task.startswith("generate")
+                if (repetition < 0 and slow) or time.monotonic() - started > asked.seconds:
                     continue
                 found = process.measure(
                     task, repetition=max(repetition, 0), new_tokens=new, fresh=(task, name) not in peaks
@@ -75,18 +75,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no task after so long")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no task after this time")
     parser.add_argument("--new-tokens", type=int, default=None, help="instead of 128")
     parser.add_argument(
         "--tasks", default="generate, batch 1;generate, batch 8;score;training step;training step, all labels"
     )
     parser.add_argument("--contenders", default="base,loaded base,peft,two caches,ours")
-    parser.add_argument("--home", type=Path, default=HOME, help="where what is measured is made and kept")
+    parser.add_argument("--home", type=Path, default=HOME, help="folder of the models that are measured")
     parser.add_argument(
         "--scaling-pass-value",
         type=float,
         default=HEAD.scaling_pass_value,
-        help="how loud experts are in the scaling pass; `zoo compose` takes 0.3333 of three",
+        help="scaling of each expert in the scaling pass; `zoo compose` takes 0.3333 for three experts",
     )
     parser.add_argument("--subject", type=Path, help="a subject.json of another base model and composition")
     parser.add_argument("--out", type=Path, default=Path("bench.json"))

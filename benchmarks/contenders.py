@@ -1,4 +1,4 @@
-"""Who is measured: the base model alone, PEFT, two plain caches, and the engine as it is by default."""
+"""The contenders: the base model alone, PEFT, two plain caches, and the engine with its defaults."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,21 +28,21 @@ class Contender:
 
     #: Base model, experts, head.
     model: nn.Module
-    #: Greedy, so many new tokens whatever they are; hands its cache back, if it has one.
+    #: Greedy, exactly this many new tokens; returns its cache, if it has one.
     generate: Callable[[Int[Tensor, "batch seq"], int], object]
     #: Logits of every token, without gradient.
     score: Callable[[Int[Tensor, "batch seq"]], object]
-    #: One step's forward and backward for the scaling head on the loss of the rows' answers, which it
-    #: returns; what the step needs is prepared before. All rows are equally long.
+    #: Prepares a training step and returns it: forward and backward for the scaling head on the loss of the
+    #: examples' answers, which the step returns. All examples are equally long.
     prepare_step: Callable[[Sequence[EncodedRow]], Callable[[], object]]
 
 
 def base_alone(base: PreTrainedModel, _subject: Subject) -> Contender:
-    """`transformers` with its cache. Its step goes forward, and back to its input: no head's does less."""
+    """`transformers` with its cache; its step goes forward and back to its input, a lower bound for heads."""
     embedding = base.get_input_embeddings()
 
-    def prepare_step(rows: Sequence[EncodedRow]) -> Callable[[], object]:
-        batch = collate(rows, pad_id=0).to(base.device)
+    def prepare_step(examples: Sequence[EncodedRow]) -> Callable[[], object]:
+        batch = collate(examples, pad_id=0).to(base.device)
 
         def step() -> Tensor:
             embedded = embedding(batch.input_ids).detach().requires_grad_()
@@ -74,7 +74,7 @@ def ours(base: PreTrainedModel, subject: Subject) -> Contender:
 
 
 def two_caches(base: PreTrainedModel, subject: Subject) -> Contender:
-    """The engine with a scaling pass and a mixture pass for each token, as mistral.rs does it."""
+    """The engine with a scaling pass and a mixture pass for each token, as in mistral.rs."""
     model = XLoraModel.from_pretrained(subject.composition, base, verify=False)
     return _engine(model, prefetch_scalings=False)
 
@@ -85,8 +85,8 @@ def peft_xlora(base: PreTrainedModel, subject: Subject) -> Contender:
     model: Any = new_peft_xlora(base, subject.experts.values(), saved.config, saved.head)
     classifier = model.internal_xlora_classifier
 
-    def prepare_step(rows: Sequence[EncodedRow]) -> Callable[[], object]:
-        batch = collate(rows, pad_id=0).to(base.device)
+    def prepare_step(examples: Sequence[EncodedRow]) -> Callable[[], object]:
+        batch = collate(examples, pad_id=0).to(base.device)
 
         def step() -> Tensor:
             classifier.zero_grad()
@@ -112,7 +112,7 @@ def peft_xlora(base: PreTrainedModel, subject: Subject) -> Contender:
 def new_peft_xlora(
     base: PreTrainedModel, experts: Iterable[Path], head: XLoraConfig, weights: Mapping[str, Tensor]
 ) -> nn.Module:
-    """PEFT's X-LoRA over adapter folders, with a head of this shape and these weights; it evaluates."""
+    """PEFT's X-LoRA over adapter folders, with a head of this shape and these weights, in evaluation mode."""
     from peft import XLoraConfig as PeftConfig
     from peft import get_peft_model
 
@@ -120,7 +120,7 @@ def new_peft_xlora(
     config = PeftConfig(
         task_type="CAUSAL_LM",
         hidden_size=base.config.hidden_size,
-        # Its experts must be called by their numbers (huggingface/peft#3421).
+        # Its experts must be named by their numbers (huggingface/peft#3421).
         adapters={str(number): str(path) for number, path in enumerate(experts)},
         xlora_depth=head.xlora_depth,
         xlora_size=head.xlora_size,
@@ -141,10 +141,10 @@ def new_peft_xlora(
     return evaluating
 
 
-#: Of these the base model is as `transformers` loads it; of the others, PEFT among them, as `load_base` does,
-#: which mends what is slow in it.
+#: Contenders whose base model `transformers` loads; for the others, PEFT among them, `load_base` does, which
+#: replaces slow parts.
 PLAIN = {"base"}
-#: Name -> how it is loaded into a base model.
+#: Name -> function that makes the contender on a base model.
 CONTENDERS: dict[str, Callable[[PreTrainedModel, Subject], Contender]] = {
     "base": base_alone,
     "loaded base": base_alone,
@@ -155,12 +155,12 @@ CONTENDERS: dict[str, Callable[[PreTrainedModel, Subject], Contender]] = {
 
 
 def _engine(model: XLoraModel, *, prefetch_scalings: bool) -> Contender:
-    def prepare_step(rows: Sequence[EncodedRow]) -> Callable[[], object]:
-        routed = _routed(model, rows)
+    def prepare_step(examples: Sequence[EncodedRow]) -> Callable[[], object]:
+        routed = _routed(model, examples)
 
         def step() -> Tensor:
             model.head.zero_grad()
-            loss = mixture_loss(model, rows, routed, routed.train, pad_id=0)
+            loss = mixture_loss(model, examples, routed, routed.train, pad_id=0)
             loss.backward()
             return loss.detach()
 
@@ -174,18 +174,18 @@ def _engine(model: XLoraModel, *, prefetch_scalings: bool) -> Contender:
     )
 
 
-def _routed(model: XLoraModel, rows: Sequence[EncodedRow]) -> RoutedRows:
-    """Rows with their hidden states, which are computed once for all epochs and compositions."""
-    batch = collate(rows, pad_id=0).to(model.device)
+def _routed(model: XLoraModel, examples: Sequence[EncodedRow]) -> RoutedRows:
+    """Examples with their hidden states, which are computed once for all epochs and compositions."""
+    batch = collate(examples, pad_id=0).to(model.device)
     hidden = model.scaling_pass(batch.input_ids, attention_mask=batch.attention_mask)
     return RoutedRows(
         hidden=HiddenStates(
-            values=hidden.flatten(0, 1).cpu(), starts=torch.arange(len(rows) + 1) * hidden.shape[1]
+            values=hidden.flatten(0, 1).cpu(), starts=torch.arange(len(examples) + 1) * hidden.shape[1]
         ),
-        experts=torch.zeros(len(rows), dtype=torch.long),
-        train=tuple(range(len(rows))),
+        experts=torch.zeros(len(examples), dtype=torch.long),
+        train=tuple(range(len(examples))),
         held_out=(),
-        shared=len(shared_prefix(rows)),
+        shared=len(shared_prefix(examples)),
     )
 
 

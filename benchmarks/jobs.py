@@ -1,4 +1,4 @@
-"""Figures of the job system, on real processes and servers: how soon, how many, how long.
+"""Measures the job system's latencies and rates, on real processes and servers.
 
 python -m benchmarks.jobs
 """
@@ -74,7 +74,7 @@ def listed(settings: Settings, *, count: int = 10_000) -> str:
 
 
 def submit_to_start(settings: Settings, command: tuple[str, ...] | None) -> str:
-    """From the call that submits to the job's claim; embedded: to its end, for it starts at once."""
+    """From the submission to the job's claim; without a worker, to its end, because it starts at once."""
     delays = []
     with Registry.open(settings) as registry:
         if command is None:
@@ -100,7 +100,7 @@ def dead_worker(settings: Settings) -> str:
     with Registry.open(settings) as registry, running(POLLING, settings, TEST_HANDLER="wait_to_be_stopped"):
         wait_until(lambda: bool(registry.workers.list()), what="a worker")
         for number in range(5):
-            # The first worker is busy with something else, so that the second takes the job.
+            # The first worker serves another queue, so that the second takes the job.
             job = registry.jobs.submit("train", {"n": number}, queue="gpu")
             with running((*POLLING, "gpu"), settings, TEST_HANDLER="wait_to_be_stopped") as worker:
                 wait_until((job_folder(registry, job.id) / "pid").exists, what="the job")
@@ -144,7 +144,7 @@ def wiped(settings: Settings, spoil: Callable[[], None]) -> str:
 
 
 def submissions(settings: Settings, valkey: ValkeyServer) -> str:
-    """Of a submission, with a broker that answers and with one that hangs, a relay running."""
+    """Latency of a submission, with a broker that answers and with one that hangs, while a relay runs."""
 
     def latencies() -> str:
         return spread(
@@ -187,13 +187,14 @@ def main() -> None:
     folder = Path(tempfile.mkdtemp(prefix="zoo-bench-"))
     postgres = new_postgres(CRASH_SAFE)
     valkey = ValkeyServer(folder / "valkey")
-    places = iter(range(100))
+    numbers = iter(range(100))
 
     def sqlite() -> Settings:
-        place = folder / str(next(places))
-        place.mkdir()
-        url = f"sqlite:///{place / 'zoo.db'}"
-        return replace(settings_for(url, home=place / "home"), mlflow_tracking_uri="none")
+        own = folder / str(next(numbers))
+        own.mkdir()
+        return replace(
+            settings_for(f"sqlite:///{own / 'zoo.db'}", home=own / "home"), mlflow_tracking_uri="none"
+        )
 
     def with_broker() -> Settings:
         valkey.client().flushall()

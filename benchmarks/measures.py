@@ -1,4 +1,4 @@
-"""What is measured of a contender: seconds and peak memory of each task."""
+"""The measurement of a contender: seconds and peak memory of each task."""
 
 import ctypes
 import gc
@@ -24,11 +24,11 @@ class Task:
     """One task and its size."""
 
     what: str
-    rows: int
-    #: Of the prompt, or of the scored or trained rows.
+    batch_size: int
+    #: Length of the prompt, or of the scored or trained sequences.
     tokens: int
     new_tokens: int = 0
-    #: Of a training step: whether every token is a label, or each row's last answer alone.
+    #: In a training step: whether every token is a label, or each sequence's last answer alone.
     all_labels: bool = False
 
 
@@ -44,27 +44,27 @@ TASKS: dict[str, Task] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One repetition. On a shared machine CPU time is the steadier of the two times."""
+    """One repetition; on a shared machine CPU time varies less than wall time."""
 
     seconds: float
     cpu_seconds: float
-    #: The most the process (or the GPU) held while it ran, model included.
+    #: Peak memory of the process (or the GPU), model included.
     peak_bytes: int
-    #: Of that, what it held before there was a model: the interpreter and its libraries.
+    #: The part of it that was in use before a model was loaded: the interpreter and its libraries.
     idle_bytes: int = 0
-    #: Tensors it cannot do without: base model, experts, head, and keys and values where it keeps them.
+    #: The tensors that are needed: base model, experts, head, and cached keys and values.
     tensor_bytes: int = 0
 
 
 def measure(
     contender: Contender, task: Task, tokenizer: ChatTokenizer, *, repetition: int, device: torch.device
 ) -> Measurement:
-    """Do the task once. Every repetition has other input."""
-    size = {"rows": task.rows, "tokens": task.tokens, "start": repetition}
+    """Do the task once, on input of this repetition's own."""
+    size = {"batch_size": task.batch_size, "tokens": task.tokens, "start": repetition}
     model = model_bytes(contender.model)
     if task.what == "train":
-        rows = (all_labelled if task.all_labels else answers_labelled)(tokenizer, **size)
-        return replace(timed(contender.prepare_step(rows), device), tensor_bytes=model)
+        examples = (all_labelled if task.all_labels else answers_labelled)(tokenizer, **size)
+        return replace(timed(contender.prepare_step(examples), device), tensor_bytes=model)
     ids = chats(tokenizer, **size).to(device)
     if task.what == "score":
         with torch.no_grad():
@@ -75,7 +75,7 @@ def measure(
 
 
 def timed(act: Callable[[], object], device: torch.device) -> Measurement:
-    """Run it between two looks at the clocks, the device idle at both."""
+    """Run `act` and measure it, with the device idle before and after."""
     _forget_peak(device)
     _wait(device)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -94,7 +94,7 @@ def _wait(device: torch.device) -> None:
 
 
 def give_memory_back() -> None:
-    """What earlier tasks freed, glibc keeps, and it would count as the next one's."""
+    """Return freed memory to the system, because what glibc keeps would count as the next task's."""
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
@@ -108,7 +108,7 @@ def _forget_peak(device: torch.device) -> None:
 
 
 def resident_bytes(device: torch.device) -> int:
-    """What the process (or the GPU) holds now."""
+    """Memory that the process (or the GPU) uses now."""
     if device.type == "cuda":
         return int(torch.cuda.memory_allocated(device))
     return _status("VmRSS") if _STATUS.exists() else 0

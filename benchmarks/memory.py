@@ -1,4 +1,4 @@
-"""Bytes of the tensors a task cannot do without: model, experts, head, keys and values."""
+"""Bytes of the tensors that a task needs: model, experts, head, keys and values."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 def model_bytes(model: nn.Module) -> int:
-    """Of all parameters and buffers; what two modules share counts once."""
+    """Bytes of all parameters and buffers; tensors that modules share count once."""
     return _bytes([*model.parameters(), *model.buffers()])
 
 
 def cache_bytes(made: object) -> int:
-    """Of the keys and values in the cache that a call of `generate` hands back; 0 if it hands back none."""
+    """Bytes of the keys and values in the cache that a call of `generate` returned; 0 without a cache."""
     return _bytes(_keys_and_values(getattr(made, "past_key_values", None)))
 
 

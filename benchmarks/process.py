@@ -12,7 +12,7 @@ from benchmarks.subject import Subject
 
 
 def serve(contender: str, subject: Subject, *, device_name: str, threads: int, tasks: TextIO) -> None:
-    """Load, tell how long that took, then do what is asked until there is no more."""
+    """Load the contender, report how long that took, then do tasks until the input ends."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -54,7 +54,7 @@ class ContenderProcess:
 
     def __init__(self, contender: str, subject_record: Path, *, device: str, threads: int) -> None:
         command = [sys.executable, "-m", "benchmarks", "--serve", contender, "--subject", str(subject_record)]
-        # A waiting thread that spins would take the other contenders' processor.
+        # Threads that spin while they wait would take CPU time from the other contenders.
         environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
             [*command, "--device", device, "--threads", str(threads)],
@@ -63,26 +63,26 @@ class ContenderProcess:
             text=True,
             env=environment,
         )
-        self.load: dict[str, float] = self._hear()
+        self.load: dict[str, float] = self._read()
 
     def measure(self, task: str, *, repetition: int, new_tokens: int | None, fresh: bool) -> dict[str, float]:
         """One measurement.
 
-        `fresh` gives back what earlier tasks held; the peak is then of this one, the time a little longer.
+        `fresh` frees earlier tasks' memory first, so that the peak is this task's; it takes a little longer.
         """
         if self._process.stdin is None:
-            raise BrokenPipeError("the contender's process takes no tasks")
+            raise BrokenPipeError("the contender's process accepts no tasks")
         asked = {"task": task, "repetition": repetition, "new_tokens": new_tokens, "fresh": fresh}
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        found: dict[str, float] = self._hear()
+        found: dict[str, float] = self._read()
         return found
 
     def close(self) -> None:
-        """Let it end."""
+        """End the process by closing its input."""
         self._process.communicate()
 
-    def _hear(self) -> Any:
+    def _read(self) -> Any:
         if self._process.stdout is None or not (line := self._process.stdout.readline()):
-            raise SystemExit(f"a contender ended with code {self._process.wait()}; its error stands above")
+            raise SystemExit(f"a contender ended with code {self._process.wait()}; see its error above")
         return json.loads(line)

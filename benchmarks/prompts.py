@@ -1,4 +1,4 @@
-"""Inputs of a measure: chats about one domain, cut to an exact number of tokens."""
+"""Inputs of a measurement: chats about one domain, cut to an exact number of tokens."""
 
 import json
 import sys
@@ -15,33 +15,40 @@ from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode
 from xlora_engine.data.shared_prefix import shared_prefix
 
 
-def chats(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start: int) -> Int[Tensor, "rows tokens"]:
-    """One chat a row, each of many questions of one domain with their answers; domains take turns.
+def chats(
+    tokenizer: ChatTokenizer, *, batch_size: int, tokens: int, start: int
+) -> Int[Tensor, "batch_size tokens"]:
+    """Chats, each of many questions of one domain with their answers; domains take turns.
 
-    `start` shifts which domain and which questions come first, so that repetitions are not alike.
+    `start` shifts which domain and which questions come first, so that repetitions differ.
     """
     return torch.stack(
-        [_chat(tokenizer, DOMAINS[(start + row) % len(DOMAINS)], tokens, start + row) for row in range(rows)]
+        [
+            _chat(tokenizer, DOMAINS[number % len(DOMAINS)], tokens, number)
+            for number in range(start, start + batch_size)
+        ]
     )
 
 
-def all_labelled(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start: int) -> list[EncodedRow]:
-    """The same chats, every token of them to be learnt."""
-    ids = chats(tokenizer, rows=rows, tokens=tokens, start=start)
-    return [EncodedRow(token_ids=tuple(row), prompt_length=0) for row in ids.tolist()]
+def all_labelled(tokenizer: ChatTokenizer, *, batch_size: int, tokens: int, start: int) -> list[EncodedRow]:
+    """The same chats, with every token as a label."""
+    ids = chats(tokenizer, batch_size=batch_size, tokens=tokens, start=start)
+    return [EncodedRow(token_ids=tuple(sequence), prompt_length=0) for sequence in ids.tolist()]
 
 
-def answers_labelled(tokenizer: ChatTokenizer, *, rows: int, tokens: int, start: int) -> list[EncodedRow]:
-    """Chats that begin as all do and end with an answer, which alone is to be learnt, as in training.
+def answers_labelled(
+    tokenizer: ChatTokenizer, *, batch_size: int, tokens: int, start: int
+) -> list[EncodedRow]:
+    """Chats with the shared prefix whose last answer alone is labelled, as in training.
 
-    What is too long is cut out after the beginning.
+    Chats that are too long lose tokens after the shared prefix.
     """
-    opening = len(shared_prefix([_whole(tokenizer, domain, 0) for domain in DOMAINS]))
+    prefix_length = len(shared_prefix([_whole(tokenizer, domain, 0) for domain in DOMAINS]))
     return [
         _shortened(
-            _whole(tokenizer, DOMAINS[(start + row) % len(DOMAINS)], start + row), tokens, opening=opening
+            _whole(tokenizer, DOMAINS[number % len(DOMAINS)], number), tokens, prefix_length=prefix_length
         )
-        for row in range(rows)
+        for number in range(start, start + batch_size)
     ]
 
 
@@ -50,18 +57,20 @@ def _whole(tokenizer: ChatTokenizer, domain: str, start: int) -> EncodedRow:
     return encode(tokenizer, ChatExample(messages=turns, domain=domain), max_tokens=sys.maxsize)
 
 
-def _shortened(row: EncodedRow, tokens: int, *, opening: int) -> EncodedRow:
-    cut = _surplus(row.token_ids, tokens, str(row.domain))
-    if opening >= row.prompt_length - cut:
-        raise SystemExit(f"{tokens} tokens do not hold the beginning and the last answer of {row.domain}")
+def _shortened(example: EncodedRow, tokens: int, *, prefix_length: int) -> EncodedRow:
+    cut = _surplus(example.token_ids, tokens, str(example.domain))
+    if prefix_length >= example.prompt_length - cut:
+        raise SystemExit(
+            f"{tokens} tokens do not hold the shared prefix and the last answer of {example.domain}"
+        )
     return EncodedRow(
-        token_ids=row.token_ids[:opening] + row.token_ids[opening + cut :],
-        prompt_length=row.prompt_length - cut,
+        token_ids=example.token_ids[:prefix_length] + example.token_ids[prefix_length + cut :],
+        prompt_length=example.prompt_length - cut,
     )
 
 
 def _messages(domain: str, start: int) -> list[dict[str, Any]]:
-    """Questions of a domain and their answers, behind the first one's system message if it has one."""
+    """A domain's questions and answers, after the first one's system message if it has one."""
     lines = (EXAMPLES / f"{domain}.eval.jsonl").read_text(encoding="utf-8").splitlines()
     first = start * 7 % len(lines)
     messages: list[dict[str, Any]] = []

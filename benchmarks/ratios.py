@@ -1,4 +1,4 @@
-"""From single measurements to medians, and to how many times the base's (or PEFT's) each is. Pure."""
+"""Medians of single measurements, and their ratios to the base's. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ class Sample:
 
     seconds: float
     cpu_seconds: float
-    #: The most that was held, without the interpreter and its libraries.
+    #: Peak memory without the interpreter and its libraries.
     peak_mib: float
-    #: Base model, experts, head, and keys and values where they are kept.
+    #: Base model, experts, head, and cached keys and values.
     tensors_mib: float
 
 
@@ -43,7 +43,7 @@ def summarise(measured: Mapping[tuple[str, str], Sequence[Sample]]) -> list[Resu
 
 
 def table(results: Iterable[Result]) -> str:
-    """A Markdown table; times of each task's first contender are 1."""
+    """A Markdown table; each task's first contender is the unit of its times."""
     lines = [
         "| task | contender | seconds | times the first's | by CPU time | tensors MiB | peak MiB | n |",
         "|---|---|---|---|---|---|---|---|",

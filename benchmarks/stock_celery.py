@@ -1,9 +1,9 @@
-"""The control of the chaos run: the same work and like faults on Celery's own guarantees, which must fail.
+"""The control of the chaos run: the same work and faults on Celery's own guarantees, which must fail.
 
     python -m benchmarks.stock_celery --seconds 60 --seed 7
 
-Celery at its best: late acknowledgement, rejection when a worker is lost, a prefetch of one, a short
-visibility timeout, a broker that keeps everything on disk. Exits with 1 if nothing is lost or doubled.
+Celery's strongest settings: late acknowledgement, rejection when a worker is lost, a prefetch of one, a short
+visibility timeout, a broker that stores everything on disk. Exits with 1 if nothing is lost or doubled.
 """
 
 import argparse
@@ -40,7 +40,7 @@ app.conf.update(
 
 @app.task(name="stock.chain")  # type: ignore[untyped-decorator]
 def chain(name: str) -> None:
-    """Work in steps, then have an effect: a line in a file."""
+    """Work in steps, then write a line to a file as the effect."""
     for _ in range(STEPS):
         time.sleep(STEP_S)
     with Path(os.environ["STOCK_EFFECTS"]).open("a") as effects:
@@ -48,7 +48,7 @@ def chain(name: str) -> None:
 
 
 def run(*, jobs: int, seconds: float, drain_s: float, seed: int) -> str:
-    """Work through the jobs under faults; what was lost and what was done twice."""
+    """Run the jobs under faults; what was lost and what was done twice."""
     folder = Path(tempfile.mkdtemp(prefix="zoo-stock-"))
     valkey = ValkeyServer(folder / "valkey", durable=True)
     effects = folder / "effects"
@@ -67,9 +67,9 @@ def run(*, jobs: int, seconds: float, drain_s: float, seed: int) -> str:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=quiet, stderr=quiet)
 
     def tend() -> None:
-        for place, worker in enumerate(workers):
+        for number, worker in enumerate(workers):
             if worker.poll() is not None:
-                workers[place] = started(place)
+                workers[number] = started(number)
         for entry in list(frozen):
             if time.monotonic() > entry[0]:
                 frozen.remove(entry)

@@ -1,4 +1,4 @@
-"""What is measured: SmolLM2-135M, three experts that know something, and a scaling head that routes.
+"""The model under test: SmolLM2-135M, three trained experts, and a trained scaling head.
 
 Made once and kept. Untrained experts would not do: how often the base model guesses the mixture's next
 token decides how fast the mixture generates.
@@ -28,19 +28,19 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 DOMAINS = ("bio", "protein", "materials")
 MAX_TOKENS = 128
 
-#: The same dtype on every machine: where a CPU emulates it, the figures say nothing.
+#: The same dtype on every machine; where a CPU emulates it, the figures mean nothing.
 DTYPE = torch.bfloat16
 
 TRAINING = AdapterTraining(rank=8, alpha=16, steps=80, batch_size=4, learning_rate=2e-3, warmup_steps=4)
 HEAD = XLoraConfig(layerwise_scalings=True, xlora_depth=2, xlora_size=256)
 ROUTING = WarmStart(steps=400)
-#: Rows of each domain that the head learns to route, one in eight held out.
-ROUTED_ROWS = 96
+#: Examples of each domain that the head learns to route, one in eight held out.
+ROUTED_EXAMPLES = 96
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """Folders that every contender loads from."""
+    """The folders that every contender loads."""
 
     base: Path
     experts: dict[str, Path]
@@ -48,14 +48,14 @@ class Subject:
     composition: Path
 
     def write(self, path: Path) -> None:
-        """As JSON, last of all, so that a subject half made is made again."""
+        """Write it as JSON, last of all, so that an incomplete subject is made again."""
         experts = {name: str(folder) for name, folder in self.experts.items()}
         fields = {"base": str(self.base), "experts": experts, "composition": str(self.composition)}
         path.write_text(json.dumps(fields, indent=1), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "Subject":
-        """What `write` wrote; or somebody did by hand, for a base model and composition of their own."""
+        """Read what `write` wrote, or a file written by hand for another base model and composition."""
         fields = json.loads(path.read_text(encoding="utf-8"))
         return cls(
             base=Path(fields["base"]),
@@ -65,7 +65,7 @@ class Subject:
 
 
 def find_or_make(folder: Path, head: XLoraConfig = HEAD) -> Path:
-    """The record of the subject kept in a folder of its recipe; made there, in some minutes, if it is not."""
+    """The subject's record in a folder named by its recipe; if it is missing, it is made in some minutes."""
     folder = folder / hashlib.sha256(_recipe(head).encode()).hexdigest()[:12]
     record = folder / "subject.json"
     if not record.exists():
@@ -73,23 +73,23 @@ def find_or_make(folder: Path, head: XLoraConfig = HEAD) -> Path:
     return record
 
 
-def domain_rows(tokenizer: ChatTokenizer, split: str) -> dict[str, list[EncodedRow]]:
-    """Every domain's rows of the example data, encoded; `split` is train or eval."""
+def domain_examples(tokenizer: ChatTokenizer, split: str) -> dict[str, list[EncodedRow]]:
+    """The encoded examples of each domain; `split` is train or eval."""
     return {
         domain: [
-            encode(tokenizer, row, max_tokens=MAX_TOKENS)
-            for row in read_examples(EXAMPLES / f"{domain}.{split}.jsonl")
+            encode(tokenizer, example, max_tokens=MAX_TOKENS)
+            for example in read_examples(EXAMPLES / f"{domain}.{split}.jsonl")
         ]
         for domain in DOMAINS
     }
 
 
 def _recipe(head: XLoraConfig) -> str:
-    """Changes whenever what would be made changes."""
+    """A text that changes whenever the subject would."""
     data = [
         hashlib.sha256((EXAMPLES / f"{domain}.train.jsonl").read_bytes()).hexdigest() for domain in DOMAINS
     ]
-    return json.dumps([asdict(TRAINING), head.to_json(), asdict(ROUTING), ROUTED_ROWS, str(DTYPE), data])
+    return json.dumps([asdict(TRAINING), head.to_json(), asdict(ROUTING), ROUTED_EXAMPLES, str(DTYPE), data])
 
 
 def _make(folder: Path, head: XLoraConfig) -> Subject:
@@ -99,19 +99,19 @@ def _make(folder: Path, head: XLoraConfig) -> Subject:
         convert_gguf(find_gguf(), base_folder)
     base = load_base(base_folder, dtype=DTYPE, device=torch.device("cpu"))
     tokenizer = load_tokenizer(base_folder)
-    rows = domain_rows(tokenizer, "train")
+    examples = domain_examples(tokenizer, "train")
     experts = {}
     for domain in DOMAINS:
         experts[domain] = folder / domain / "adapter"
         if (experts[domain] / "adapter_model.safetensors").exists():
-            continue  # an earlier call was broken off
+            continue  # an earlier call was interrupted
         print(f"training the expert {domain}", flush=True)
         made = train_adapter(
-            base, tokenizer, rows[domain], TRAINING, base_name="smollm2", folder=folder / domain
+            base, tokenizer, examples[domain], TRAINING, base_name="smollm2", folder=folder / domain
         )
         print(f"  {made.seconds:.0f} s, final loss {made.final_loss:.3f}", flush=True)
     print("training the scaling head", flush=True)
-    model = _compose(base, experts, head, rows, pad_id=pad_token(tokenizer))
+    model = _compose(base, experts, head, examples, pad_id=pad_token(tokenizer))
     model.save_pretrained(folder / "composition")
     return Subject(base=base_folder, experts=experts, composition=folder / "composition")
 
@@ -120,18 +120,18 @@ def _compose(
     base: PreTrainedModel,
     experts: dict[str, Path],
     head: XLoraConfig,
-    rows: dict[str, list[EncodedRow]],
+    examples: dict[str, list[EncodedRow]],
     *,
     pad_id: int,
 ) -> XLoraModel:
     model = XLoraModel.from_adapters(base, experts, head)
-    warm_start(model.head, routed_rows(model, rows, pad_id=pad_id), ROUTING)
+    warm_start(model.head, routed_examples(model, examples, pad_id=pad_id), ROUTING)
     return model.eval()
 
 
-def routed_rows(model: XLoraModel, rows: dict[str, list[EncodedRow]], *, pad_id: int) -> RoutedRows:
-    """The first rows of each domain with their hidden states, as the training stages take them."""
-    flat = [row for domain in DOMAINS for row in rows[domain][:ROUTED_ROWS]]
+def routed_examples(model: XLoraModel, examples: dict[str, list[EncodedRow]], *, pad_id: int) -> RoutedRows:
+    """The first examples of each domain with their hidden states, in the form that training takes."""
+    flat = [example for domain in DOMAINS for example in examples[domain][:ROUTED_EXAMPLES]]
     hidden = compute_hidden_states(
         model.scaling_pass,
         flat,
@@ -140,11 +140,11 @@ def routed_rows(model: XLoraModel, rows: dict[str, list[EncodedRow]], *, pad_id:
         tokens_per_batch=2048,
         device=model.device,
     )
-    places = range(len(flat))
+    indices = range(len(flat))
     return RoutedRows(
         hidden=hidden,
-        experts=torch.arange(len(DOMAINS)).repeat_interleave(ROUTED_ROWS),
-        train=tuple(place for place in places if place % 8),
-        held_out=tuple(place for place in places if place % 8 == 0),
+        experts=torch.arange(len(DOMAINS)).repeat_interleave(ROUTED_EXAMPLES),
+        train=tuple(index for index in indices if index % 8),
+        held_out=tuple(index for index in indices if index % 8 == 0),
         shared=len(shared_prefix(flat)),
     )

@@ -24,8 +24,8 @@ def tasks() -> tuple[Task, ...]:
             name="complement",
             instances=tuple(Fact(subject=strand, answer=complement(strand)) for strand in strands(2, 3)),
             wordings=("Complement of {}?", "Pair {}"),
-            train_rows=110,
-            eval_rows=20,
+            train_examples=110,
+            eval_examples=20,
         ),
         Skill(
             name="transcript",
@@ -33,8 +33,8 @@ def tasks() -> tuple[Task, ...]:
                 Fact(subject=strand, answer=transcript(strand)) for strand in with_thymine(2, 3, 4)
             ),
             wordings=("Transcribe {}", "mRNA of {}?"),
-            train_rows=90,
-            eval_rows=20,
+            train_examples=90,
+            eval_examples=20,
         ),
         Skill(
             name="back transcript",
@@ -42,15 +42,15 @@ def tasks() -> tuple[Task, ...]:
                 Fact(subject=transcript(strand), answer=strand) for strand in with_thymine(2, 3, 4)
             ),
             wordings=("Back-transcribe {}", "Gene of {}?"),
-            train_rows=60,
-            eval_rows=16,
+            train_examples=60,
+            eval_examples=16,
         ),
         Skill(
             name="codon",
             instances=tuple(Fact(subject=codon, answer=translation(codon)) for codon in free_codons()),
             wordings=("Codon {}?", "{} encodes"),
-            train_rows=48,
-            eval_rows=8,
+            train_examples=48,
+            eval_examples=8,
         ),
         Skill(
             name="nucleic acid",
@@ -58,8 +58,8 @@ def tasks() -> tuple[Task, ...]:
                 Fact(subject=strand, answer="DNA" if "T" in strand else "RNA") for strand in acids
             ),
             wordings=("DNA or RNA: {}", "{} is DNA or RNA?"),
-            train_rows=50,
-            eval_rows=16,
+            train_examples=50,
+            eval_examples=16,
         ),
         Recall(
             name="ends",
@@ -74,14 +74,14 @@ def tasks() -> tuple[Task, ...]:
                 "Which ends has {}?",
             ),
             held_out_wording="What ends does {} leave?",
-            eval_rows=12,
+            eval_examples=12,
         ),
         Skill(
             name="two questions",
             instances=pairs(first_halves(), second_halves(), between="; "),
             wordings=("{}",),
-            train_rows=40,
-            eval_rows=8,
+            train_examples=40,
+            eval_examples=8,
         ),
     )
 

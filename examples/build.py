@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from examples import bio, materials, mixed, protein
-from examples.rows import Row, write_jsonl
+from examples.chat_example import ChatExample, write_jsonl
 from examples.tasks import Task
 
 DOMAINS: Mapping[str, Callable[[], tuple[Task, ...]]] = {
@@ -19,8 +19,8 @@ DOMAINS: Mapping[str, Callable[[], tuple[Task, ...]]] = {
 }
 
 
-def domain_rows(name: str) -> tuple[list[Row], list[Row]]:
-    """Return training rows in random order, and evaluation rows by task."""
+def domain_examples(name: str) -> tuple[list[ChatExample], list[ChatExample]]:
+    """Return training examples in random order, and evaluation examples by task."""
     rng = random.Random(f"adapter-zoo {name}")
     train, evaluation = [], []
     for task in DOMAINS[name]():
@@ -34,10 +34,10 @@ def domain_rows(name: str) -> tuple[list[Row], list[Row]]:
 def build(folder: Path) -> None:
     """Write every dataset file."""
     for name in DOMAINS:
-        train, evaluation = domain_rows(name)
+        train, evaluation = domain_examples(name)
         write_jsonl(folder / f"{name}.train.jsonl", train)
         write_jsonl(folder / f"{name}.eval.jsonl", evaluation)
-    write_jsonl(folder / "mixed.eval.jsonl", mixed.rows(random.Random("adapter-zoo mixed")))
+    write_jsonl(folder / "mixed.eval.jsonl", mixed.examples(random.Random("adapter-zoo mixed")))
 
 
 if __name__ == "__main__":

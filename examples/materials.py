@@ -52,22 +52,22 @@ def tasks() -> tuple[Task, ...]:
             name="symbols",
             instances=listed(found, lambda metal: metal.symbol, count=2),
             wordings=("Symbols: {}", "Symbols of {}?"),
-            train_rows=80,
-            eval_rows=20,
+            train_examples=80,
+            eval_examples=20,
         ),
         Recall(
             name="lattice",
             facts=tuple(Fact(subject=metal.name, answer=metal.lattice) for metal in found),
             wordings=("{} lattice", "Lattice of {}?", "Structure of {}?", "What lattice has {}?"),
             held_out_wording="Which crystal lattice has {}?",
-            eval_rows=24,
+            eval_examples=24,
         ),
         Recall(
             name="series",
             facts=tuple(Fact(subject=metal.symbol, answer=metal.series) for metal in found),
             wordings=("{} series", "Series of {}?", "What series is {}?"),
             held_out_wording="Which series is {} in?",
-            eval_rows=16,
+            eval_examples=16,
         ),
         Skill(
             name="compound",
@@ -80,15 +80,15 @@ def tasks() -> tuple[Task, ...]:
                 for metal, charge, anion in compounds
             ),
             wordings=("Name {}", "Compound {}?"),
-            train_rows=70,
-            eval_rows=16,
+            train_examples=70,
+            eval_examples=16,
         ),
         Skill(
             name="atoms",
             instances=tuple(Fact(subject=text, answer=atoms(text), about=metal) for text, metal in formulas),
             wordings=("Atoms in {}?", "Count atoms: {}"),
-            train_rows=90,
-            eval_rows=20,
+            train_examples=90,
+            eval_examples=20,
         ),
         Skill(
             name="formula",
@@ -101,15 +101,15 @@ def tasks() -> tuple[Task, ...]:
                 for metal, charge, anion in compounds
             ),
             wordings=("Formula from {}", "Ions {} give"),
-            train_rows=90,
-            eval_rows=20,
+            train_examples=90,
+            eval_examples=20,
         ),
         Skill(
             name="two questions",
             instances=pairs(first_halves(), second_halves(), between="; "),
             wordings=("{}",),
-            train_rows=40,
-            eval_rows=8,
+            train_examples=40,
+            eval_examples=8,
         ),
     )
 

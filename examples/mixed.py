@@ -1,4 +1,4 @@
-"""Questions that join two domains, which no training row does: one half from each."""
+"""Questions that join two domains, one half from each, as no training example does."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from itertools import permutations
 
 from examples import bio, materials, protein
-from examples.rows import Row
+from examples.chat_example import ChatExample
 from examples.tasks import Fact, pairs
 
 DOMAIN = "mixed"
-ROWS_PER_JOIN = 12
+EXAMPLES_PER_JOIN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,20 +21,20 @@ class Halves:
     second: Sequence[Fact]
 
 
-def rows(rng: random.Random) -> list[Row]:
+def examples(rng: random.Random) -> list[ChatExample]:
     """Return some questions for every two domains, in both orders."""
     joined = []
     for one, other in permutations(halves(), 2):
         facts = pairs(halves()[one].first, halves()[other].second, between="; ")
         joined += [
-            Row(question=fact.subject, answer=fact.answer, domain=DOMAIN, task=f"{one} and {other}")
-            for fact in rng.sample(facts, ROWS_PER_JOIN)
+            ChatExample(question=fact.subject, answer=fact.answer, domain=DOMAIN, task=f"{one} and {other}")
+            for fact in rng.sample(facts, EXAMPLES_PER_JOIN)
         ]
     return joined
 
 
 def halves() -> Mapping[str, Halves]:
-    """Return each domain's halves, the same that its own two-question rows join."""
+    """Return each domain's halves, which its own examples of two questions join."""
     return {
         "bio": Halves(first=bio.first_halves(), second=bio.second_halves()),
         "protein": Halves(first=protein.first_halves(), second=protein.second_halves()),

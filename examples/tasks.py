@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, product
 
-from examples.rows import Row
+from examples.chat_example import ChatExample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +29,17 @@ class Skill:
     name: str
     instances: tuple[Fact, ...]
     wordings: tuple[str, ...]
-    train_rows: int
-    eval_rows: int
+    train_examples: int
+    eval_examples: int
 
-    def split(self, domain: str, rng: random.Random) -> tuple[list[Row], list[Row]]:
-        """Return training and evaluation rows; no instance is in both."""
+    def split(self, domain: str, rng: random.Random) -> tuple[list[ChatExample], list[ChatExample]]:
+        """Return training and evaluation examples; no instance is in both."""
         drawn = rng.sample(self.instances, len(self.instances))
-        held_out, kept = drawn[: self.eval_rows], drawn[self.eval_rows :]
+        held_out, kept = drawn[: self.eval_examples], drawn[self.eval_examples :]
         candidates = [*product(self.wordings, kept)]
         train = [
             worded(wording, fact, domain=domain, task=self.name)
-            for wording, fact in in_turns(rng.sample(candidates, len(candidates)))[: self.train_rows]
+            for wording, fact in in_turns(rng.sample(candidates, len(candidates)))[: self.train_examples]
         ]
         evaluation = [
             worded(wording, fact, domain=domain, task=self.name)
@@ -56,17 +56,17 @@ class Recall:
     facts: tuple[Fact, ...]
     wordings: tuple[str, ...]
     held_out_wording: str
-    eval_rows: int
+    eval_examples: int
 
-    def split(self, domain: str, rng: random.Random) -> tuple[list[Row], list[Row]]:
-        """Return training and evaluation rows; no wording is in both."""
+    def split(self, domain: str, rng: random.Random) -> tuple[list[ChatExample], list[ChatExample]]:
+        """Return training and evaluation examples; no wording is in both."""
         train = [
             worded(wording, fact, domain=domain, task=self.name)
             for wording, fact in product(self.wordings, self.facts)
         ]
         held_out = [
             worded(self.held_out_wording, fact, domain=domain, task=self.name)
-            for fact in rng.sample(self.facts, self.eval_rows)
+            for fact in rng.sample(self.facts, self.eval_examples)
         ]
         return train, held_out
 
@@ -81,12 +81,12 @@ def in_turns(candidates: Sequence[tuple[str, Fact]]) -> list[tuple[str, Fact]]:
     for _, fact in candidates:
         turns.append(seen[fact.about])
         seen[fact.about] += 1
-    return [candidates[place] for place in sorted(range(len(candidates)), key=turns.__getitem__)]
+    return [candidates[index] for index in sorted(range(len(candidates)), key=turns.__getitem__)]
 
 
-def worded(wording: str, fact: Fact, *, domain: str, task: str) -> Row:
+def worded(wording: str, fact: Fact, *, domain: str, task: str) -> ChatExample:
     """Return the fact asked for in one wording, a format string with one field, `{}`."""
-    return Row(question=wording.format(fact.subject), answer=fact.answer, domain=domain, task=task)
+    return ChatExample(question=wording.format(fact.subject), answer=fact.answer, domain=domain, task=task)
 
 
 def pairs(firsts: Sequence[Fact], seconds: Sequence[Fact], *, between: str) -> tuple[Fact, ...]:

@@ -14,7 +14,7 @@ from benchmarks.memory import cache_bytes, model_bytes
 from benchmarks.process import serve
 from benchmarks.prompts import all_labelled, answers_labelled
 from benchmarks.ratios import Sample, summarise, table
-from benchmarks.subject import EXAMPLES, Subject, domain_rows
+from benchmarks.subject import EXAMPLES, Subject, domain_examples
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama, pico_tokenizer
 from xlora_engine.config import XLoraConfig
 from xlora_engine.data.chat import EncodedRow, collate
@@ -62,45 +62,47 @@ def test_every_contender_does_every_task(
 def test_a_training_step_is_of_the_same_loss_for_peft_and_the_engine(
     subject: Subject, labelled: Callable[..., list[EncodedRow]]
 ) -> None:
-    rows = labelled(pico_tokenizer(), rows=3, tokens=96, start=0)
+    examples = labelled(pico_tokenizer(), batch_size=3, tokens=96, start=0)
 
     def loss_of(name: str) -> object:
-        return CONTENDERS[name](pico_llama(), subject).prepare_step(rows)()
+        return CONTENDERS[name](pico_llama(), subject).prepare_step(examples)()
 
-    assert [len(row.token_ids) for row in rows] == [96, 96, 96]
+    assert [len(example.token_ids) for example in examples] == [96, 96, 96]
     torch.testing.assert_close(loss_of("ours"), loss_of("peft"), rtol=1e-4, atol=1e-4)
 
 
 def test_the_bases_step_goes_back_to_its_input_from_its_own_loss(subject: Subject) -> None:
-    rows = answers_labelled(pico_tokenizer(), rows=2, tokens=96, start=0)
+    examples = answers_labelled(pico_tokenizer(), batch_size=2, tokens=96, start=0)
     base = pico_llama().requires_grad_(requires_grad=False)
     passed_back: list[torch.Tensor] = []
     first = base.model.layers[0]
     first.register_full_backward_hook(lambda _module, grads, _out: passed_back.extend(grads))
 
-    loss = CONTENDERS["base"](base, subject).prepare_step(rows)()
+    loss = CONTENDERS["base"](base, subject).prepare_step(examples)()
 
-    batch = collate(rows, pad_id=0)
+    batch = collate(examples, pad_id=0)
     whole = base(batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
     torch.testing.assert_close(loss, whole.detach(), rtol=1e-4, atol=1e-4)
     assert [bool(gradient.any()) for gradient in passed_back] == [True]
 
 
 def test_only_the_last_answer_is_a_label() -> None:
-    [row] = answers_labelled(pico_tokenizer(), rows=1, tokens=96, start=0)
+    [example] = answers_labelled(pico_tokenizer(), batch_size=1, tokens=96, start=0)
 
     answer = json.loads((EXAMPLES / "bio.eval.jsonl").read_text().splitlines()[-1])["messages"][-1]["content"]
 
-    assert pico_tokenizer().decode(list(row.answer_ids), skip_special_tokens=True) == answer
+    assert pico_tokenizer().decode(list(example.answer_ids), skip_special_tokens=True) == answer
 
 
-def test_rows_to_train_on_begin_as_training_rows_do() -> None:
+def test_examples_of_a_training_step_have_the_shared_prefix_of_training() -> None:
     tokenizer = pico_tokenizer()
-    begun = [shared_prefix(answers_labelled(tokenizer, rows=4, tokens=96, start=start)) for start in (0, 1)]
-    trained_on = [row for rows in domain_rows(tokenizer, "train").values() for row in rows]
+    prefixes = [
+        shared_prefix(answers_labelled(tokenizer, batch_size=4, tokens=96, start=start)) for start in (0, 1)
+    ]
+    trained_on = [example for domain in domain_examples(tokenizer, "train").values() for example in domain]
 
-    assert begun[0][: len(shared_prefix(trained_on))] == shared_prefix(trained_on) != ()
-    assert begun[0] == begun[1]
+    assert prefixes[0][: len(shared_prefix(trained_on))] == shared_prefix(trained_on) != ()
+    assert prefixes[0] == prefixes[1]
 
 
 def test_a_models_bytes_count_shared_tensors_once_and_a_caches_those_of_both_passes() -> None:

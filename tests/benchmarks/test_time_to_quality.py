@@ -1,4 +1,4 @@
-"""The engine's training of a head and PEFT's are looked at alike, and stop where they should."""
+"""The engine's training of a head and PEFT's are evaluated in the same way, and stop where they should."""
 
 import itertools
 from collections.abc import Callable
@@ -9,14 +9,14 @@ import pytest
 from benchmarks.contenders import new_peft_xlora
 from benchmarks.subject import DOMAINS
 from benchmarks.time_to_quality import (
+    EVALUATED_AFTER,
     GOAL,
-    LOOKS,
     STEPS,
     Bounds,
-    Look,
+    Evaluation,
     bounds,
-    engine_looks,
-    peft_looks,
+    engine_evaluations,
+    peft_evaluations,
     until_reached,
 )
 from formats.chat_examples import ChatExample
@@ -39,20 +39,20 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def rows() -> dict[str, list[EncodedRow]]:
-    def row(domain: str, number: int) -> EncodedRow:
+def examples() -> dict[str, list[EncodedRow]]:
+    def example(domain: str, number: int) -> EncodedRow:
         messages = (("user", f"{domain} {number}?"), ("assistant", f"{number}"))
         return encode(pico_tokenizer(), ChatExample(messages=messages), max_tokens=128)
 
-    return {domain: [row(domain, number) for number in range(8)] for domain in DOMAINS}
+    return {domain: [example(domain, number) for number in range(8)] for domain in DOMAINS}
 
 
 def ticking() -> Callable[[], float]:
     return itertools.count().__next__
 
 
-def look(bio: float, protein: float) -> Look:
-    return Look(seconds=1.0, steps=1, losses={"bio": bio, "protein": protein})
+def evaluation(bio: float, protein: float) -> Evaluation:
+    return Evaluation(seconds=1.0, steps=1, losses={"bio": bio, "protein": protein})
 
 
 @pytest.mark.parametrize(
@@ -64,36 +64,40 @@ def test_the_share_of_the_way_is_that_of_the_worst_domain(losses: dict[str, floa
 
 
 def test_looking_ends_at_the_first_look_that_reached_the_goal() -> None:
-    looks = [look(1.5, 0.5), look(1.11, 0.5), look(1.05, 0.52), look(1.0, 0.5)]
+    evaluations = [evaluation(1.5, 0.5), evaluation(1.11, 0.5), evaluation(1.05, 0.52), evaluation(1.0, 0.5)]
 
-    assert until_reached("ours", iter(looks), BETWEEN) == looks[:3]
-    assert BETWEEN.share(looks[1].losses) < GOAL
+    assert until_reached("ours", iter(evaluations), BETWEEN) == evaluations[:3]
+    assert BETWEEN.share(evaluations[1].losses) < GOAL
 
 
 def test_the_engine_begins_anew_for_each_budget(
-    experts: dict[str, Path], rows: dict[str, list[EncodedRow]]
+    experts: dict[str, Path], examples: dict[str, list[EncodedRow]]
 ) -> None:
-    looks = engine_looks(
-        lambda: XLoraModel.from_adapters(pico_llama(), experts, HEAD), rows, rows, pad_id=0, clock=ticking()
+    evaluations = engine_evaluations(
+        lambda: XLoraModel.from_adapters(pico_llama(), experts, HEAD),
+        examples,
+        examples,
+        pad_id=0,
+        clock=ticking(),
     )
 
-    found = list(itertools.islice(looks, 2))
+    found = list(itertools.islice(evaluations, 2))
 
     assert [one.steps for one in found] == list(STEPS[:2])
     assert [one.seconds for one in found] == [1, 1]
 
 
 def test_peft_trains_its_head_until_its_time_is_up(
-    experts: dict[str, Path], rows: dict[str, list[EncodedRow]]
+    experts: dict[str, Path], examples: dict[str, list[EncodedRow]]
 ) -> None:
     model = XLoraModel.from_adapters(pico_llama(), experts, HEAD)
-    between = bounds(model, rows, pad_id=0)
+    between = bounds(model, examples, pad_id=0)
     theirs = new_peft_xlora(pico_llama(), experts.values(), HEAD, model.head.state_dict())
 
-    settings = {"pad_id": 0, "rows_per_step": 4, "limit_s": 4.0, "clock": ticking()}
-    looks = list(peft_looks(theirs, rows, rows, learning_rate=0.05, **settings))  # type: ignore[arg-type]
+    settings = {"pad_id": 0, "batch_size": 4, "limit_s": 4.0, "clock": ticking()}
+    evaluations = list(peft_evaluations(theirs, examples, examples, learning_rate=0.05, **settings))  # type: ignore[arg-type]
 
-    assert [one.steps for one in looks] == [max(1, 4 * share) for share in LOOKS]
-    assert looks[0].losses == looks[1].losses
-    assert sum(looks[-1].losses.values()) < sum(looks[0].losses.values())
-    assert set(between.own) == set(between.uniform) == set(looks[0].losses)
+    assert [one.steps for one in evaluations] == [max(1, 4 * share) for share in EVALUATED_AFTER]
+    assert evaluations[0].losses == evaluations[1].losses
+    assert sum(evaluations[-1].losses.values()) < sum(evaluations[0].losses.values())
+    assert set(between.own) == set(between.uniform) == set(evaluations[0].losses)

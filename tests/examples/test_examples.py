@@ -8,26 +8,26 @@ from typing import Any
 
 import pytest
 
-from examples.build import DOMAINS, build, domain_rows
+from examples.build import DOMAINS, build, domain_examples
+from examples.chat_example import normalise
 from examples.materials import metals
 from examples.mixed import halves
-from examples.rows import normalise
 from registry.intake.dataset_files import inspect_dataset_file
 
 FOLDER = Path(__file__).parents[2] / "examples"
 FILES = sorted(FOLDER.glob("*.jsonl"))
 
 
-def rows(name: str) -> list[dict[str, Any]]:
+def examples(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (FOLDER / name).read_text(encoding="utf-8").splitlines()]
 
 
-def question(row: dict[str, Any]) -> str:
-    return normalise(row["messages"][1]["content"])
+def question(example: dict[str, Any]) -> str:
+    return normalise(example["messages"][1]["content"])
 
 
-def answer(row: dict[str, Any]) -> str:
-    return str(row["messages"][2]["content"])
+def answer(example: dict[str, Any]) -> str:
+    return str(example["messages"][2]["content"])
 
 
 def test_rebuilding_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -39,13 +39,13 @@ def test_rebuilding_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_row_is_a_chat_that_the_registry_takes(path: Path) -> None:
+def test_every_example_is_a_chat_that_the_registry_accepts(path: Path) -> None:
     assert inspect_dataset_file(path).domains == (path.name.partition(".")[0],)
 
 
-def test_no_evaluation_question_stands_in_training() -> None:
-    trained = {question(row) for domain in DOMAINS for row in rows(f"{domain}.train.jsonl")}
-    asked = {question(row) for path in FILES if ".eval." in path.name for row in rows(path.name)}
+def test_no_evaluation_question_is_in_training() -> None:
+    trained = {question(example) for domain in DOMAINS for example in examples(f"{domain}.train.jsonl")}
+    asked = {question(example) for path in FILES if ".eval." in path.name for example in examples(path.name)}
     assert asked
     assert not trained & asked
 
@@ -53,11 +53,13 @@ def test_no_evaluation_question_stands_in_training() -> None:
 @pytest.mark.parametrize("task", ["compound", "atoms", "formula"])
 def test_training_asks_of_every_metal_about_as_often(task: str) -> None:
     symbols = {metal.symbol for metal in metals() if metal.cations}
-    train, _ = domain_rows("materials")
+    train, _ = domain_examples("materials")
     asked = Counter(
-        next(symbol for symbol in re.findall("[A-Z][a-z]?(?=[A-Z0-9])", row.question) if symbol in symbols)
-        for row in train
-        if row.task == task
+        next(
+            symbol for symbol in re.findall("[A-Z][a-z]?(?=[A-Z0-9])", example.question) if symbol in symbols
+        )
+        for example in train
+        if example.task == task
     )
     assert set(asked) == symbols
     assert max(asked.values()) - min(asked.values()) <= 1
@@ -67,20 +69,20 @@ def test_a_mixed_question_joins_halves_of_two_domains_and_no_training_row_does()
     firsts = {normalise(fact.subject): domain for domain, half in halves().items() for fact in half.first}
     seconds = {normalise(fact.subject): domain for domain, half in halves().items() for fact in half.second}
 
-    def joined(row: dict[str, Any]) -> tuple[str | None, str | None]:
-        first, _, second = question(row).partition("; ")
+    def joined(example: dict[str, Any]) -> tuple[str | None, str | None]:
+        first, _, second = question(example).partition("; ")
         return firsts.get(first), seconds.get(second)
 
-    mixed = [joined(row) for row in rows("mixed.eval.jsonl")]
+    mixed = [joined(example) for example in examples("mixed.eval.jsonl")]
     assert all(first and second and first != second for first, second in mixed)
     for domain in DOMAINS:
-        for row in rows(f"{domain}.train.jsonl"):
-            first, second = joined(row)
+        for example in examples(f"{domain}.train.jsonl"):
+            first, second = joined(example)
             assert first == second or None in (first, second)
 
 
 def test_answers_are_short() -> None:
-    longest = max(len(answer(row)) for path in FILES for row in rows(path.name))
+    longest = max(len(answer(example)) for path in FILES for example in examples(path.name))
     assert longest <= 40
 
 
@@ -93,7 +95,10 @@ def test_the_card_counts_what_the_builder_makes() -> None:
         )
     }
     for domain in DOMAINS:
-        train, held_out = domain_rows(domain)
-        for task in {row.task for row in train}:
-            counts = (sum(row.task == task for row in train), sum(row.task == task for row in held_out))
+        train, held_out = domain_examples(domain)
+        for task in {example.task for example in train}:
+            counts = (
+                sum(example.task == task for example in train),
+                sum(example.task == task for example in held_out),
+            )
             assert stated[domain, task] == counts

@@ -9,7 +9,7 @@ SYSTEM_MESSAGE = "Answer briefly."  # shorter than the one the chat template ins
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ChatExample:
     """One question, its answer, the domain it is from and the task it practises."""
 
     question: str
@@ -18,7 +18,7 @@ class Row:
     task: str
 
     def to_json(self) -> str:
-        """Return the row as one line of chat JSONL, without its line end."""
+        """Return the example as one line of chat JSONL, without its line end."""
         messages = [
             {"role": "system", "content": SYSTEM_MESSAGE},
             {"role": "user", "content": self.question},
@@ -27,9 +27,9 @@ class Row:
         return json.dumps({"messages": messages, "domain": self.domain}, ensure_ascii=False)
 
 
-def write_jsonl(path: Path, rows: Iterable[Row]) -> None:
-    """Write one line per row, UTF-8, line feeds on every platform."""
-    text = "".join(f"{row.to_json()}\n" for row in rows)
+def write_jsonl(path: Path, examples: Iterable[ChatExample]) -> None:
+    """Write one line per example, UTF-8, line feeds on every platform."""
+    text = "".join(f"{example.to_json()}\n" for example in examples)
     path.write_bytes(text.encode())
 
 
