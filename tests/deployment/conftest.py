@@ -1,4 +1,4 @@
-"""The services of compose.yaml that others need, as processes of this machine, once for all tests here."""
+"""The services of compose.yaml that others need, as processes on this machine, once for all tests here."""
 
 import os
 import re
@@ -56,7 +56,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def _broker(here: Machine) -> "subprocess.Popen[bytes]":
-    """The image's own settings: where its data lies, and here the port besides."""
+    """The image's own settings, with its data folder and port on this machine."""
     data = here.folder / "data"
     data.mkdir()
     with (here.folder / "etc" / "valkey.conf").open("a") as configuration:

@@ -1,4 +1,4 @@
-"""compose.yaml and Dockerfile keep to the specification, the code's commands and settings, and are safe."""
+"""compose.yaml and Dockerfile follow the specification, use existing commands and settings, and are safe."""
 
 import functools
 import json
@@ -40,7 +40,7 @@ def test_the_services_are_those_of_a_deployment() -> None:
 
 
 def zoo_commands() -> list[tuple[str, list[str]]]:
-    """Every line that starts the zoo, in commands and in health checks."""
+    """Every command line that starts the zoo, in commands and in health checks."""
     found = []
     for name, settings in services().items():
         check = settings.get("healthcheck", {}).get("test", [])
@@ -58,7 +58,7 @@ def test_every_command_is_one_that_the_zoo_takes(service: str, arguments: list[s
         found = command.get_command(context, name)
         assert found is not None, f"{service}: there is no command {name}"
         command, context = found, click.Context(found, info_name=name, parent=context)
-    # Raises where an option or its value is not known; runs nothing.
+    # Raises for an unknown option or value; runs nothing.
     command.parse_args(context, list(arguments))
 
 

@@ -31,7 +31,7 @@ def test_the_health_check_of_a_worker_holds(machine: Machine) -> None:
     )
 
 
-def test_the_broker_lets_nobody_in_without_the_password(machine: Machine) -> None:
+def test_the_broker_requires_the_password(machine: Machine) -> None:
     url = f"redis://127.0.0.1:{machine.broker_port}/0"
     asked = machine.run("zoo", "doctor", "--json", service="relay", ZOO_BROKER_URL=url)
     assert asked.returncode == 1
@@ -53,7 +53,7 @@ def _is_readable(path: Path) -> bool:
 
 
 def _status(machine: Machine, path: str, **headers: str) -> int:
-    """What MLflow answers to a stranger, or to whoever the headers say."""
+    """MLflow's answer without an account, or to the account in the headers."""
     connection = http.client.HTTPConnection("127.0.0.1", machine.mlflow_port, timeout=10)
     with contextlib.closing(connection):
         connection.request("GET", path, headers=headers)
@@ -72,7 +72,7 @@ def test_mlflow_answers_to_its_own_names_alone(machine: Machine) -> None:
     path = "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
     assert _status(machine, path, **known) == 200
     assert _status(machine, path, **known, Host="evil.example") == 403
-    # The default would let in every private address.
+    # The default allows every private address.
     assert _status(machine, path, **known, Host=f"192.168.0.7:{machine.mlflow_port}") == 403
 
 

@@ -1,4 +1,4 @@
-"""From registered files to an answer of their composition, over all services of compose.yaml."""
+"""From registered files to an answer of their composition, through all services of compose.yaml."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def _serving(here: Machine, *services: str) -> Iterator[None]:
 
 
 def _register(folder: Path, environment: dict[str, str]) -> None:
-    """A base model, three adapters, and data to train and to report on, by the commands themselves."""
+    """Register a base model, three adapters, and data for training and the report, by the commands."""
     pico_base_folder(folder / "pico")
     asked: list[tuple[object, ...]] = [("base", folder / "pico", "--name", "pico")]
     for seed, domain in enumerate(DOMAINS):

@@ -1,6 +1,6 @@
-"""Work whose result shows any step left out, done twice or in another order: a chain of digests.
+"""A job whose result reveals any step that was skipped, repeated or reordered: a chain of digests.
 
-Its effect is real: an adapter, registered under the job's fence. Every step leaves a mark, to count them.
+Its effect is real: an adapter, registered under the job's fence. Every step appends a mark, to count them.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.registry.folders import write_adapter
 from workers.attempts.context import JobContext
+from workers.processes.replaced_file import replaced_file
 
 STEPS = 30
 _STEP_S = 0.03
@@ -22,10 +23,10 @@ MARKS = "marks"
 
 
 def run_chain(context: JobContext) -> Mapping[str, Any]:
-    """Go on from the last checkpoint that is whole; end with an adapter made from the last digest."""
+    """Resume from the last complete checkpoint; end with an adapter made from the last digest."""
     name = str(context.job.spec["name"])
-    place = context.folder / "checkpoint.json"
-    step, digest = _last_whole(place, name)
+    checkpoint = context.folder / "checkpoint.json"
+    step, digest = _last_complete(checkpoint, name)
     while step < STEPS:
         context.raise_if_stopped()
         time.sleep(_STEP_S)
@@ -33,7 +34,7 @@ def run_chain(context: JobContext) -> Mapping[str, Any]:
         _mark(context.registry.settings.home)
         context.report("chaining", step, STEPS)
         if step % _CHECKPOINT_EVERY == 0:
-            _save(place, step, digest)
+            _save(checkpoint, step, digest)
     folder = context.folder / f"adapter-{context.fence}"
     write_adapter(folder, seed=seed_of(digest))
     adapter = context.registry.adapters.register(
@@ -43,12 +44,12 @@ def run_chain(context: JobContext) -> Mapping[str, Any]:
 
 
 def next_digest(digest: str, step: int) -> str:
-    """One step."""
+    """The digest after one more step."""
     return hashlib.sha256(f"{digest} {step}".encode()).hexdigest()
 
 
 def undisturbed(name: str) -> str:
-    """What the chain of that name ends with."""
+    """The last digest of the chain of that name, when nothing interrupts it."""
     digest = name
     for step in range(1, STEPS + 1):
         digest = next_digest(digest, step)
@@ -56,12 +57,12 @@ def undisturbed(name: str) -> str:
 
 
 def seed_of(digest: str) -> int:
-    """Of the adapter that is made from a digest."""
+    """The seed of the adapter that is made from a digest."""
     return int(digest[:8], 16)
 
 
 def steps_run(home: Path) -> int:
-    """How many steps all jobs took together, those that were lost included."""
+    """How many steps all jobs ran together, including those that were lost."""
     return (home / MARKS).stat().st_size if (home / MARKS).exists() else 0
 
 
@@ -71,20 +72,19 @@ def _mark(home: Path) -> None:
     os.close(descriptor)
 
 
-def _save(place: Path, step: int, digest: str) -> None:
+def _save(checkpoint: Path, step: int, digest: str) -> None:
     content = {"step": step, "digest": digest}
-    whole = {**content, "seal": hashlib.sha256(json.dumps(content).encode()).hexdigest()}
-    staging = place.with_suffix(f".{os.getpid()}")
-    staging.write_text(json.dumps(whole))
-    staging.replace(place)
+    complete = {**content, "checksum": hashlib.sha256(json.dumps(content).encode()).hexdigest()}
+    with replaced_file(checkpoint) as staged:
+        staged.write_text(json.dumps(complete))
 
 
-def _last_whole(place: Path, name: str) -> tuple[int, str]:
+def _last_complete(checkpoint: Path, name: str) -> tuple[int, str]:
     try:
-        content = json.loads(place.read_text())
+        content = json.loads(checkpoint.read_text())
     except (OSError, ValueError):
         return 0, name
-    seal = content.pop("seal", "")
-    if seal != hashlib.sha256(json.dumps(content).encode()).hexdigest():
+    checksum = content.pop("checksum", "")
+    if checksum != hashlib.sha256(json.dumps(content).encode()).hexdigest():
         return 0, name
     return content["step"], content["digest"]

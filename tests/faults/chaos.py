@@ -1,8 +1,8 @@
-"""Workers, a broker and a database that are killed, frozen and spoilt at random while they work through jobs.
+"""Workers, a broker and a database are killed, frozen and fed garbage at random while jobs run.
 
     python -m tests.faults.chaos --minutes 10 --seed 7
 
-Whatever happens, every job must end once, with the result of an undisturbed run.
+Every job must end exactly once, with the result of an undisturbed run.
 """
 
 import argparse
@@ -41,9 +41,9 @@ from tests.workers.started_processes import (
 )
 
 JOB_PROCESS = "workers.attempts.job_process"
-#: Short, so that a frozen worker loses its lease within a test.
+#: Short, so that a frozen worker loses its lease during a test.
 LEASE_S = 3.0
-#: Faults have their own budgets; this one must not end a job whose trainer the test kills.
+#: Faults have their own budgets; this one must not end a job whose process the test kills.
 MAX_ATTEMPTS = 100
 _PAUSE_S = (0.3, 1.5)
 _FREEZE_S = (1.0, 6.0)
@@ -52,7 +52,7 @@ _GARBAGE = (b"\x00garbage{", b"5", b"[" * 20_000, b'{"body": 1, "headers": {}, "
 
 @dataclass
 class Outcome:
-    """What was done to the service, and what it did."""
+    """The faults that were injected, and how the jobs ended."""
 
     seed: int
     faults: Counter[str] = field(default_factory=Counter)
@@ -76,7 +76,7 @@ class Outcome:
 
 
 class Chaos:
-    """One run; `seed` decides which faults come when, if not what they meet."""
+    """One run; `seed` decides which faults come when, but not what each one hits."""
 
     def __init__(self, folder: Path, *, seed: int, postgres: PostgresServer | None) -> None:
         self._random = random.Random(seed)
@@ -87,20 +87,20 @@ class Chaos:
         settings = settings_for(url, home=folder / "home")
         self.settings = replace(settings, broker_url=self._valkey.url, lease_s=LEASE_S)
         self._frozen: list[tuple[float, list[int]]] = []
-        self._hint = b""
+        self._wake_up = b""
         self._log = (folder / "log").open("ab")
         self.outcome = Outcome(seed=seed)
         self._faults: dict[str, Callable[[], object]] = {
             "worker main": self._kill_main,
             "worker tree": self._kill_tree,
             "pool child": lambda: self._kill_below("celery"),
-            "trainer": lambda: self._kill_below(JOB_PROCESS),
+            "job process": lambda: self._kill_below(JOB_PROCESS),
             "freeze": self._freeze,
             "relay": lambda: self._service["relay"].kill(),
             "broker": self._kill_valkey,
             "broker wiped": lambda: self._valkey.client().flushall(),
-            "repeated hints": self._repeat_hints,
-            "malformed message": self._spoil,
+            "repeated wake-ups": self._repeat_wake_ups,
+            "malformed message": self._send_garbage,
             **({} if postgres is None else {"postgres": self._crash_postgres}),
         }
         self._commands: dict[str, tuple[tuple[str, ...], Settings]] = {
@@ -111,10 +111,10 @@ class Chaos:
         self._service: dict[str, subprocess.Popen[bytes]] = {}
 
     def run(self, *, jobs: int, seconds: float, drain_s: float) -> Outcome:
-        """Work through the jobs under faults for so many seconds, then without for `drain_s` at most."""
+        """Run the jobs under faults for `seconds`, then without faults for at most `drain_s`."""
         started = time.monotonic()
         thawing = threading.Event()
-        # In a thread of its own: this one may wait for a lock that a frozen process holds.
+        # In a thread of its own, because this one may wait for a lock that a frozen process holds.
         thawer = threading.Thread(target=self._thaw_on, args=(thawing,), daemon=True)
         thawer.start()
         with Registry.open(self.settings) as registry:
@@ -135,7 +135,7 @@ class Chaos:
             thawer.join()
             self.outcome.seconds = time.monotonic() - started
             self._stop_service()
-            self._judge(registry, ids)
+            self._check(registry, ids)
         return self.outcome
 
     def close(self) -> None:
@@ -149,12 +149,12 @@ class Chaos:
     def _break_something(self) -> None:
         time.sleep(self._random.uniform(*_PAUSE_S))
         name = self._random.choice(list(self._faults))
-        # One that finds nobody to meet is none.
+        # A fault that hit no process does not count.
         if self._faults[name]() is not False:
             self.outcome.faults[name] += 1
 
     def _start_dead(self) -> None:
-        """As a service manager does."""
+        """Restart ended processes, as a service manager does."""
         for name, (command, settings) in self._commands.items():
             process = self._service.get(name)
             if process is None or process.poll() is not None:
@@ -187,7 +187,7 @@ class Chaos:
         return bool(below)
 
     def _freeze(self) -> None:
-        """A supervisor, with or without its worker's main process, but not its trainer."""
+        """Freeze a supervisor, with or without its worker's main process, but not its job process."""
         worker = self._worker()
         frozen = [pid for pid in descendants(worker.pid) if JOB_PROCESS not in command_line(pid)]
         if self._random.random() < 0.5 or not frozen:
@@ -212,14 +212,14 @@ class Chaos:
         time.sleep(self._random.uniform(0.0, 1.0))
         self._valkey.start()
 
-    def _repeat_hints(self) -> bool:
+    def _repeat_wake_ups(self) -> bool:
         client = self._valkey.client()
-        self._hint = client.lindex("zoo:cpu", 0) or self._hint
-        if self._hint:
-            client.lpush("zoo:cpu", *[self._hint] * 50)
-        return bool(self._hint)
+        self._wake_up = client.lindex("zoo:cpu", 0) or self._wake_up
+        if self._wake_up:
+            client.lpush("zoo:cpu", *[self._wake_up] * 50)
+        return bool(self._wake_up)
 
-    def _spoil(self) -> None:
+    def _send_garbage(self) -> None:
         self._valkey.client().lpush("zoo:cpu", self._random.choice(_GARBAGE))
 
     def _crash_postgres(self) -> None:
@@ -231,10 +231,10 @@ class Chaos:
     def _unfinished(self, registry: Registry) -> bool:
         try:
             return bool(registry.jobs.list(["queued", "running"], limit=1))
-        except RegistryError:  # the database is down just now
+        except RegistryError:  # the database is down at the moment
             return True
 
-    def _judge(self, registry: Registry, ids: list[int]) -> None:
+    def _check(self, registry: Registry, ids: list[int]) -> None:
         outcome = self.outcome
         outcome.jobs = len(ids)
         for job in map(registry.jobs.get, ids):
@@ -251,7 +251,7 @@ class Chaos:
                 outcome.journal[job.id] = [*lines, job.message]
         made = Counter(adapter["job_id"] for adapter in registry.adapters.list())
         outcome.doubled += [job for job, count in made.items() if count > 1 and isinstance(job, int)]
-        outcome.orphans = _trainers_of(self.settings.home)
+        outcome.orphans = _job_processes_of(self.settings.home)
         outcome.steps_ratio = steps_run(self.settings.home) / (STEPS * len(ids))
 
     def _is_right(self, registry: Registry, name: str, outcome: Any) -> bool:
@@ -266,8 +266,8 @@ class Chaos:
         )
 
 
-def _trainers_of(home: Path) -> list[str]:
-    """Trainer processes that work in the home folder of this run, once all workers are gone."""
+def _job_processes_of(home: Path) -> list[str]:
+    """Job processes in the home folder of this run that survive all workers."""
     time.sleep(0.5)
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
@@ -293,7 +293,7 @@ def chaos(*, seed: int, jobs: int, seconds: float, drain_s: float, on_postgres: 
 
 
 def main() -> int:
-    """Runs on both databases in turn until the time is over."""
+    """Run on both databases in turn until the time is over."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--minutes", type=float, default=10.0)
     options.add_argument("--seed", type=int, default=int(time.time()))

@@ -1,4 +1,4 @@
-"""A zoo of each test's own, on SQLite or PostgreSQL, and a broker that a module breaks."""
+"""A zoo for each test, on SQLite or PostgreSQL, and a broker for each module to break."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A broker that loses hints, restarts, is full or brings strange messages: each job still ends, once."""
+"""A broker loses messages, restarts, is full or delivers foreign messages: each job still ends once."""
 
 import base64
 import json
@@ -34,13 +34,13 @@ def served(settings: Settings, valkey: ValkeyServer) -> Settings:
     return replace(settings, broker_url=valkey.url)
 
 
-def a_hint(served: Settings, registry: Registry, valkey: ValkeyServer) -> bytes:
-    """A message as the relay publishes it, and a job that waits for it."""
+def a_wake_up(served: Settings, registry: Registry, valkey: ValkeyServer) -> bytes:
+    """A message as the relay publishes it, after a job was submitted."""
     registry.jobs.submit("train", {"name": "bio"})
     with running(RELAY, served):
-        wait_until(lambda: valkey.client().llen(_QUEUE) == 1, what="a hint")
-    hint: bytes = valkey.client().rpop(_QUEUE)
-    return hint
+        wait_until(lambda: valkey.client().llen(_QUEUE) == 1, what="a wake-up message")
+    message: bytes = valkey.client().rpop(_QUEUE)
+    return message
 
 
 def wait_until_consumed(valkey: ValkeyServer) -> None:
@@ -56,19 +56,19 @@ def test_hints_that_die_with_their_worker_leave_no_job_waiting(
         return lambda: client.llen(_QUEUE) < count
 
     with Registry.open(served) as registry:
-        hint = a_hint(served, registry, valkey)
+        wake_up = a_wake_up(served, registry, valkey)
         jobs = [1, *(registry.jobs.submit("train", {"name": "bio"}).id for _ in range(2))]
         for _ in range(3):
-            # So many that a worker is in the middle of them when it dies, with one out of the broker's hands.
-            client.lpush(_QUEUE, *[hint] * 500)
+            # So many that the worker still consumes them when it dies, with one of them unacknowledged.
+            client.lpush(_QUEUE, *[wake_up] * 500)
             waiting = client.llen(_QUEUE)
             worker = start(CELERY, served)
             try:
-                wait_until(fewer_than(waiting), what="it takes hints")
+                wait_until(fewer_than(waiting), what="the worker consumes messages")
             finally:
                 end_tree(worker)
             client.delete(_QUEUE)
-        # Without its fallback, which takes jobs where hints stay away: here only new hints help.
+        # Without the fallback, which polls the database: here only new messages help.
         with running(CELERY, served, TEST_PATIENCE_S="3600"):
             ended = [wait_for_state(registry, job, "succeeded", "failed") for job in jobs]
         assert {job.state for job in ended} == {"succeeded"}
@@ -83,7 +83,7 @@ def test_a_broker_that_restarts_under_a_job_leaves_its_attempt_alone(
         job = registry.jobs.submit("train", {"name": "bio"}).id
         folder = job_folder(registry, job)
         with running(CELERY, served, TEST_HANDLER="measure_until_told"):
-            wait_until((folder / "measuring").exists, what="the job is at work")
+            wait_until((folder / "measuring").exists, what="the job runs")
             valkey.kill()
             valkey.start()
             own = {client["id"] for client in valkey.client().client_list()}
@@ -99,11 +99,11 @@ def test_a_broker_that_restarts_under_a_job_leaves_its_attempt_alone(
 def test_a_full_broker_costs_no_job(served: Settings, valkey: ValkeyServer, tmp_path: Path) -> None:
     client, log = valkey.client(), tmp_path / "log"
     with Registry.open(served) as registry, running(CELERY, served, log=log) as worker:
-        wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is there")
+        wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is listed")
         client.config_set("maxmemory", 1)
         try:
             job = registry.jobs.submit("train", {"name": "bio"}).id
-            wait_until(lambda: "OutOfMemory" in log.read_text(), what="the broker has refused a hint")
+            wait_until(lambda: "OutOfMemory" in log.read_text(), what="the broker has refused a message")
         finally:
             client.config_set("maxmemory", 0)
         assert wait_for_state(registry, job, "succeeded", "failed").state == "succeeded"
@@ -114,16 +114,16 @@ def test_a_worker_takes_hints_again_after_twenty_restarts_of_the_broker(
     served: Settings, valkey: ValkeyServer
 ) -> None:
     with Registry.open(served) as registry:
-        hint = a_hint(served, registry, valkey)
+        wake_up = a_wake_up(served, registry, valkey)
         with running(CELERY, served) as worker:
             wait_for_state(registry, 1, "succeeded")
             for number in range(20):
                 valkey.kill()
-                # Some in the middle of connecting, some while it waits to try again.
+                # Some restarts hit it while it connects, some while it waits to try again.
                 time.sleep(number % 4 * 0.05)
                 valkey.start()
-            # The fallback takes jobs, but no hints: only a worker that listens uses these up.
-            valkey.client().lpush(_QUEUE, hint, hint)
+            # The fallback takes jobs but consumes no messages; only a connected worker consumes these.
+            valkey.client().lpush(_QUEUE, wake_up, wake_up)
             wait_until_consumed(valkey)
             again = registry.jobs.submit("train", {"name": "law"}).id
             assert wait_for_state(registry, again, "succeeded", "failed").fence == 1
@@ -131,18 +131,18 @@ def test_a_worker_takes_hints_again_after_twenty_restarts_of_the_broker(
 
 
 class _Canary:
-    """What unpickling it would do."""
+    """An object that creates a file when it is unpickled."""
 
-    def __init__(self, place: Path) -> None:
-        self._place = place
+    def __init__(self, path: Path) -> None:
+        self._path = path
 
     def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        return open, (str(self._place), "w")
+        return open, (str(self._path), "w")
 
 
-def _strange(hint: bytes, kind: str, canary: Path) -> bytes:
-    """The hint with another content."""
-    message = json.loads(hint)
+def _foreign(wake_up: bytes, kind: str, canary: Path) -> bytes:
+    """The message with another content."""
+    message = json.loads(wake_up)
     body, content_type, encoding = {
         "pickle": (pickle.dumps(_Canary(canary)), "application/x-python-serialize", "binary"),
         "yaml": (f"!!python/object/apply:os.mknod [{canary}]".encode(), "application/x-yaml", "utf-8"),
@@ -162,9 +162,8 @@ def test_messages_of_another_kind_run_no_code_and_cost_no_job(
 ) -> None:
     canary, kinds = tmp_path / "canary", ("pickle", "yaml", "foreign", "wrong arguments", "unknown queue")
     with Registry.open(served) as registry:
-        hint = a_hint(served, registry, valkey)
-        strange = [_strange(hint, kind, canary) for kind in kinds]
-        valkey.client().lpush(_QUEUE, *strange)
+        wake_up = a_wake_up(served, registry, valkey)
+        valkey.client().lpush(_QUEUE, *[_foreign(wake_up, kind, canary) for kind in kinds])
         with running(CELERY, served, log=tmp_path / "log") as worker:
             assert wait_for_state(registry, 1, "succeeded", "failed").fence == 1
             wait_until_consumed(valkey)

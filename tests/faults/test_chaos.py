@@ -1,4 +1,4 @@
-"""Whatever dies, hangs or is spoilt, and in whatever order: every job ends, once, with the right result."""
+"""Under random faults every job ends exactly once, with the right result."""
 
 import pytest
 

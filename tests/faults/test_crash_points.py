@@ -1,4 +1,4 @@
-"""A job survives its processes ending at the worst places: each once, and the next attempt makes it good."""
+"""A job survives a crash at each crash point: the next attempt completes it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +13,10 @@ from tests.faults.chained import BASE, undisturbed
 from tests.registry.folders import write_base
 from tests.workers.started_processes import POLLING, RELAY, running, wait_for_state, wait_until
 
-#: Of the relay, which has a test of its own.
+#: The others are of the relay, which has a test of its own.
 _OF_JOBS = [name for name in CRASH_POINTS if name != "after_publish"]
-#: Where the trainer ends instead of its supervisor.
-_IN_TRAINER = ("after_artifact_rename", "before_commit", "after_commit")
+#: Where the job process ends instead of its supervisor.
+_IN_JOB_PROCESS = ("after_artifact_rename", "before_commit", "after_commit")
 
 
 @pytest.mark.parametrize("place", _OF_JOBS)
@@ -26,8 +26,8 @@ def test_a_crash_at_any_place_loses_and_doubles_nothing(
     with Registry.open(settings) as registry:
         registry.bases.register(write_base(tmp_path / "base"), name=BASE, source="hub:zoo/pico@abc")
         job = registry.jobs.submit("train", {"name": "chained"}).id
-        with running(POLLING, settings, TEST_HANDLER="chain", ZOO_CRASH_AT=place) as worker:
-            if place in _IN_TRAINER:
+        with running(POLLING, settings, TEST_HANDLER="chain", ZOO_CRASH_AT=point) as worker:
+            if point in _IN_JOB_PROCESS:
                 wait_until(lambda: registry.jobs.get(job).fence > 1, what="a second attempt")
             else:
                 worker.wait(timeout=120)
@@ -51,4 +51,4 @@ def test_a_relay_that_dies_after_publishing_is_made_good_by_the_next(
             assert relay.wait(timeout=120) == -9
         assert valkey.client().llen("zoo:cpu") == 1
         with running(RELAY, served):
-            wait_until(lambda: valkey.client().llen("zoo:cpu") == 3, what="all hints")
+            wait_until(lambda: valkey.client().llen("zoo:cpu") == 3, what="all messages")

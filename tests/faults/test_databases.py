@@ -1,4 +1,4 @@
-"""A database that is locked, crashes, changes its schema or tells another time, under a worker at work."""
+"""A database is locked, crashes, changes its schema or has another clock while a worker runs jobs."""
 
 import sqlite3
 import subprocess
@@ -33,7 +33,7 @@ from workers.attempts.runner import job_folder
 # Short leases measure time.
 pytestmark = pytest.mark.alone
 
-#: Puts the clock of a Python process a day off: what reads it for a lease would end or keep every lease.
+#: Shifts the clock of a Python process by a day: code that read it for a lease would end or keep every lease.
 _OTHER_CLOCK = """
 import datetime, time
 _time, _datetime = time.time, datetime.datetime
@@ -59,14 +59,14 @@ def test_a_database_that_crashes_under_a_job_costs_it_no_attempt(tmp_path: Path)
             job = registry.jobs.submit("train", {"name": "bio"}).id
             folder = job_folder(registry, job)
             with running(POLLING, settings, TEST_HANDLER="measure_until_told"):
-                wait_until((folder / "measuring").exists, what="the job is at work")
+                wait_until((folder / "measuring").exists, what="the job runs")
                 postgres.crash()
-                # The job ends while nobody can write that down.
+                # The job ends while its end cannot be recorded.
                 (folder / "enough").touch()
-                wait_until((folder / "result-1.json").exists, what="the trainer has ended")
+                wait_until((folder / "result-1.json").exists, what="the job process has ended")
                 with pytest.raises(ServiceUnreachable):
                     registry.jobs.get(job)
-                time.sleep(2)  # so that the supervisor asks in vain
+                time.sleep(2)  # so that the supervisor's calls fail
                 postgres = postgres.restarted()
                 ended = wait_for_state(registry, job, "succeeded", "failed")
         assert (ended.state, ended.attempt, ended.fence, ended.lost_attempts) == ("succeeded", 1, 1, 0)
@@ -80,12 +80,12 @@ def test_a_job_whose_lease_cannot_be_proved_is_ended_and_tried_again(settings: S
         job = registry.jobs.submit("train", {"name": "bio"}).id
         with running(POLLING, brief, TEST_HANDLER="wait_to_be_stopped"):
             pid = job_folder(registry, job) / "pid"
-            wait_until(pid.exists, what="the job is at work")
+            wait_until(pid.exists, what="the job runs")
             first = int(pid.read_text())
             with closing(sqlite3.connect(str(brief.sqlite_path), isolation_level=None, timeout=60)) as holder:
                 holder.execute("BEGIN IMMEDIATE")
-                # Nobody can renew the lease, and nobody can take it.
-                wait_until(lambda: not command_line(first), what="the trainer has ended")
+                # The lease can be neither renewed nor taken over.
+                wait_until(lambda: not command_line(first), what="the job process has ended")
                 assert registry.jobs.get(job).fence == 1
             wait_until(lambda: registry.jobs.get(job).fence == 2, what="another attempt")
             again = registry.jobs.get(job)
@@ -97,13 +97,13 @@ def test_leases_are_timed_by_the_database_alone(settings: Settings, tmp_path: Pa
     (tmp_path / "sitecustomize.py").write_text(_OTHER_CLOCK.format(off_s=off_s))
     right = str(Path(__file__).parents[2])
     wrong = f"{tmp_path}:{right}"
-    # What one whose clock is behind writes, and what one whose clock is ahead finds, would have run out.
+    # By its own clock, a worker that is behind would write an expired lease, one that is ahead find one.
     first, second = (wrong, right) if off_s < 0 else (right, wrong)
     with Registry.open(settings) as registry:
         job = registry.jobs.submit("train", {"name": "bio"}, deadline_s=3600).id
         folder = job_folder(registry, job)
         with running(POLLING, settings, TEST_HANDLER="measure_until_told", PYTHONPATH=first):
-            wait_until((folder / "measuring").exists, what="the job is at work")
+            wait_until((folder / "measuring").exists, what="the job runs")
             with running(POLLING, settings, TEST_HANDLER="measure_until_told", PYTHONPATH=second):
                 wait_until(lambda: len(registry.workers.list()) == 2, what="the second worker looks for jobs")
                 for _ in range(2):
@@ -155,7 +155,7 @@ def test_a_worker_leaves_the_jobs_of_another_release_alone(
 ) -> None:
     served = replace(settings, broker_url=valkey.url) if kind is CELERY else settings
     log = tmp_path / "log"
-    # A Celery worker says so on every hint; after so many its fallback has looked for a job too.
+    # A Celery worker logs it for every message; by the 16th time its fallback has tried to take a job too.
     times = 16 if kind is CELERY else 1
     with (
         Registry.open(settings) as registry,
@@ -164,7 +164,7 @@ def test_a_worker_leaves_the_jobs_of_another_release_alone(
         wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is there")
         _write_revision(settings, revision)
         job = registry.jobs.submit("train", {"name": "bio"}).id
-        wait_until(lambda: log.read_text().count(way_out) >= times, what="it says why it takes nothing")
+        wait_until(lambda: log.read_text().count(way_out) >= times, what="it logs why it takes no job")
         untouched = registry.jobs.get(job)
         assert (untouched.state, untouched.attempt, untouched.fence) == ("queued", 0, 0)
         _write_revision(settings, HEAD)

@@ -1,4 +1,4 @@
-"""Workers that are told to end at once, or stand still for longer than their lease: one effect, no loss."""
+"""Workers are told to quit, or are frozen for longer than their lease: one effect, no job lost."""
 
 import signal
 from dataclasses import replace
@@ -17,9 +17,9 @@ from tests.workers.started_processes import (
     POLLING,
     command_line,
     descendants,
+    job_processes,
     running,
     send,
-    trainers,
     wait_for_state,
     wait_until,
 )
@@ -28,7 +28,7 @@ from workers.attempts.runner import job_folder
 # Short leases measure time.
 pytestmark = pytest.mark.alone
 
-#: Here a process may be frozen in the middle of a transaction, and SQLite's write lock has no lease.
+#: A process may be frozen inside a transaction here, and SQLite's write lock never expires.
 on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
@@ -40,12 +40,12 @@ def test_sigquit_in_mid_job_loses_no_job_and_leaves_no_job_process(
     with Registry.open(settings) as registry:
         job = registry.jobs.submit("train", {"name": "bio"}).id
         with running(kind, served, TEST_HANDLER="wait_to_be_stopped") as worker:
-            wait_until((job_folder(registry, job) / "pid").exists, what="the job is at work")
+            wait_until((job_folder(registry, job) / "pid").exists, what="the job runs")
             below = descendants(worker.pid)
             worker.send_signal(signal.SIGQUIT)
             assert worker.wait(timeout=120) == 0
             wait_until(lambda: not any(map(command_line, below)), what="nothing of the worker is left")
-        # Given back by the worker itself: nobody has to find out that it is gone.
+        # The worker itself has requeued the job, before any other process could notice its end.
         assert registry.jobs.get(job).state == "queued"
         with running(POLLING, settings):
             ended = wait_for_state(registry, job, "succeeded", "failed")
@@ -70,13 +70,13 @@ def test_a_job_process_is_gone_before_its_frozen_supervisors_job_is_taken_over(
     with Registry.open(brief) as registry:
         job = registry.jobs.submit("train", {"name": "bio"}).id
         with running(POLLING, brief, TEST_HANDLER="wait_to_be_stopped") as worker:
-            wait_until((job_folder(registry, job) / "pid").exists, what="the job is at work")
+            wait_until((job_folder(registry, job) / "pid").exists, what="the job runs")
             worker.send_signal(signal.SIGSTOP)
             with running(POLLING, brief, TEST_HANDLER="look_for_the_first"):
                 ended = wait_for_state(registry, job, "succeeded", "failed")
             worker.send_signal(signal.SIGCONT)
             worker.send_signal(signal.SIGTERM)
-            # What it had to write meanwhile names an old fence.
+            # Its later writes carry an old fence.
             assert worker.wait(timeout=120) == 0
         assert (ended.state, ended.fence, ended.lost_attempts) == ("succeeded", 2, 1)
         assert ended.outcome == {"first_runs": False}
@@ -91,14 +91,14 @@ def test_a_machine_that_stood_still_wakes_up_without_an_effect(database_url: str
         job = registry.jobs.submit("train", {"name": "chained"}).id
         with running(POLLING, brief, TEST_HANDLER="chain") as worker:
             wait_until((job_folder(registry, job) / "checkpoint.json").exists, what="a checkpoint")
-            (trainer,) = trainers(worker.pid)
-            for pid in (trainer, worker.pid):
+            (job_process,) = job_processes(worker.pid)
+            for pid in (job_process, worker.pid):
                 send(pid, signal.SIGSTOP)
             with running(POLLING, brief, TEST_HANDLER="chain"):
                 ended = wait_for_state(registry, job, "succeeded", "failed")
-            for pid in (trainer, worker.pid):
+            for pid in (job_process, worker.pid):
                 send(pid, signal.SIGCONT)
-            wait_until(lambda: not command_line(trainer), what="the first trainer has ended")
+            wait_until(lambda: not command_line(job_process), what="the first job process has ended")
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(timeout=120) == 0
         assert (ended.state, ended.fence) == ("succeeded", 2)

@@ -1,4 +1,4 @@
-"""The Celery application with jobs of the tests: `celery -A tests.workers.celery_app worker`."""
+"""The Celery application with the tests' handlers: `celery -A tests.workers.celery_app worker`."""
 
 import os
 

@@ -6,11 +6,11 @@ from workers.checks.findings import Finding
 
 
 def only(findings: Iterable[Finding]) -> Finding:
-    """The one finding there is."""
+    """The only finding."""
     (found,) = findings
     return found
 
 
 def states(findings: Sequence[Finding]) -> list[str]:
-    """How bad each one is."""
+    """The state of each finding."""
     return [finding.state for finding in findings]

@@ -1,4 +1,4 @@
-"""The handlers of workers that tests start: what TEST_HANDLER names in `tests.workers.handlers`."""
+"""The handlers of workers that tests start: the function of `tests.workers.handlers` in TEST_HANDLER."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What stands in for training in the tests of the job machinery: each function is a job's whole work."""
+"""Handlers that replace training in the tests of the job system: each function is a job's whole work."""
 
 import errno
 import os
@@ -12,12 +12,12 @@ from typing import Any
 from workers.attempts.context import JobContext
 from workers.errors import SpecInvalid
 
-#: where a real disk is always full
+#: A device that is always full.
 _FULL_DEVICE = Path("/dev/full")
 
 
 def succeed(context: JobContext) -> Mapping[str, Any]:
-    """Measure something and end well."""
+    """Measure something and succeed."""
     for step in (1, 2):
         context.report("training", step, 2, loss=1.0 / step)
         context.run.metrics({"train/loss": 1.0 / step}, step=step)
@@ -25,7 +25,7 @@ def succeed(context: JobContext) -> Mapping[str, Any]:
 
 
 def measure_until_told(context: JobContext) -> Mapping[str, Any]:
-    """Measure a step every few milliseconds until there is a file `enough`; a report at first and at last."""
+    """Measure a step every few milliseconds until a file `enough` exists; report at the start and the end."""
     report, step = context.folder / "report.txt", 0
     report.write_text("draft")
     context.run.artifact(report, folder="report")
@@ -40,7 +40,7 @@ def measure_until_told(context: JobContext) -> Mapping[str, Any]:
 
 
 def wait_to_be_stopped(context: JobContext) -> Mapping[str, Any]:
-    """Say its process id, then go on until asked to end; what it has is saved first."""
+    """Write the process id, then run until asked to stop; save a checkpoint first."""
     (context.folder / "pid").write_text(str(os.getpid()))
     context.report("waiting", 0, 1, pid=os.getpid())
     while not context.stop_requested():
@@ -51,7 +51,7 @@ def wait_to_be_stopped(context: JobContext) -> Mapping[str, Any]:
 
 
 def look_for_the_first(context: JobContext) -> Mapping[str, Any]:
-    """Tell whether the trainer of the attempt before still runs."""
+    """Return whether the job process of the previous attempt still runs."""
     from tests.workers.started_processes import command_line
 
     return {"first_runs": bool(command_line(int((context.folder / "pid").read_text())))}
@@ -72,25 +72,25 @@ def ignore_everything(context: JobContext) -> Mapping[str, Any]:
 
 
 def die(context: JobContext) -> Mapping[str, Any]:
-    """End without a word."""
+    """End without a result."""
     os.kill(os.getpid(), signal.SIGKILL)
     return {}
 
 
 def fill_the_disk(context: JobContext) -> Mapping[str, Any]:
-    """Write where there is no room."""
+    """Write to a full device."""
     _FULL_DEVICE.write_bytes(b"x")
     return {}
 
 
 def fill_the_disk_for_good(context: JobContext) -> Mapping[str, Any]:
-    """Leave no room for the result either."""
+    """Fill the disk for the result too."""
     (context.folder / f".result-{context.fence}.json.{os.getpid()}").symlink_to(_FULL_DEVICE)
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def need_less_memory(context: JobContext) -> Mapping[str, Any]:
-    """Find room for two rows, not for more."""
+    """Have memory for two sequences, not for more."""
     rows = context.micro_batch(8)
     if rows > 2:
         raise MemoryError
@@ -98,14 +98,14 @@ def need_less_memory(context: JobContext) -> Mapping[str, Any]:
 
 
 def chain(context: JobContext) -> Mapping[str, Any]:
-    """Work in steps that build on each other, with checkpoints, and register what comes out."""
+    """Work in dependent steps with checkpoints, and register the result."""
     from tests.faults.chained import run_chain
 
     return run_chain(context)
 
 
 def refuse(context: JobContext) -> Mapping[str, Any]:
-    """Find the request wanting."""
+    """Refuse the request."""
     raise SpecInvalid("rank", allowed="a whole number in 1..1024", value=0)
 
 
@@ -116,12 +116,12 @@ def read_what_was_asked_for(context: JobContext) -> Mapping[str, Any]:
 
 
 def fail(context: JobContext) -> Mapping[str, Any]:
-    """Fail as code fails."""
+    """Raise an unexpected exception."""
     raise ZeroDivisionError("division by zero in step 3")
 
 
 def print_and_read(context: JobContext) -> Mapping[str, Any]:
-    """Use standard streams as a careless library does."""
+    """Use the standard streams, as a library may."""
     sys.stdout.write("printed by a library\n")
     sys.stdout.flush()
     os.write(1, b"written to descriptor 1\n")
@@ -129,5 +129,5 @@ def print_and_read(context: JobContext) -> Mapping[str, Any]:
 
 
 def look_around(context: JobContext) -> Mapping[str, Any]:
-    """Tell what it was started with."""
+    """Return what the process was started with."""
     return {"environ": dict(os.environ), "path": sys.path, "arguments": sys.argv}

@@ -1,4 +1,4 @@
-"""A worker without a broker, as `zoo worker` is, whose jobs do what `handler_table` says."""
+"""A worker without a broker, as `zoo worker` is, with the handlers of `handler_table`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Real worker processes for tests, how to look into them, and how to wait for what they do."""
+"""Real worker processes for tests: starting and inspecting them, and waiting for what they do."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ RELAY = (sys.executable, "-m", "zoo", "relay")
 
 
 def environment(settings: Settings, **extra: str) -> dict[str, str]:
-    """What a process of the zoo needs to know of it, without tracking."""
+    """The environment of a process of the zoo, without tracking."""
     broker = {} if settings.broker_url is None else {"ZOO_BROKER_URL": settings.broker_url}
     return {
         **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
@@ -61,7 +61,7 @@ def start(
 def running(
     command: tuple[str, ...], settings: Settings, *, log: Path | None = None, **extra: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process that is ended, with all it started, when the block ends."""
+    """A process that is killed, with all its descendants, when the block ends."""
     with (log or Path(os.devnull)).open("ab") as stream:
         process = start(command, settings, log=stream, **extra)
         try:
@@ -84,7 +84,7 @@ def send(pid: int, number: int) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Children, their children, and so on, as /proc has them now."""
+    """Children, their children, and so on, as /proc lists them now."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -102,15 +102,15 @@ def descendants(pid: int) -> list[int]:
 
 
 def command_line(pid: int) -> str:
-    """How a process was started; empty for one that has ended."""
+    """The command line of a process; empty for one that has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except OSError:
         return ""
 
 
-def trainers(pid: int) -> list[int]:
-    """The trainer processes below a worker."""
+def job_processes(pid: int) -> list[int]:
+    """The job processes below a worker."""
     return [child for child in descendants(pid) if "workers.attempts.job_process" in command_line(child)]
 
 

@@ -14,7 +14,7 @@ import pytest
 from registry.entities import Job
 from registry.service import Registry
 from registry.settings import Settings
-from tests.workers.started_processes import end_tree, send, trainers, wait_until
+from tests.workers.started_processes import end_tree, job_processes, send, wait_until
 from workers.attempts.process_group import RankEnd, Ranks, deciding_end, rank_environment
 from workers.attempts.results import Result
 from workers.attempts.runner import job_folder, run_here
@@ -59,7 +59,7 @@ class Running:
             lambda: all(path.exists() and path.read_text() for path in said), what="all processes wait"
         )
         self.ranks = [int(path.read_text()) for path in said]
-        (self.trainer,) = set(trainers(self.supervisor.pid)) - set(self.ranks)
+        (self.trainer,) = set(job_processes(self.supervisor.pid)) - set(self.ranks)
 
     def wait_until_gone(self) -> None:
         for pid in (self.trainer, *self.ranks):

@@ -1,4 +1,4 @@
-"""What Celery is told for each kind of broker: a connection must come of it, and RabbitMQ must take it."""
+"""Celery's settings for each kind of broker: they give a connection, and RabbitMQ accepts it."""
 
 import os
 import secrets
@@ -32,7 +32,7 @@ def connection_to(url: str) -> Connection:
 
 def test_an_amqp_url_becomes_a_connection_with_its_time_limit() -> None:
     connection = connection_to("amqp://zoo:secret@rabbit:5673/jobs")
-    # What kombu gives to the AMQP client, without connecting.
+    # The arguments that kombu passes to the AMQP client, without connecting.
     known = connection.info()
     assert (known["transport"], known["hostname"], known["port"]) == ("amqp", "rabbit", 5673)
     assert (known["userid"], known["virtual_host"]) == ("zoo", "jobs")
@@ -59,7 +59,7 @@ def test_wake_up_messages_are_json_acknowledged_early_and_wait_behind_no_job(
 
 
 @pytest.mark.skipif(RABBITMQ is None, reason="needs rabbitmq-server")
-def test_a_job_is_run_on_a_hint_of_rabbitmq(settings: Settings, tmp_path: Path) -> None:
+def test_a_message_of_rabbitmq_starts_a_job(settings: Settings, tmp_path: Path) -> None:
     ports = []
     for _ in range(2):
         with socket.create_server(("127.0.0.1", 0)) as probe:

@@ -1,4 +1,4 @@
-"""When a worker whose hints stay away takes jobs itself."""
+"""When a worker that receives no message polls the database itself."""
 
 import shutil
 import time
@@ -19,7 +19,7 @@ def registry(migrated_sqlite: Path, tmp_path: Path) -> Registry:
     return Registry.open(settings_for(f"sqlite:///{database}", home=tmp_path / "home"))
 
 
-def test_each_job_is_given_the_time_for_a_hint_to_come(registry: Registry) -> None:
+def test_each_job_leaves_time_for_its_message_to_arrive(registry: Registry) -> None:
     with registry:
         registry.jobs.submit("train", {"name": "bio"})
         taken_at: list[float] = []

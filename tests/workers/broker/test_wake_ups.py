@@ -16,7 +16,7 @@ from celery import signals
 from workers.broker.wake_ups import make_app
 
 settings = settings_for(sys.argv[1], home=Path(sys.argv[2]))
-# Nobody listens there; the worker's threads begin all the same.
+# Nothing listens there, but the worker's threads start nevertheless.
 app = make_app(replace(settings, broker_url="redis://127.0.0.1:1/0"))
 class Worker:
     pass

@@ -1,4 +1,4 @@
-"""Two trainers, or two workers, never share a GPU, and a dead one's GPU is free at once."""
+"""Two jobs, or two workers, never share a GPU, and the GPU of a dead one is free at once."""
 
 import os
 import subprocess
@@ -86,9 +86,7 @@ def test_workers_that_serve_no_gpu_see_none_and_are_as_many_as_one_likes(
     assert visible_gpus(os.environ) == ()
 
 
-def test_a_workers_lock_leaves_the_gpu_to_its_trainers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_workers_lock_leaves_the_gpu_to_its_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     serve_gpus(["gpu"], timeout_s=0, folder=tmp_path)
     assert len(lock_gpus(["3"], timeout_s=0, folder=tmp_path)) == 1

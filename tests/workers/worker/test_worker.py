@@ -1,4 +1,4 @@
-"""Real workers, with and without a broker: what they run, how they end, and what another one takes over."""
+"""Real workers, with and without a broker: the jobs they run, how they end, and what others take over."""
 
 import shutil
 import signal
@@ -22,10 +22,10 @@ from tests.workers.started_processes import (
     command_line,
     descendants,
     end_tree,
+    job_processes,
     running,
     send,
     start,
-    trainers,
     wait_for_state,
     wait_until,
 )
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.processes
 
 #: By name: a worker that asks the database, and one that waits for hints.
 WORKERS = {"polling": POLLING, "celery": CELERY}
-#: As users start one: on a broker's hints where there is one.
+#: As users start one: with a broker where one is configured.
 ZOO_WORKER = (sys.executable, "-m", "zoo", "worker", "--queue", "gpu", "--gpu", "0")
 
 
@@ -72,7 +72,7 @@ def queued(registry: Registry, **placement: object) -> int:
 
 
 def at_work(registry: Registry, job_id: int) -> None:
-    """The job's code runs: it has said so."""
+    """Wait until the job's code runs."""
     wait_until((job_folder(registry, job_id) / "pid").exists, what=f"job {job_id} starts")
 
 
@@ -87,7 +87,7 @@ def test_queued_jobs_are_run_and_the_worker_is_listed(kind: str, served: Setting
         (worker,) = registry.workers.list()
         assert worker.process_id == process.pid
         assert all(job.worker == worker.name for job in ended)
-        # Torch, if it came with any import, would be mapped.
+        # If any import had loaded torch, it would be mapped.
         for pid in (process.pid, *descendants(process.pid)):
             assert "torch" not in Path(f"/proc/{pid}/maps").read_text()
         process.send_signal(signal.SIGTERM)
@@ -121,7 +121,7 @@ def test_a_killed_worker_leaves_no_job_process_and_another_takes_over_in_2_s(
         try:
             at_work(registry, job)
             below = descendants(first.pid)
-            # A second worker is there, and idle.
+            # A second worker is idle.
             with running(WORKERS[kind], served, TEST_HANDLER="wait_to_be_stopped") as second:
                 wait_until(lambda: len(registry.workers.list()) == 2, what="the second worker is listed")
                 first.kill()
@@ -254,7 +254,7 @@ def test_a_broker_that_hangs_delays_no_submission(valkey: ValkeyServer, settings
         finally:
             valkey.thaw()
         # The relay comes through once the broker is back.
-        wait_until(lambda: valkey.client().llen("zoo:cpu") == 20, what="the hints")
+        wait_until(lambda: valkey.client().llen("zoo:cpu") == 20, what="the messages")
         relay.send_signal(signal.SIGTERM)
         assert relay.wait(timeout=60) == 0
 
@@ -266,13 +266,13 @@ def test_hints_that_come_many_times_start_a_job_once(valkey: ValkeyServer, setti
     with Registry.open(served) as registry:
         job = queued(registry)
         with running(RELAY, served):
-            wait_until(lambda: client.llen("zoo:cpu") == 1, what="a hint")
-        hint = client.lindex("zoo:cpu", 0)
+            wait_until(lambda: client.llen("zoo:cpu") == 1, what="a wake-up message")
+        wake_up = client.lindex("zoo:cpu", 0)
         for _ in range(50):
-            client.lpush("zoo:cpu", hint)
+            client.lpush("zoo:cpu", wake_up)
         with running(CELERY, served, TEST_HANDLER="outlast_the_lease"), running(CELERY, served):
             wait_for_state(registry, job, "succeeded")
-            wait_until(lambda: client.llen("zoo:cpu") == 0, what="the hints are used up")
+            wait_until(lambda: client.llen("zoo:cpu") == 0, what="the messages are consumed")
         kinds = [event.kind for event in registry.jobs.events(job)]
         assert kinds == ["submitted", "claimed", "succeeded"]
 
@@ -302,16 +302,16 @@ def test_a_malformed_message_costs_no_job(valkey: ValkeyServer, settings: Settin
 
 def test_every_process_of_a_worker_may_be_killed_alone(valkey: ValkeyServer, settings: Settings) -> None:
     served = replace(settings, broker_url=valkey.url)
-    # No hint stays away so long that the main process takes the job: each attempt is the pool's.
+    # Patience is so long that the main process never takes the job: each attempt is the pool's.
     with (
         Registry.open(served) as registry,
         running(CELERY, served, TEST_HANDLER="wait_to_be_stopped", TEST_PATIENCE_S="3600") as worker,
     ):
         job = queued(registry)
         at_work(registry, job)
-        (trainer,) = trainers(worker.pid)
-        send(trainer, signal.SIGKILL)
-        wait_until(lambda: registry.jobs.get(job).fence == 2, what="a second attempt after the trainer")
+        (job_process,) = job_processes(worker.pid)
+        send(job_process, signal.SIGKILL)
+        wait_until(lambda: registry.jobs.get(job).fence == 2, what="a second attempt after the kill")
         spent = registry.jobs.get(job)
         assert (spent.attempt, spent.lost_attempts) == (2, 0)
         wait_until(lambda: bool(trainers(worker.pid)), what="the second trainer")
