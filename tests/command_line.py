@@ -1,4 +1,4 @@
-"""The `zoo` command called in a test's own process, and a zoo for it that has something in it."""
+"""The `zoo` command called in a test's own process, and a zoo with a few records for it."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ from tests.registry.folders import XLORA, write_adapter, write_base, write_compo
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command said."""
+    """The output and exit code of a command."""
 
     out: str
     err: str

@@ -1,4 +1,4 @@
-"""A real MLflow server for tests: killed, restarted, frozen, or behind a line that loses its answers."""
+"""A real MLflow server for tests: killed, restarted, frozen, or behind a proxy that loses its answers."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ class MlflowServer:
         self.url = f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Start it; returns when it answers."""
+        """Start the server and wait until it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
         parent_pid = os.getpid()
         self._process = subprocess.Popen(
@@ -55,19 +55,19 @@ class MlflowServer:
             time.sleep(0.1)
 
     def kill(self) -> None:
-        """End it and its children at once, as a crash does."""
+        """Kill the server and its children, as a crash does."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
     def freeze(self) -> None:
-        """Keep its socket open and answer nothing."""
+        """Freeze the server: its socket stays open and nothing is answered."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Go on, with everything that was asked meanwhile."""
+        """Let the server continue, and answer the requests that came meanwhile."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGCONT)
 
@@ -80,7 +80,7 @@ class MlflowServer:
 
 
 class LossyLine:
-    """A port that passes requests on to a server, and `answers_left` answers back; the next is lost."""
+    """A proxy that forwards requests to a server and returns `answers_left` answers; the next one is lost."""
 
     def __init__(self, server_port: int) -> None:
         self.answers_left = 0
@@ -91,7 +91,7 @@ class LossyLine:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Accept no more."""
+        """Close the port."""
         self._listener.close()
 
     def _accept(self) -> None:

@@ -1,4 +1,4 @@
-"""The `zoo` command as a user meets it: what it prints, where, and what it exits with."""
+"""The `zoo` command as a user sees it: what it prints, where, and its exit codes."""
 
 import os
 import resource
@@ -17,7 +17,7 @@ from tests.registry.folders import write_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: Heavy enough that a command which only looks must do without.
+#: Slow to import, so commands that only read must not import them.
 HEAVY = {"sqlalchemy", "torch", "transformers", "peft", "mlflow", "pydantic", "numpy", "rich", "matplotlib"}
 
 
@@ -47,7 +47,7 @@ def test_listing_adapters_takes_a_third_of_a_second_and_imports_nothing_heavy(ho
         before = _processor_s()
         subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
         seconds.append(_processor_s() - before)
-    # Time on the processor: on an idle machine all of it, on a busy one still ours.
+    # CPU time, which unlike wall time does not grow with the machine's load.
     assert min(seconds) < 0.3
 
 

@@ -1,4 +1,4 @@
-"""Errors: every one has a code of its own and an exit code a script can rely on."""
+"""Every error has a code of its own, and an exit code that scripts can rely on."""
 
 import inspect
 

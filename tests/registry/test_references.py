@@ -1,4 +1,4 @@
-"""References: the five forms, what is none of them, and names that are spelt alike."""
+"""References: the five forms, texts of none of them, and similar names."""
 
 from contextlib import suppress
 

@@ -172,7 +172,7 @@ def test_a_lock_that_is_never_given_back_is_named(sqlite: Path, tmp_path: Path) 
     holder.close()
 
 
-def test_a_file_that_may_not_be_written_is_told_from_a_server_that_is_away(
+def test_a_file_without_write_permission_is_not_reported_as_an_absent_server(
     sqlite: Path, tmp_path: Path
 ) -> None:
     with Database(settings_for(f"sqlite:///{sqlite}", home=tmp_path)) as database:

@@ -100,7 +100,7 @@ def test_a_file_that_is_no_database_says_so(use: Callable[[Settings], object], t
         use(Settings.from_env({"ZOO_HOME": str(tmp_path)}))
 
 
-def test_the_doctor_names_a_place_without_a_folder(tmp_path: Path) -> None:
+def test_the_doctor_reports_a_missing_folder(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'gone' / 'zoo.db'}"
     settings = Settings.from_env({"ZOO_HOME": str(tmp_path / "home"), "ZOO_DATABASE_URL": url})
     (finding,) = database.check(settings)

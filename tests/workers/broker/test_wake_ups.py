@@ -1,4 +1,4 @@
-"""What the main process of a Celery worker sets up before it works."""
+"""The setup of a Celery worker's main process."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ def test_an_empty_one_wants_to_be_migrated_and_gets_no_table(
         assert set(states(others)) == {OK}
 
 
-def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(settings: Settings, silent: int) -> None:
+def test_a_server_that_accepts_and_never_answers_times_out(settings: Settings, silent: int) -> None:
     asked = replace(settings, database_url=f"postgresql+psycopg://zoo:secret@127.0.0.1:{silent}/zoo")
     found = only(database.check(asked))
     assert (found.state, found.unreachable) == (FAULT, True)
@@ -128,7 +128,7 @@ def test_an_older_schema_is_migrated_and_a_newer_one_needs_a_newer_release(
 @pytest.mark.parametrize(
     ("skew_s", "state", "said"), [(1.9, OK, "1.9 s"), (-61, WARNING, "behind"), (61, WARNING, "ahead of")]
 )
-def test_a_clock_that_is_off_is_told(skew_s: float, state: str, said: str) -> None:
+def test_a_clock_that_is_off_is_a_warning(skew_s: float, state: str, said: str) -> None:
     found = database.of_skew(skew_s)
     assert found.state == state
     assert said in found.finding

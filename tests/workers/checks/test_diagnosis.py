@@ -1,4 +1,4 @@
-"""`zoo doctor` as a whole: checks that hang or break, the exit code, what is printed."""
+"""`zoo doctor` as a whole: checks that hang or raise, the exit code, the output."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from workers.checks.diagnosis import CHECKS, diagnose, exit_code
 from workers.checks.findings import FAULT, OK, Finding, fault, ok, warning
 
 
-def test_a_check_that_hangs_is_given_up_and_hides_no_other(settings: Settings) -> None:
+def test_a_check_that_hangs_times_out_and_hides_no_other(settings: Settings) -> None:
     forever = threading.Event()
     found = diagnose(
         settings,

@@ -42,14 +42,14 @@ def test_a_home_that_is_a_file_is_a_fault(settings: Settings, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("free_gib", "state"), [(0.9, FAULT), (9.9, WARNING), (10.1, OK), (None, OK)])
-def test_little_room_is_told(free_gib: float | None, state: str) -> None:
+def test_little_space_is_a_warning_or_a_fault(free_gib: float | None, state: str) -> None:
     free_bytes = None if free_gib is None else int(free_gib * 1024**3)
     assert disk.free_space("disk", "/zoo", free_bytes).state == state
 
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An `nvidia-smi` of this test's own making, first on the path."""
+    """A fake `nvidia-smi`, first on the path."""
     script = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/usr/bin{os.pathsep}/bin")
     return script

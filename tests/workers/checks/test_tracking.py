@@ -46,14 +46,14 @@ def test_off_is_no_fault(settings: Settings) -> None:
     assert only(tracking.check(replace(settings, mlflow_tracking_uri=NO_TRACKING))).state == OK
 
 
-def test_what_waits_to_be_shipped_is_told_with_the_command_that_ships_it(settings: Settings) -> None:
+def test_pending_runs_are_a_warning_with_the_command_that_ships_them(settings: Settings) -> None:
     Run(settings.home / "jobs" / "1").close()
     asked = replace(settings, mlflow_tracking_uri=f"sqlite:///{settings.home / 'mlflow.db'}")
     store, waiting = tracking.check(asked)
     assert (store.state, waiting.state, waiting.fix) == (OK, WARNING, "zoo runs ship")
 
 
-def test_a_server_that_accepts_and_never_answers_is_given_up_in_time(
+def test_a_server_that_accepts_and_never_answers_times_out(
     settings: Settings, silent: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "TIMEOUT_S", 0.5)
@@ -81,7 +81,7 @@ def test_a_missing_server_is_unreachable(settings: Settings) -> None:
         (502, "", FAULT, "answers with 502"),
     ],
 )
-def test_a_server_is_judged_by_its_answer(
+def test_the_state_of_a_server_follows_from_its_answer(
     settings: Settings, status: int, body: str, state: str, said: str
 ) -> None:
     with answering(status, body) as url:

@@ -1,4 +1,4 @@
-"""What a child is given: what it needs to run, and no secret that it does not."""
+"""A child's environment has what it needs to run, and no secret that it does not need."""
 
 from workers.processes.child_environment import child_command, child_environment
 
@@ -23,7 +23,7 @@ def test_only_listed_names_are_passed_on() -> None:
     assert not {"PATHOLOGICAL", "PYTHONSTARTUP"} & set(environ)
 
 
-def test_what_a_child_needs_besides_is_named_by_whoever_starts_it() -> None:
+def test_its_starter_names_the_further_variables_of_a_child() -> None:
     given = {"MLFLOW_TRACKING_TOKEN": "secret", "AWS_REGION": "eu"}
     assert child_environment(given, also=("MLFLOW_",))["MLFLOW_TRACKING_TOKEN"] == "secret"
     assert "AWS_REGION" not in child_environment(given, also=("MLFLOW_",))

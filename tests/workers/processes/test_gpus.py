@@ -16,7 +16,7 @@ from workers.processes.gpus import gpus_for, limited_to, lock_gpus, offered, ser
 
 @pytest.fixture(autouse=True)
 def _no_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this machine has."""
+    """Ignore the GPUs of this machine."""
     monkeypatch.setattr(machine, "_DRIVER", tmp_path / "nothing")
 
 
@@ -142,7 +142,7 @@ def test_a_worker_does_not_offer_what_is_not_there(text: str) -> None:
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", "0"), (" 1, 0", "1,0"), ("GPU-ab", "GPU-ab"), ("", "")])
-def test_a_worker_offers_what_it_is_told_to_where_no_driver_tells_better(text: str, value: str) -> None:
+def test_without_a_driver_a_worker_offers_the_gpus_that_are_named(text: str, value: str) -> None:
     assert offered(text) == value
 
 

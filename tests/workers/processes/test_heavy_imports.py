@@ -1,4 +1,4 @@
-"""What is imported is not looked through for garbage; what is made afterwards is."""
+"""Imported objects are never collected; later ones are."""
 
 import gc
 import weakref

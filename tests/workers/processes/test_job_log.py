@@ -1,4 +1,4 @@
-"""A log is appended to, and does not outgrow its limit."""
+"""A log is appended to, and stays within its limit."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Whether an owner is dead is said only when it is known."""
+"""An owner is called dead only when that is certain."""
 
 import os
 import subprocess

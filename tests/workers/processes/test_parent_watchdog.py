@@ -84,7 +84,7 @@ def test_a_child_whose_parent_is_another_does_not_start() -> None:
         end(child)
 
 
-def test_what_waited_in_the_pipe_keeps_nobody() -> None:
+def test_an_old_line_in_the_pipe_does_not_extend_a_child() -> None:
     child = start(for_s=60, parent_pid=os.getpid())
     try:
         assert child.stdin is not None

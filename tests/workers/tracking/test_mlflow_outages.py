@@ -1,4 +1,4 @@
-"""An MLflow server that is stopped, restarted or frozen: no job notices, nothing is missing or double."""
+"""An MLflow server is stopped, restarted or frozen: no job fails, and nothing is missing or doubled."""
 
 import contextlib
 import threading
@@ -53,7 +53,7 @@ def client(server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def the_run(client: Any, folder: Path, store: str) -> Any:
-    """The one run of a job's spool."""
+    """The only run of a job's spool."""
     spool_id = shipped(folder, store=store).spool_id
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     (run,) = client.search_runs(experiments, filter_string=f"tags.`zoo.spool` = '{spool_id}'")
@@ -61,7 +61,7 @@ def the_run(client: Any, folder: Path, store: str) -> Any:
 
 
 def assert_complete(client: Any, run: Any, *, steps: int, to: Path) -> None:
-    """Each step's metric once, each artifact once and as it was last."""
+    """Check that MLflow has each step's metric once, and the last version of each artifact once."""
     history = client.get_metric_history(run.info.run_id, "train/loss")
     assert sorted(point.step for point in history) == list(range(steps))
     assert [file.path for file in client.list_artifacts(run.info.run_id, "report")] == ["report/report.txt"]
@@ -71,7 +71,7 @@ def assert_complete(client: Any, run: Any, *, steps: int, to: Path) -> None:
 
 
 def run_beside(registry: Registry, job: Job, meanwhile: Callable[[Path], None]) -> tuple[Job, float]:
-    """Run a job that measures until `meanwhile` is over; the job as it ended, and how long its end took."""
+    """Run a job that measures until `meanwhile` returns; the ended job, and the seconds that its end took."""
     folder = job_folder(registry, job.id)
     told_at: list[float] = []
 

@@ -36,7 +36,7 @@ def _quiet_and_quick_to_give_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which one MLflow store is created once: doing so takes seconds."""
+    """A folder with one MLflow store, which is created once because that takes seconds."""
     logging.getLogger("alembic").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # What MLflow does at import is between it and its dependencies.

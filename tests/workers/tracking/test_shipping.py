@@ -1,4 +1,4 @@
-"""Jobs and MLflow: a run arrives once, and a tracker that is dead or hangs fails no job."""
+"""Jobs and MLflow: a run arrives once, and an MLflow that is down or hangs fails no job."""
 
 import socket
 import time
@@ -25,7 +25,7 @@ DEAD_SERVER = "http://127.0.0.1:9"
 
 
 def tracked(registry: Registry, uri: str) -> Registry:
-    """The same registry, with runs kept at `uri`."""
+    """The same registry, with the tracking store at `uri`."""
     registry.settings = replace(registry.settings, mlflow_tracking_uri=uri)
     return registry
 
@@ -102,7 +102,7 @@ def test_a_worker_ships_what_is_pending_while_it_has_no_job(registry: Registry, 
             time.sleep(0.1)
 
 
-def test_a_server_that_hangs_costs_no_more_than_the_time_allowed(settings: Settings, tmp_path: Path) -> None:
+def test_a_server_that_hangs_delays_no_longer_than_the_timeout(settings: Settings, tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.begin(experiment="zoo/train", name="bio", parameters={}, tags={})
     run.close()

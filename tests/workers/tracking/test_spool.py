@@ -1,4 +1,4 @@
-"""The spool: what is written comes back, in order, whatever the writer's end was."""
+"""The spool returns what was written, in order, even after its writer was killed."""
 
 import json
 import math
