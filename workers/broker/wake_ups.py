@@ -78,7 +78,7 @@ def make_app(
             _log.error("%s", mismatch)
         except Exception:
             # A MemoryError that left a task would end the whole worker (celery/app/trace.py).
-            _log.exception("a job was given back")
+            _log.exception("a job was requeued")
 
     def prepare_child(**_: Any) -> None:
         signal.signal(_DRAIN, lambda number, _: drains.append(number))

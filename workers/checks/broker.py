@@ -43,7 +43,7 @@ def _redis(url: str) -> Iterator[Finding]:
             fix="pip install 'adapter-zoo[broker]'",
         )
         return
-    shown = _without_account(url)
+    server = _without_account(url)
     try:
         with redis.Redis.from_url(
             _as_redis_url(url),
@@ -52,28 +52,28 @@ def _redis(url: str) -> Iterator[Finding]:
             retry=Retry(NoBackoff(), 0),
         ) as client:
             client.ping()
-            yield from _of_server(shown, _server_info(client, redis.exceptions.NoPermissionError))
+            yield from _of_server(server, _server_info(client, redis.exceptions.NoPermissionError))
     except (redis.exceptions.AuthenticationError, redis.exceptions.AuthorizationError) as error:
-        yield fault("broker", f"{shown} refuses the account: {error}", fix=_PASSWORD)
+        yield fault("broker", f"{server} refuses the account: {error}", fix=_PASSWORD)
     except redis.exceptions.TimeoutError:
         yield fault(
             "broker",
-            f"{shown} accepts connections but does not answer within {TIMEOUT_S:g} s;"
+            f"{server} accepts connections but does not answer within {TIMEOUT_S:g} s;"
             " jobs can still be submitted and wait",
             fix="restart it: docker compose restart broker",
             unreachable=True,
         )
     except redis.exceptions.BusyLoadingError:
-        yield warning("broker", f"{shown} is loading its data", fix="wait, then: zoo doctor")
+        yield warning("broker", f"{server} is loading its data", fix="wait, then: zoo doctor")
     except redis.exceptions.ConnectionError as error:
         yield fault(
             "broker",
-            f"{shown} cannot be reached: {error}; jobs can still be submitted and wait",
+            f"{server} cannot be reached: {error}; jobs can still be submitted and wait",
             fix="start it: docker compose up -d broker, or correct ZOO_BROKER_URL",
             unreachable=True,
         )
     except redis.exceptions.ResponseError as error:
-        yield fault("broker", f"{shown} answers with an error: {error}", fix=f"{_CLI} ping")
+        yield fault("broker", f"{server} answers with an error: {error}", fix=f"{_CLI} ping")
 
 
 _PASSWORD = "put the right password into ZOO_BROKER_URL: redis://:PASSWORD@host:6379/0"  # noqa: S105 - a text
@@ -88,16 +88,16 @@ def _server_info(client: Any, no_permission: type[Exception]) -> Mapping[str, An
     return info
 
 
-def _of_server(shown: str, info: Mapping[str, Any] | None) -> Iterator[Finding]:
+def _of_server(server: str, info: Mapping[str, Any] | None) -> Iterator[Finding]:
     if info is None:
         yield warning(
             "broker",
-            f"{shown} answers, but this account may not read how it stores messages",
+            f"{server} answers, but this account may not read how it stores messages",
             fix="as its administrator: redis-cli CONFIG GET maxmemory-policy appendonly",
         )
         return
     name = "Valkey" if "valkey_version" in info else "Redis"
-    yield ok("broker", f"{shown} answers, {name} {info.get('valkey_version') or info.get('redis_version')}")
+    yield ok("broker", f"{server} answers, {name} {info.get('valkey_version') or info.get('redis_version')}")
     yield of_eviction(str(info.get("maxmemory_policy")))
     yield from of_persistence(info)
 
@@ -134,33 +134,33 @@ def of_persistence(info: Mapping[str, Any]) -> Iterator[Finding]:
 def _amqp(url: str) -> Finding:
     """RabbitMQ: whether it answers a protocol header; behind TLS, whether its port accepts a connection."""
     parts = urlsplit(url)
-    shown = _without_account(url)
+    server = _without_account(url)
     address = (parts.hostname or "localhost", parts.port or _DEFAULT_PORTS[parts.scheme])
     try:
         with socket.create_connection(address, timeout=TIMEOUT_S) as connection:
             if parts.scheme == "amqps":
-                return ok("broker", f"{shown} accepts connections")
+                return ok("broker", f"{server} accepts connections")
             connection.sendall(_AMQP_GREETING)
             answer = connection.recv(1)
     except TimeoutError:
         return fault(
             "broker",
-            f"{shown} does not answer within {TIMEOUT_S:g} s; jobs can still be submitted and wait",
+            f"{server} does not answer within {TIMEOUT_S:g} s; jobs can still be submitted and wait",
             fix="restart it; rabbitmqctl status says what it waits for",
             unreachable=True,
         )
     except OSError as error:
         return fault(
             "broker",
-            f"{shown} cannot be reached: {error}",
+            f"{server} cannot be reached: {error}",
             fix="start it, or correct ZOO_BROKER_URL",
             unreachable=True,
         )
     if answer != _AMQP_ANSWER:
         return fault(
-            "broker", f"{shown} is not RabbitMQ: it does not speak AMQP", fix="correct ZOO_BROKER_URL"
+            "broker", f"{server} is not RabbitMQ: it does not speak AMQP", fix="correct ZOO_BROKER_URL"
         )
-    return ok("broker", f"{shown} answers")
+    return ok("broker", f"{server} answers")
 
 
 def _as_redis_url(url: str) -> str:

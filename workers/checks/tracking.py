@@ -37,15 +37,15 @@ def check(settings: Settings) -> Iterator[Finding]:
 
 
 def _server(url: str, environ: Mapping[str, str]) -> Iterator[Finding]:
-    shown = store_name(url)
+    server = store_name(url)
     try:
         version = _asked(f"{url}/version", environ)
     except urllib.error.HTTPError as error:
-        yield _refused(shown, error)
+        yield _refused(server, error)
     except TimeoutError:
         yield fault(
             "mlflow",
-            f"{shown} accepts connections but does not answer within {TIMEOUT_S:g} s;"
+            f"{server} accepts connections but does not answer within {TIMEOUT_S:g} s;"
             " jobs go on, their runs wait",
             fix="restart it: docker compose restart mlflow",
             unreachable=True,
@@ -53,12 +53,12 @@ def _server(url: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     except (OSError, ValueError) as error:
         yield fault(
             "mlflow",
-            f"{shown} cannot be reached: {getattr(error, 'reason', error)}; jobs go on, their runs wait",
+            f"{server} cannot be reached: {getattr(error, 'reason', error)}; jobs go on, their runs wait",
             fix="start it: docker compose up -d mlflow, or correct MLFLOW_TRACKING_URI",
             unreachable=True,
         )
     else:
-        yield _of_version(shown, version)
+        yield _of_version(server, version)
 
 
 def _asked(url: str, environ: Mapping[str, str]) -> str:
@@ -77,7 +77,7 @@ def _asked(url: str, environ: Mapping[str, str]) -> str:
         raise
 
 
-def _refused(shown: str, error: urllib.error.HTTPError) -> Finding:
+def _refused(server: str, error: urllib.error.HTTPError) -> Finding:
     with error:
         if error.code == _UNAUTHORIZED:
             said, fix = (
@@ -91,14 +91,14 @@ def _refused(shown: str, error: urllib.error.HTTPError) -> Finding:
             )
         else:
             said, fix = f"answers with {error.code}", "look at its log: docker compose logs mlflow"
-    return fault("mlflow", f"{shown} {said}", fix=fix)
+    return fault("mlflow", f"{server} {said}", fix=fix)
 
 
-def _of_version(shown: str, version: str) -> Finding:
+def _of_version(server: str, version: str) -> Finding:
     numbers = tuple(int(part) for part in version.split(".")[:3] if part.isdecimal())
     if not numbers:
-        return fault("mlflow", f"{shown} is not an MLflow server", fix="correct MLFLOW_TRACKING_URI")
-    said = f"{shown} answers, version {version}, client {metadata.version('mlflow')}"
+        return fault("mlflow", f"{server} is not an MLflow server", fix="correct MLFLOW_TRACKING_URI")
+    said = f"{server} answers, version {version}, client {metadata.version('mlflow')}"
     if numbers < _SAFE_SINCE:
         floor = ".".join(map(str, _SAFE_SINCE))
         return warning(

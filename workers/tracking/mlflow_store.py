@@ -259,7 +259,7 @@ def _is_gone(exc: Exception) -> bool:
 
 def _reason(store: str, exc: Exception) -> str:
     lines = str(exc).strip().splitlines()
-    return f"MLflow at {store} did not take the run: {type(exc).__name__}: {lines[0] if lines else ''}"
+    return f"MLflow at {store} did not accept the run: {type(exc).__name__}: {lines[0] if lines else ''}"
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -109,7 +109,7 @@ class Shipper:
             now = time.monotonic()
             answered_at = now if self._answers else answered_at
             if now - started > timeout_s or now - answered_at > _LAST_TRY_S:
-                self._on_unavailable(f"MLflow did not take the run within {now - started:.1f} s")
+                self._on_unavailable(f"MLflow did not accept the run within {now - started:.1f} s")
                 break
             time.sleep(_POLL_S)
         complete = self._process.poll() == 0

@@ -89,5 +89,5 @@ def take_all(
 
 def _ending(job: Job) -> str:
     if job.state == "queued":
-        return f"given back ({job.message})"
+        return f"requeued ({job.message})"
     return job.state if job.reason in ("ok", "cancelled") else f"{job.state} ({job.reason}: {job.message})"

@@ -32,7 +32,7 @@ def test_what_a_dead_server_does_not_take_is_named_and_stays(monkeypatch: pytest
     answer = CliRunner().invoke(command, ["ship", "-q"])
     assert isinstance(answer.exception, TrackingUnavailable)
     assert answer.stdout.split() == ["2", "10"]
-    assert f"MLflow at {DEAD_SERVER} did not take the run" in str(answer.exception)
+    assert f"MLflow at {DEAD_SERVER} did not accept the run" in str(answer.exception)
     listed = json.loads(CliRunner().invoke(command, ["ls", "--json"]).stdout)
     assert [row["job"] for row in listed] == ["2", "10", "11"]
     assert listed[0]["pending_bytes"] == listed[1]["pending_bytes"] > 100

@@ -128,7 +128,7 @@ def test_what_a_dead_server_did_not_take_is_shipped_later(
     tracker: Tracker, client: Any, run: Run, store: Path, tmp_path: Path
 ) -> None:
     dead = Tracker(uri=DEAD_SERVER, artifact_folder=store / "artifacts")
-    with pytest.raises(TrackingUnavailable, match=r"MLflow at http://127.0.0.1:9 did not take the run"):
+    with pytest.raises(TrackingUnavailable, match=r"MLflow at http://127.0.0.1:9 did not accept the run"):
         dead.ship(tmp_path)
     assert is_pending(tmp_path, store=dead.store)
     shipment = tracker.ship(tmp_path)

@@ -118,5 +118,5 @@ def test_a_server_that_hangs_delays_no_longer_than_the_timeout(settings: Setting
         started = time.monotonic()
         assert not shipper.finish(timeout_s=0.5)
     assert time.monotonic() - started < 5
-    assert complaints == ["MLflow did not take the run within 0.5 s"]
+    assert complaints == ["MLflow did not accept the run within 0.5 s"]
     assert is_pending(tmp_path, store=uri)
