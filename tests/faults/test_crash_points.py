@@ -19,9 +19,9 @@ _OF_JOBS = [name for name in CRASH_POINTS if name != "after_publish"]
 _IN_JOB_PROCESS = ("after_artifact_rename", "before_commit", "after_commit")
 
 
-@pytest.mark.parametrize("place", _OF_JOBS)
+@pytest.mark.parametrize("point", _OF_JOBS)
 def test_a_crash_at_any_place_loses_and_doubles_nothing(
-    settings: Settings, tmp_path: Path, place: str
+    settings: Settings, tmp_path: Path, point: str
 ) -> None:
     with Registry.open(settings) as registry:
         registry.bases.register(write_base(tmp_path / "base"), name=BASE, source="hub:zoo/pico@abc")

@@ -161,7 +161,7 @@ def test_a_worker_leaves_the_jobs_of_another_release_alone(
         Registry.open(settings) as registry,
         running(kind, served, log=log, TEST_PATIENCE_S="0.5") as worker,
     ):
-        wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is there")
+        wait_until(lambda: len(registry.workers.list()) == 1, what="the worker is listed")
         _write_revision(settings, revision)
         job = registry.jobs.submit("train", {"name": "bio"}).id
         wait_until(lambda: log.read_text().count(way_out) >= times, what="it logs why it takes no job")

@@ -314,8 +314,8 @@ def test_every_process_of_a_worker_may_be_killed_alone(valkey: ValkeyServer, set
         wait_until(lambda: registry.jobs.get(job).fence == 2, what="a second attempt after the kill")
         spent = registry.jobs.get(job)
         assert (spent.attempt, spent.lost_attempts) == (2, 0)
-        wait_until(lambda: bool(trainers(worker.pid)), what="the second trainer")
-        (pool,) = [pid for pid in descendants(worker.pid) if pid not in trainers(worker.pid)]
+        wait_until(lambda: bool(job_processes(worker.pid)), what="the second job process")
+        (pool,) = [pid for pid in descendants(worker.pid) if pid not in job_processes(worker.pid)]
         send(pool, signal.SIGKILL)
         wait_until(lambda: registry.jobs.get(job).fence == 3, what="a third attempt after the pool's child")
         lost = registry.jobs.get(job)
