@@ -34,11 +34,11 @@ class Task:
 
 #: Name -> task; the names are those of the results.
 TASKS: dict[str, Task] = {
-    "generate, batch 1": Task(what="generate", rows=1, tokens=256, new_tokens=128),
-    "generate, batch 8": Task(what="generate", rows=8, tokens=256, new_tokens=128),
-    "score": Task(what="score", rows=8, tokens=128),
-    "training step": Task(what="train", rows=4, tokens=96),
-    "training step, all labels": Task(what="train", rows=4, tokens=96, all_labels=True),
+    "generate, batch 1": Task(what="generate", batch_size=1, tokens=256, new_tokens=128),
+    "generate, batch 8": Task(what="generate", batch_size=8, tokens=256, new_tokens=128),
+    "score": Task(what="score", batch_size=8, tokens=128),
+    "training step": Task(what="train", batch_size=4, tokens=96),
+    "training step, all labels": Task(what="train", batch_size=4, tokens=96, all_labels=True),
 }
 
 
