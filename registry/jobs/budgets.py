@@ -1,7 +1,7 @@
-"""How often a job may be started again, by what ended its attempt, and after what pause. Pure.
+"""How often a job is retried, by the reason why its attempt ended, and after which pause. Pure.
 
-An attempt is counted when it is claimed, before its code runs. One that ends for a cause with a budget of its
-own is counted there instead; one that ends for a cause without any ends the job.
+An attempt is counted when it is claimed, before its code runs. If it ends for a reason with a budget of its
+own, it is counted there instead; if it ends for a reason without a budget, the job ends.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The column that counts the ends of one class, how many are allowed, and the pauses between."""
+    """The column that counts the attempts that ended for a reason, how many are allowed, and the pauses."""
 
     counter: str
     #: None: the job's own `max_attempts`.
@@ -18,18 +18,18 @@ class Budget:
     longest_pause_s: float = 60.0
 
     def pause_s(self, count: int) -> float:
-        """Doubles from one end to the next, up to the longest."""
+        """The pause after the `count`th such end; doubles each time, up to the longest."""
         return float(min(self.longest_pause_s, self.first_pause_s * 2 ** min(count - 1, 32)))
 
 
-#: A worker that dies, or loses its lease, takes down attempts that did nothing wrong.
+#: Separate from attempts, because a job is not at fault when its worker dies or loses its lease.
 LOST_ATTEMPTS_ALLOWED = 10
-#: Each halves the micro-batch.
+#: Each one halves the micro-batch.
 MEMORY_CUTS_ALLOWED = 4
 
 _MEMORY = Budget(counter="memory_cuts", allowed=MEMORY_CUTS_ALLOWED, first_pause_s=0.0)
 
-#: Reason -> budget; what is not here would end the same way another time.
+#: Reason -> budget; a reason that is not listed would end the next attempt too.
 BUDGETS = {
     "poison": Budget(counter="attempt", allowed=None, first_pause_s=1.0),
     "infra": Budget(counter="lost_attempts", allowed=LOST_ATTEMPTS_ALLOWED, first_pause_s=2.0),
@@ -39,8 +39,8 @@ BUDGETS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """What a job has used up when an attempt ends; `attempt` counts the one that ends."""
+class AttemptCounters:
+    """The counters of a job when an attempt ends; `attempt` includes the one that ends."""
 
     attempt: int
     max_attempts: int
@@ -49,30 +49,30 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What becomes of the job: another attempt after a pause, with these counters, or the end."""
+class RetryDecision:
+    """Whether another attempt follows, after which pause, and the job's new counters."""
 
-    goes_on: bool
+    retry: bool
     counters: dict[str, int]
     pause_s: float = 0.0
 
 
-def judge(standing: Standing, reason: str | None) -> Verdict:
-    """Whether a job goes on after an attempt that ended for `reason`; None: nothing is held against it."""
-    refunded = standing.attempt - 1
+def retry_decision(counters: AttemptCounters, reason: str | None) -> RetryDecision:
+    """Whether a job is retried after an attempt that ended for `reason`; None refunds the attempt."""
+    refunded = counters.attempt - 1
     if reason is None:
-        return Verdict(goes_on=True, counters={"attempt": refunded})
+        return RetryDecision(retry=True, counters={"attempt": refunded})
     budget = BUDGETS.get(reason)
     if budget is None:
-        return Verdict(goes_on=False, counters={})
+        return RetryDecision(retry=False, counters={})
     if budget.allowed is None:
-        goes_on = standing.attempt < standing.max_attempts
-        return Verdict(goes_on=goes_on, counters={}, pause_s=budget.pause_s(standing.attempt))
-    count = getattr(standing, budget.counter) + 1
+        retry = counters.attempt < counters.max_attempts
+        return RetryDecision(retry=retry, counters={}, pause_s=budget.pause_s(counters.attempt))
+    count = getattr(counters, budget.counter) + 1
     if count > budget.allowed:
-        return Verdict(goes_on=False, counters={})
-    return Verdict(
-        goes_on=True,
+        return RetryDecision(retry=False, counters={})
+    return RetryDecision(
+        retry=True,
         counters={"attempt": refunded, budget.counter: count},
         pause_s=budget.pause_s(count),
     )

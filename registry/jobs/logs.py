@@ -1,4 +1,4 @@
-"""A job's log, as far as this machine can see it: whole, its last lines, or as it grows."""
+"""A job's log, if this machine can read it: all of it, its last lines, or as it grows."""
 
 import codecs
 import json
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from registry.jobs.store import JobStore
 
 _POLL_EVERY_S = 0.5
-#: A job says how far it is several times a second; a person wants to know now and then.
+#: A job reports progress several times a second; people need it less often.
 _SAY_EVERY_S = 5.0
 
 
@@ -46,7 +46,7 @@ def log_of(jobs: "JobStore", job_id: int, *, tail: int | None = None) -> JobLog:
 
 
 def require_log_here(job: "Job", events: "Sequence[JobEvent]") -> None:
-    """Do nothing if the log can be read, or if there is none yet.
+    """Require a log that this machine can read, or a job without a log yet.
 
     Raises:
         ArtifactMissing: it is on another machine, or was removed.
@@ -57,8 +57,8 @@ def require_log_here(job: "Job", events: "Sequence[JobEvent]") -> None:
     if host in (None, platform.node()):
         raise ArtifactMissing(f"the log of job {job.id} is no longer at {job.log_path}")
     raise ArtifactMissing(
-        f"job {job.id} ran on {host}; its log {job.log_path} cannot be seen from here, {platform.node()};"
-        " look there, or share the folder ZOO_HOME/jobs between machines"
+        f"job {job.id} ran on {host}; its log {job.log_path} cannot be read from this machine,"
+        f" {platform.node()}; read it there, or share the folder ZOO_HOME/jobs between machines"
     )
 
 
@@ -105,16 +105,16 @@ def last_lines(text: str, count: int | None) -> str:
 
 
 def json_line(job_id: int, text: str) -> str:
-    """A piece of a log that is followed, as a line of JSON."""
+    """A part of a followed log as a line of JSON."""
     return json.dumps({"job": job_id, "text": text}, ensure_ascii=False) + "\n"
 
 
 def _read(job: "Job", *, offset: int) -> tuple[bytes, int]:
-    """What was written since `offset`, and the offset after it."""
+    """The content from `offset` on, and the offset after it."""
     if job.log_path is None or not Path(job.log_path).exists():
         return b"", 0
     with Path(job.log_path).open("rb") as stream:
-        # A log that was cut to size starts over.
+        # A log that was truncated starts over.
         stream.seek(offset if offset <= Path(job.log_path).stat().st_size else 0)
         written = stream.read()
         return written, stream.tell()

@@ -1,4 +1,4 @@
-"""Tables of jobs, their journals and their workers; checks keep a job from being in two states at once."""
+"""Tables of jobs, their journals and workers; constraints keep a job from being in two states at once."""
 
 from datetime import datetime
 from typing import Any
@@ -65,7 +65,7 @@ class JobRow(Table):
     created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
     # Not to be claimed before this time: the pause after a failed attempt.
     ready_at: Mapped[datetime | None]
-    # Past it, whoever runs the job ends it, and nobody starts it.
+    # After it, a running job is ended and a queued one is not started.
     deadline_at: Mapped[datetime | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -73,7 +73,7 @@ class JobRow(Table):
 
 
 class JobEventRow(Table):
-    """One line of a job's journal; rows are only ever added."""
+    """One event of a job's journal; rows are only added."""
 
     __tablename__ = "job_event"
 
@@ -86,12 +86,12 @@ class JobEventRow(Table):
 
 
 class WorkerRow(Table):
-    """A worker that says now and then that it is there; its row goes when it ends."""
+    """A worker that announces itself at intervals; its row is deleted when it ends."""
 
     __tablename__ = "worker"
     __table_args__ = (CheckConstraint("state IN ('working', 'draining')", name="state"),)
 
-    #: As owners of jobs are named, so that others on its host can tell whether it lives.
+    #: Named as owners of jobs are, so that others on its host can tell whether it is alive.
     name: Mapped[str] = mapped_column(primary_key=True)
     host: Mapped[str]
     process_id: Mapped[int]

@@ -1,4 +1,4 @@
-"""How far a job is, in words: `training 40/80, loss 1.234, 2 min left`."""
+"""A job's progress as text: `training 40/80, loss 1.234, 2 min left`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 86_400
 
 
 def describe(progress: Mapping[str, Any] | None) -> str:
-    """What the last report said; empty where there is none."""
+    """The last report as text; empty before the first."""
     if not progress:
         return ""
     parts = [f"{progress.get('phase', '')} {progress.get('step', 0)}/{progress.get('total', '?')}".strip()]
@@ -19,7 +19,7 @@ def describe(progress: Mapping[str, Any] | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units: `45 s`, `12 min`, `3 h 20 min`, `2 d 5 h`."""
+    """A time in at most two units: `45 s`, `12 min`, `3 h 20 min`, `2 d 5 h`."""
     whole = round(seconds)
     if whole < _MINUTE_S:
         return f"{whole} s"

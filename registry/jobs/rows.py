@@ -1,4 +1,4 @@
-"""Job rows inside a transaction the caller owns: a state changes only together with a line in the journal."""
+"""Job rows inside the caller's transaction: a state changes only together with an event in the journal."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +15,7 @@ from registry.jobs.states import TRANSITIONS
 
 
 def insert(session: Session, columns: Mapping[str, Any]) -> JobRow | None:
-    """Add a queued job; None, and nothing changed, if another has its idempotency key."""
+    """Add a queued job; None, without a change, if another job has its idempotency key."""
     row_id = session.scalar(
         insert_or_ignore(session, JobRow, columns, unique=("idempotency_key",)).returning(JobRow.id)
     )
@@ -27,7 +27,7 @@ def insert(session: Session, columns: Mapping[str, Any]) -> JobRow | None:
 
 
 def find(session: Session, job_id: int, *, lock: bool = False) -> JobRow:
-    """The row as it is now; JobNotFound if there is none."""
+    """The row as it is now; JobNotFound if it does not exist."""
     row = session.get(JobRow, job_id, populate_existing=True, with_for_update=lock or None)
     if row is None:
         raise JobNotFound(job_id)
@@ -35,14 +35,14 @@ def find(session: Session, job_id: int, *, lock: bool = False) -> JobRow:
 
 
 def hold(session: Session, job_id: int, *, fence: int) -> None:
-    """Keep the job from being claimed until the transaction ends; LeaseLost if the fence is not its own."""
+    """Keep the job from being claimed until the transaction ends; LeaseLost if it has another fence."""
     wanted = select(JobRow.id).where(job_rules.held(job_id, fence)).with_for_update()
     if session.scalar(wanted) is None:
         raise LeaseLost(job_id, fence=fence)
 
 
 def change(session: Session, where: ColumnElement[bool], values: Mapping[str, Any]) -> JobRow | None:
-    """Update the one row the condition names, and give it as it is afterwards; None if there is none."""
+    """Update the one row that meets the condition; the row afterwards, None if no row does."""
     changed = update(JobRow).where(where).values(**values).returning(JobRow)
     return session.scalars(
         changed, execution_options={"synchronize_session": False, "populate_existing": True}
@@ -57,9 +57,9 @@ def transition(
     event: str,
     payload: Mapping[str, Any] | None = None,
 ) -> JobRow | None:
-    """Let the event happen to the one row the condition names, and write it down; None if there is none.
+    """Apply an event to the one row that meets the condition, and record it; None if no row does.
 
-    The table of transitions decides which states the row may be in, and which it is in afterwards.
+    The table of transitions decides from which states the event may happen, and to which it leads.
     """
     step = TRANSITIONS[event]
     allowed = where & JobRow.state.in_(step.sources)
@@ -70,14 +70,14 @@ def transition(
 
 
 def claim(session: Session, job_id: int, *, owner: str, worker: str | None, lease_s: float) -> JobRow | None:
-    """Take the job if it is claimable: the one compare-and-set that everything else rests on."""
+    """Claim the job if it is claimable: the one compare-and-set that everything else rests on."""
     free = (JobRow.id == job_id) & job_rules.claimable()
     values = job_rules.claimed(owner=owner, worker=worker, lease_s=lease_s)
     return transition(session, free, values, event="claimed", payload={"owner": owner})
 
 
 def append_event(session: Session, row: JobRow, *, kind: str, payload: Mapping[str, Any]) -> None:
-    """Add a line to the journal; the counter on the job's row keeps lines apart that are written at once."""
+    """Add an event to the journal; the counter in the job's row numbers events that are written at once."""
     counted = update(JobRow).where(JobRow.id == row.id).values(event_count=JobRow.event_count + 1)
     sequence = session.scalar(
         counted.returning(JobRow.event_count), execution_options={"synchronize_session": False}

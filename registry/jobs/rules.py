@@ -1,4 +1,4 @@
-"""What makes a job claimable, held or lapsed, and what each change of state writes. Touches no database."""
+"""When a job is claimable, held or lapsed, and the columns that each transition writes. Runs no statement."""
 
 from typing import Any
 
@@ -6,29 +6,29 @@ from sqlalchemy import ColumnElement, and_, case, false, func, or_, true
 
 from registry.database.times import database_now
 from registry.errors import InvalidField
-from registry.jobs.budgets import LOST_ATTEMPTS_ALLOWED, Standing, judge
+from registry.jobs.budgets import LOST_ATTEMPTS_ALLOWED, AttemptCounters, retry_decision
 from registry.jobs.models import JobRow
 from registry.jobs.states import REASONS, TERMINAL_STATES
 from registry.references import checked_name
 
 
 def held(job_id: int, fence: int) -> ColumnElement[bool]:
-    """The job runs, and under this fence."""
+    """The job runs under this fence."""
     return and_(JobRow.id == job_id, JobRow.fence == fence, JobRow.state == "running")
 
 
 def lapsed() -> ColumnElement[bool]:
-    """The job runs by its state, but nobody has renewed its lease in time."""
+    """The job's state is running, but its lease was not renewed in time."""
     return and_(JobRow.state == "running", JobRow.lease_until < database_now())
 
 
 def overdue() -> ColumnElement[bool]:
-    """The job has a deadline, which is past."""
+    """The job's deadline has passed."""
     return and_(JobRow.deadline_at.is_not(None), JobRow.deadline_at <= database_now())
 
 
 def claimable() -> ColumnElement[bool]:
-    """The job may be taken now."""
+    """The job may be claimed now."""
     ready = or_(JobRow.ready_at.is_(None), JobRow.ready_at <= database_now())
     in_time = or_(JobRow.deadline_at.is_(None), JobRow.deadline_at > database_now())
     return and_(
@@ -47,7 +47,7 @@ def wants_at_most(processes: int | None) -> ColumnElement[bool]:
 
 
 def spent() -> ColumnElement[bool]:
-    """Nobody runs the job, and nobody may: it was lost too often, asked to end, or its deadline is past."""
+    """The job does not run and may not be claimed: lost too often, cancelled, or past its deadline."""
     is_lost_too_often = JobRow.lost_attempts >= LOST_ATTEMPTS_ALLOWED
     return or_(
         and_(JobRow.state == "queued", overdue()),
@@ -56,9 +56,9 @@ def spent() -> ColumnElement[bool]:
 
 
 def claimed(*, owner: str, worker: str | None, lease_s: float) -> dict[str, Any]:
-    """Columns of a job that somebody takes: the attempt is counted before any code runs.
+    """Columns of a job that is claimed: the attempt is counted before any code runs.
 
-    Taking over a job whose owner is gone counts as a loss; the attempt that was lost is tried again.
+    Taking over a job whose owner is gone counts as a lost attempt, which is repeated.
     """
     was_queued = JobRow.state == "queued"
     return {
@@ -79,36 +79,36 @@ def ended(*, reason: str) -> dict[str, Any]:
 
 
 def after_attempt(
-    standing: Standing, *, reason: str, refund: bool, cancel_requested: bool
+    counters: AttemptCounters, *, reason: str, refund: bool, cancel_requested: bool
 ) -> tuple[str, dict[str, Any]]:
-    """The event and the columns of a job whose attempt ended without a result."""
-    verdict = judge(standing, None if refund else reason)
+    """Event and columns of a job whose attempt ended without a result."""
+    decision = retry_decision(counters, None if refund else reason)
     if cancel_requested:
         return "cancelled", ended(reason="cancelled")
-    if not verdict.goes_on:
+    if not decision.retry:
         return "failed", ended(reason=reason)
     return "queued", {
-        **verdict.counters,
+        **decision.counters,
         "owner": None,
         "worker": None,
         "lease_until": None,
-        "ready_at": database_now(verdict.pause_s),
+        "ready_at": database_now(decision.pause_s),
     }
 
 
 def abandoned(*, lost_attempts: int, cancel_requested: bool, is_overdue: bool) -> tuple[str, dict[str, Any]]:
-    """The event and the columns of a job that nobody runs and that may not be claimed again."""
+    """Event and columns of a job that does not run and may not be claimed again."""
     if cancel_requested:
         return "cancelled", ended(reason="cancelled")
     if is_overdue:
-        message = "its deadline passed while nobody ran it"
+        message = "its deadline passed while it was not running"
         return "failed", {**ended(reason="deadline"), "message": message}
-    message = f"its worker ended without a word {lost_attempts + 1} times; see the log"
+    message = f"its worker died {lost_attempts + 1} times; see the log"
     return "failed", {**ended(reason="poison"), "message": message}
 
 
 def started_over(*, max_attempts: int, deadline_s: float | None) -> dict[str, Any]:
-    """Columns of a failed or cancelled job that somebody wants to run again, with all its budgets."""
+    """Columns of a failed or cancelled job that is retried, with all its budgets restored."""
     return {
         "reason": None,
         "message": None,
@@ -126,7 +126,7 @@ def started_over(*, max_attempts: int, deadline_s: float | None) -> dict[str, An
 
 
 def deadline(deadline_s: float | None) -> Any:
-    """The time so many seconds from now, by the database's clock; InvalidField unless above 0."""
+    """The time `deadline_s` seconds from now, by the database's clock; InvalidField unless above 0."""
     if deadline_s is None:
         return None
     if not deadline_s > 0:
@@ -134,9 +134,9 @@ def deadline(deadline_s: float | None) -> Any:
     return database_now(deadline_s)
 
 
-def standing_of(row: JobRow) -> Standing:
-    """What the job has used up."""
-    return Standing(
+def counters_of(row: JobRow) -> AttemptCounters:
+    """The counters of the job's row."""
+    return AttemptCounters(
         attempt=row.attempt,
         max_attempts=row.max_attempts,
         lost_attempts=row.lost_attempts,

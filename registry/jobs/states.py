@@ -1,11 +1,11 @@
-"""Kinds and states of jobs, and every way from one state to another. Pure: readers do without the tables."""
+"""Kinds and states of jobs, and every transition between states. Pure, so that readers need no tables."""
 
 from dataclasses import dataclass
 
-#: What users ask for; the store takes any kind, whoever works on it.
+#: The kinds that users can submit; the store accepts any kind.
 KINDS = ("train", "eval", "compose")
 
-#: A job in one of these stays in it, unless somebody asks for a retry.
+#: A job in one of these states stays in it, unless it is retried.
 TERMINAL_STATES = ("succeeded", "failed", "cancelled")
 
 STATES = ("queued", "running", *TERMINAL_STATES)
@@ -13,27 +13,27 @@ STATES = ("queued", "running", *TERMINAL_STATES)
 #: Why a job ended.
 REASONS = (
     "ok",
-    "error",  # its code raised something
-    "poison",  # its process died without a word, too often
+    "error",  # its code raised an exception
+    "poison",  # its process died without a result, too often
     "cuda_oom",
     "host_oom",
     "deadline",
     "disk_full",
     "cancelled",
-    "bad_input",  # what was asked for cannot be done, today or tomorrow
-    "infra",  # the machines around it failed, too often
+    "bad_input",  # the request cannot succeed, now or later
+    "infra",  # the services around it failed, too often
 )
 
 
 @dataclass(frozen=True)
 class Transition:
-    """An event in the life of a job: the states it may happen in, and the state it leads to."""
+    """An event of a job: the states in which it may happen, and the state it leads to."""
 
     sources: tuple[str, ...]
     target: str
 
 
-#: Event of the journal -> what it does; an event that is not here changes no state.
+#: Event of the journal -> transition; an event that is not listed changes no state.
 TRANSITIONS = {
     "claimed": Transition(("queued", "running"), "running"),
     "queued": Transition(("running",), "queued"),

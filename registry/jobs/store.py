@@ -1,8 +1,8 @@
-"""Jobs: who may run one, and what they may still write. Runs nothing, and knows no broker.
+"""The store of jobs: claims, and writes that hold only under a job's fence. Runs nothing, knows no broker.
 
 A claim raises the job's fence and counts the attempt before any code runs. Every later write names its fence
-and changes nothing once another claim has raised it. So a job may be started more than once, but has its
-effect once. Leases are measured by the database's clock.
+and changes nothing once another claim has raised it. So a job may be started more than once, but takes effect
+once. Leases are measured by the database's clock.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class JobStore:
 
     def __init__(self, database: Database, *, home: Path = Path()) -> None:
         self._database = database
-        #: Paths of logs below it are kept relative, so that they outlive a move of the folder.
+        #: Log paths below it are stored relative to it, so that the folder can be moved.
         self._home = home
 
     def submit(
@@ -43,12 +43,12 @@ class JobStore:
         deadline_s: float | None = None,
         processes: int = 1,
     ) -> Job:
-        """Queue a job; the same idempotency key with the same request gives the job of the first time.
+        """Queue a job; the same idempotency key with the same request returns the first job.
 
-        `deadline_s` seconds from now the job is ended, whether it runs then or waits.
+        `deadline_s` seconds from now the job is ended, whether it runs then or is queued.
 
         Raises:
-            KeyReused: the key came with another kind or spec before.
+            KeyReused: the key was used before for another kind or spec.
         """
         columns = {
             "kind": job_rules.checked_kind(kind),
@@ -69,12 +69,12 @@ class JobStore:
             if (known.kind, known.spec_digest) == (columns["kind"], columns["spec_digest"]):
                 return self._as_job(known)
             raise KeyReused(
-                f"idempotency key {idempotency_key!r} was given to job {known.id}, which asks for something"
-                f" else; take another key, or look at: zoo jobs show {known.id}"
+                f"idempotency key {idempotency_key!r} belongs to job {known.id}, which is another request;"
+                f" use another key, or see: zoo jobs show {known.id}"
             )
 
     def claim(self, job_id: int, *, owner: str, lease_s: float, worker: str | None = None) -> Job | None:
-        """Take the job; None if somebody else holds it, it has ended, or it may not be started again.
+        """Claim the job; None if another process holds it, it has ended, or it may not be started again.
 
         Raises:
             SchemaMismatch: another release has changed the database.
@@ -93,9 +93,9 @@ class JobStore:
         worker: str | None = None,
         most_processes: int | None = None,
     ) -> Job | None:
-        """Take the free job of highest priority, oldest first; None if there is none.
+        """Claim the claimable job of highest priority, oldest first; None if no job is claimable.
 
-        One that asks for more than `most_processes` is left for others, if a number is given.
+        Jobs that ask for more than `most_processes`, if given, are left for other workers.
 
         Raises:
             SchemaMismatch: another release has changed the database.
@@ -106,7 +106,7 @@ class JobStore:
             .order_by(JobRow.priority.desc(), JobRow.id)
             .limit(1)
         )
-        # Asking before locking keeps idle workers off SQLite's one write lock.
+        # A read first, so that idle workers do not take SQLite's one write lock.
         with self._database.read() as session:
             if session.scalar(waiting) is None:
                 return None
@@ -121,7 +121,7 @@ class JobStore:
     def beat(
         self, job_id: int, *, fence: int, lease_s: float, progress: Mapping[str, Any] | None = None
     ) -> BeatAnswer:
-        """Renew the lease and say how far the work is; `alive` is False once the fence is no longer ours."""
+        """Renew the lease and store the progress; not `alive` once the fence is no longer the caller's."""
         values: dict[str, Any] = {"lease_until": database_now(lease_s)}
         if progress is not None:
             values["progress"] = dict(progress)
@@ -145,7 +145,7 @@ class JobStore:
         message: str | None = None,
         outcome: Mapping[str, Any] | None = None,
     ) -> bool:
-        """End the job for good; False, and nothing changed, if the fence is no longer ours."""
+        """End the job; False, without a change, if the fence is no longer the caller's."""
         values = {
             **job_rules.ended(reason=job_rules.checked_reason(reason)),
             "message": _storable(message),
@@ -161,11 +161,11 @@ class JobStore:
     def requeue(
         self, job_id: int, *, fence: int, reason: str, message: str | None = None, refund: bool = False
     ) -> str | None:
-        """Note an attempt that ended without a result; gives the new state, None if the fence is not ours.
+        """Record an attempt that ended without a result; the new state, None for another fence than the job's.
 
-        The budget of the reason decides: "queued" for another attempt, "failed" if none is left or the
-        reason has no budget; "cancelled" if somebody asked for that. `refund` holds nothing against the job,
-        for an end that has nothing to do with it, such as a worker that shuts down.
+        The reason's budget decides: "queued" for another attempt, "failed" if none is left or the reason has
+        no budget; "cancelled" if that was requested. `refund` does not count the attempt, for an end that the
+        job did not cause, such as a worker that shuts down.
         """
         held = job_rules.held(job_id, fence)
         with self._database.write() as session:
@@ -173,7 +173,7 @@ class JobStore:
             if row is None:
                 return None
             event, values = job_rules.after_attempt(
-                job_rules.standing_of(row),
+                job_rules.counters_of(row),
                 reason=reason if refund else job_rules.checked_reason(reason),
                 refund=refund,
                 cancel_requested=row.cancel_requested,
@@ -183,7 +183,7 @@ class JobStore:
             return None if changed is None else changed.state
 
     def request_cancel(self, job_id: int) -> Job:
-        """End a job nobody runs at once; ask whoever runs it otherwise. An ended job stays as it is.
+        """Cancel a job: at once if it does not run, otherwise its worker is asked to. An ended job stays.
 
         Raises:
             JobNotFound: there is no such job.
@@ -198,7 +198,7 @@ class JobStore:
             return self._as_job(job_rows.find(session, job_id))
 
     def retry(self, job_id: int, *, max_attempts: int | None = None, deadline_s: float | None = None) -> Job:
-        """Queue a failed or cancelled job again, with all its attempts, and the deadline given or none.
+        """Queue a failed or cancelled job again, with all its attempts, and a new deadline or none.
 
         Raises:
             JobNotFound: there is no such job.
@@ -217,14 +217,14 @@ class JobStore:
             return self._as_job(row)
 
     def expire(self, job_id: int, *, fence: int) -> bool:
-        """End the lease of an owner that is known to be dead, so that the job need not wait for it."""
+        """End the lease of a dead owner, so that the job need not wait until it expires."""
         values = {"lease_until": database_now(-1.0)}
         with self._database.write() as session:
             row = job_rows.transition(session, job_rules.held(job_id, fence), values, event="expired")
             return row is not None
 
     def sweep(self) -> tuple[int, ...]:
-        """End the jobs that nobody runs and that nobody may claim again; gives their numbers."""
+        """End the jobs that do not run and may not be claimed again; their numbers."""
         lost = select(JobRow, job_rules.overdue()).where(job_rules.spent())
         with self._database.read() as session:
             if session.execute(lost.limit(1)).first() is None:
@@ -244,7 +244,7 @@ class JobStore:
     def add_event(
         self, job_id: int, kind: str, payload: Mapping[str, Any] | None = None, *, fence: int | None = None
     ) -> bool:
-        """Add a line to the journal; False if a fence is given that another claim has raised since.
+        """Add an event to the journal; False if `fence` is given and another claim has raised it since.
 
         Raises:
             JobNotFound: there is no such job.
@@ -257,11 +257,11 @@ class JobStore:
             return True
 
     def set_run(self, job_id: int, run_id: str, fence: int) -> bool:
-        """Note the tracking run; False if the fence is no longer ours."""
+        """Store the id of the tracking run; False if the fence is no longer the caller's."""
         return self._note(job_id, {"run_id": run_id}, fence=fence)
 
     def set_log(self, job_id: int, log_path: str, fence: int) -> bool:
-        """Note where the log is; False if the fence is no longer ours."""
+        """Store the path of the log; False if the fence is no longer the caller's."""
         path = Path(log_path)
         noted = path.relative_to(self._home) if path.is_relative_to(self._home) else path
         return self._note(job_id, {"log_path": str(noted)}, fence=fence)
@@ -271,19 +271,19 @@ class JobStore:
         return self._note(job_id, {"compute_dtype": compute_dtype}, fence=fence)
 
     def newest(self, kind: str, spec_digest: str) -> Job | None:
-        """The newest job that was asked for just this; None if there is none."""
+        """The newest job of this kind with this request; None if no job has it."""
         same = select(JobRow).where(JobRow.kind == kind, JobRow.spec_digest == spec_digest)
         found = self._jobs(same.order_by(JobRow.id.desc()).limit(1))
         return found[0] if found else None
 
     def is_claimable(self, job_id: int) -> bool:
-        """Whether the job could be taken now."""
+        """Whether the job is claimable now."""
         wanted = select(JobRow.id).where(JobRow.id == job_id, job_rules.claimable())
         with self._database.read() as session:
             return session.scalar(wanted) is not None
 
     def claimable(self) -> Mapping[str, int]:
-        """Queue -> how many of its jobs could be taken now."""
+        """Queue -> how many of its jobs are claimable now."""
         wanted = select(JobRow.queue, func.count()).where(job_rules.claimable()).group_by(JobRow.queue)
         with self._database.read() as session:
             return {str(queue): int(count) for queue, count in session.execute(wanted)}
@@ -292,13 +292,13 @@ class JobStore:
         """The job.
 
         Raises:
-            JobNotFound: there is none of this number.
+            JobNotFound: there is no such job.
         """
         with self._database.read() as session:
             return self._as_job(job_rows.find(session, job_id))
 
     def events(self, job_id: int, *, after: int = 0) -> tuple[JobEvent, ...]:
-        """The journal in order, from the line after number `after`.
+        """The journal in order, from the event after number `after`.
 
         Raises:
             JobNotFound: there is no such job.
@@ -310,7 +310,7 @@ class JobStore:
             return tuple(job_rows.as_event(row) for row in rows)
 
     def list(self, states: Sequence[str] | None = None, *, limit: int | None = 100) -> tuple[Job, ...]:
-        """The newest jobs first, of the given states or of all."""
+        """Jobs, newest first, of the given states or of all."""
         wanted = select(JobRow).order_by(JobRow.id.desc()).limit(limit)
         return self._jobs(wanted if states is None else wanted.where(JobRow.state.in_(states)))
 

@@ -1,4 +1,4 @@
-"""Which workers there are: each says now and then that it lives, and takes its row away when it ends."""
+"""The list of workers: each announces itself at intervals, and deletes its row when it ends."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from registry.jobs.models import WorkerRow
 
 
 class WorkerStore:
-    """The table of workers; nothing depends on it but who looks."""
+    """The table of workers, which only people read: no job depends on it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -20,7 +20,7 @@ class WorkerStore:
     def announce(
         self, name: str, *, host: str, process_id: int, queues: Sequence[str], gpu: str | None, state: str
     ) -> None:
-        """Say that the worker is there and lives, for the first time or once more."""
+        """Add the worker, or renew its row."""
         columns = {
             "name": name,
             "host": host,
@@ -39,7 +39,7 @@ class WorkerStore:
                 session.execute(insert_or_update(session, WorkerRow, columns, unique=("name",)))
 
     def remove(self, name: str) -> None:
-        """Take the worker's row away: it has ended, or somebody knows that it is dead."""
+        """Delete the row of a worker that has ended or is known to be dead."""
         with self._database.write() as session:
             session.execute(
                 delete(WorkerRow).where(WorkerRow.name == name),
@@ -47,7 +47,7 @@ class WorkerStore:
             )
 
     def list(self, *, seen_within_s: float | None = None) -> tuple[Worker, ...]:
-        """The workers, by host and age; only those that were seen so lately, if a time is given."""
+        """The workers, by host and age; with `seen_within_s`, those announced within that time."""
         wanted = select(WorkerRow).order_by(WorkerRow.host, WorkerRow.started_at)
         if seen_within_s is not None:
             wanted = wanted.where(WorkerRow.seen_at > database_now(-seen_within_s))

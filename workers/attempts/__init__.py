@@ -1,1 +1,1 @@
-"""One attempt of one job: claimed, run in a child process, and its end written."""
+"""One attempt of one job: claimed, run in a job process, and its end recorded."""

@@ -1,6 +1,6 @@
-"""The thread that keeps a job's lease: it renews it, tells the trainer how long it holds, and nothing else.
+"""The thread that renews a job's lease and sends each new deadline to the job process; it does nothing else.
 
-A terminal that blocks, a slow tracker or a long write elsewhere cannot make a job lose its lease.
+So a terminal that blocks, a slow tracker or a long write elsewhere cannot make a job lose its lease.
 """
 
 import contextlib
@@ -16,37 +16,37 @@ from workers.processes.parent_watchdog import extended_to
 
 #: Short, so that a cancel is noticed soon; a beat is one small transaction.
 BEAT_EVERY_S = 2.0
-#: After this share of a lease without a renewal the attempt ends: nobody runs on a lease he cannot prove.
+#: After this share of a lease without a renewal the attempt ends, before another worker may claim the job.
 _SHARE_OF_LEASE = 0.9
 
 
 class Heartbeat:
-    """Beats until it is stopped; `lost`, `cancel_requested` and `overdue` say what the last answers meant."""
+    """Renews the lease until it is stopped; the events hold what the database answered."""
 
     def __init__(self, jobs: JobStore, job: Job, *, lease_s: float) -> None:
         self.lost = threading.Event()
         self.cancel_requested = threading.Event()
         self.overdue = threading.Event()
-        #: what the next beat writes to the job's row
+        #: Written to the job's row with the next beat.
         self.progress: Mapping[str, Any] | None = None
         self._jobs = jobs
         self._job = job
         self._lease_s = lease_s
-        #: by the monotonic clock; the database began to count later than we did, so it counts longer
+        #: By the monotonic clock, started before the database's, so that it ends before the lease.
         self.held_until = time.monotonic() + lease_s * _SHARE_OF_LEASE
-        self._leash: IO[bytes] | None = None
-        self._leash_lock = threading.Lock()
+        self._pipe: IO[bytes] | None = None
+        self._pipe_lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
         self._thread.start()
 
-    def feed(self, leash: IO[bytes] | None) -> None:
-        """Write into this pipe, after every beat from now on, how long the lease holds; None ends that."""
-        with self._leash_lock:
-            self._leash = leash
+    def write_deadlines_to(self, pipe: IO[bytes] | None) -> None:
+        """After every beat, write the new deadline to this pipe of a parent watchdog; None stops that."""
+        with self._pipe_lock:
+            self._pipe = pipe
 
     def stop(self) -> None:
-        """Beat no more; returns when the last beat is over."""
+        """Stop; returns when the last beat has ended."""
         self._stopping.set()
         self._thread.join()
 
@@ -71,8 +71,8 @@ class Heartbeat:
             self.overdue.set()
         if answer.alive:
             self.held_until = began + self._lease_s * _SHARE_OF_LEASE
-        # A trainer that has ended is noticed elsewhere.
-        with self._leash_lock, contextlib.suppress(BrokenPipeError):
-            if answer.alive and self._leash is not None:
-                self._leash.write(extended_to(self.held_until))
+        # The supervisor notices a job process that has ended.
+        with self._pipe_lock, contextlib.suppress(BrokenPipeError):
+            if answer.alive and self._pipe is not None:
+                self._pipe.write(extended_to(self.held_until))
         return answer.alive

@@ -1,4 +1,4 @@
-"""How long a phase of a job still takes, from how fast its steps have come so far."""
+"""The time that a phase of a job still takes, from the pace of its steps so far."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """A progress report and when it came, in seconds of the monotonic clock."""
+    """A progress report and the time of its arrival, in seconds of the monotonic clock."""
 
     phase: str
     step: int
@@ -15,9 +15,9 @@ class Mark:
 
 
 def seconds_left(first: Mark, last: Mark, *, total: int) -> float | None:
-    """At the pace between two reports of a phase; None where they tell of none.
+    """The seconds left at the pace between two reports of a phase; None where they show no pace.
 
-    `first` is where this attempt began, which is not step 0 where it goes on from a checkpoint.
+    `first` is this attempt's first report, which is not of step 0 if it resumed from a checkpoint.
     """
     done = last.step - first.step
     if first.phase != last.phase or done <= 0:
@@ -31,10 +31,10 @@ class Pace:
     def __init__(self) -> None:
         self._first: Mark | None = None
 
-    def timed(self, said: Mapping[str, Any], *, at_s: float) -> Mapping[str, Any]:
-        """The report with what is known of its end."""
-        last = Mark(phase=str(said.get("phase", "")), step=int(said.get("step", 0)), at_s=at_s)
+    def timed(self, report: Mapping[str, Any], *, at_s: float) -> Mapping[str, Any]:
+        """The report with `eta_s`, if the pace is known."""
+        last = Mark(phase=str(report.get("phase", "")), step=int(report.get("step", 0)), at_s=at_s)
         if self._first is None or self._first.phase != last.phase:
             self._first = last
-        left_s = seconds_left(self._first, last, total=int(said.get("total", 0)))
-        return said if left_s is None else {**said, "eta_s": round(left_s, 1)}
+        left_s = seconds_left(self._first, last, total=int(report.get("total", 0)))
+        return report if left_s is None else {**report, "eta_s": round(left_s, 1)}

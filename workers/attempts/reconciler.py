@@ -1,6 +1,6 @@
-"""Puts right what dead processes left in the database: leases, jobs that nobody may claim, lost workers.
+"""Cleans up after dead processes: their leases, jobs that may not be claimed again, and lost workers.
 
-Safe to run in any number of processes at once: every change is a compare-and-set.
+Any number of processes may run it at once: every change is a compare-and-set.
 """
 
 from registry.service import Registry
@@ -8,9 +8,9 @@ from workers.processes.owner import is_dead
 
 
 def reconcile(registry: Registry) -> None:
-    """Free the jobs of dead owners on this host, end those that may not be claimed, forget dead workers.
+    """Free the jobs of dead owners on this host, end those that may not be claimed, remove dead workers.
 
-    Owners on other hosts are judged by their leases alone.
+    For owners on other hosts, only their leases count.
     """
     for job in registry.jobs.list(["running"], limit=None):
         if is_dead(job.owner):

@@ -1,4 +1,4 @@
-"""How one attempt of a job ended: what raised becomes a reason, and a file carries it to the supervisor."""
+"""The result of one attempt: an exception becomes a reason, and a file carries it to the supervisor."""
 
 import errno
 import json
@@ -20,8 +20,8 @@ _DISK_FULL = "ZOO-E283"
 #: The same of what failed around the job: another schema, a service that does not answer, a GPU
 #: that is held or cannot be used.
 _INFRASTRUCTURE = ("ZOO-E285", "ZOO-E29", "ZOO-E417", "ZOO-E419")
-#: What torch and the libraries below it say where memory runs out and they raise a plain RuntimeError: the
-#: processor's allocator; a driver, cuBLAS or cuDNN that asks for memory of its own; NCCL.
+#: Messages of plain RuntimeErrors by which torch and libraries below it report that memory ran out: the CPU's
+#: allocator; a driver, cuBLAS or cuDNN that allocates memory of its own; NCCL.
 _OUT_OF_MEMORY = {
     "DefaultCPUAllocator: can't allocate memory": "host_oom",
     "DefaultCPUAllocator: not enough memory": "host_oom",
@@ -32,13 +32,13 @@ _OUT_OF_MEMORY = {
     "CUDNN_STATUS_ALLOC_FAILED": "cuda_oom",
     "Cuda failure 2 'out of memory'": "cuda_oom",
 }
-#: what every error that means "somebody asked for the end" exits with
+#: Exit code of every error that means "stopped on request".
 _INTERRUPTED = 130
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """How an attempt ended; `reason` is one of the machine-readable causes a job can have."""
+    """How an attempt ended; `reason` is one of `registry.jobs.states.REASONS`, or "drained"."""
 
     state: str
     reason: str
@@ -47,7 +47,7 @@ class Result:
 
 
 def failure(error: BaseException) -> Result:
-    """The result that an error stands for."""
+    """The result of an attempt that ended with this error."""
     code = str(getattr(error, "code", ""))
     said = f"[{code}] {error}" if code.startswith("ZOO-") else f"{type(error).__name__}: {error}"
     if getattr(error, "exit_code", None) == _INTERRUPTED:
@@ -60,7 +60,7 @@ def _reason(error: BaseException, code: str) -> str:
         return "disk_full"
     if isinstance(error, MemoryError):
         return "host_oom"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's; importing torch to name it takes seconds
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, by name, because importing torch takes seconds
         return "cuda_oom"
     if isinstance(error, RuntimeError) and (memory := _memory_named(str(error))) is not None:
         return memory
@@ -76,42 +76,42 @@ def _memory_named(said: str) -> str | None:
 def conclude(
     result: Result | None, *, exit_code: int, asked_because: str | None, memory_ran_out: bool
 ) -> Result:
-    """The end of an attempt, from what the trainer left (None: nothing) and what the supervisor saw.
+    """The result of an attempt, from the job process's own (None if it left none) and its exit code.
 
-    `asked_because` is why the trainer was asked to end, "cancelled", "deadline" or "drained", if it was. An
-    attempt that was drained ends "queued": another worker goes on.
+    `asked_because` is why the process was asked to stop, "cancelled", "deadline" or "drained", if it was. An
+    attempt that was drained ends "queued", for another worker to resume it.
     """
     if result is not None and result.state != "cancelled":
         return result
     if asked_because == "drained":
         return Result(state="queued", reason="drained", message="its worker was shut down")
     if asked_because == "deadline":
-        return Result(state="failed", reason="deadline", message="it took longer than it was allowed to")
+        return Result(state="failed", reason="deadline", message="it ran past its deadline")
     if result is not None:
         return result
     if asked_because is not None:
         return Result(state="cancelled", reason="cancelled", message="ended before it could save more")
     if exit_code == EXIT_ABANDONED:
-        return Result(state="failed", reason="infra", message="its supervisor was silent for a whole lease")
+        return Result(state="failed", reason="infra", message="its supervisor did not renew the lease")
     how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
     if memory_ran_out and exit_code == -signal.SIGKILL:
         return Result(state="failed", reason="host_oom", message="the machine ran out of memory")
-    return Result(state="failed", reason="poison", message=f"the trainer ended with {how} and left no result")
+    return Result(state="failed", reason="poison", message=f"its process ended with {how} and left no result")
 
 
 def result_path(folder: Path, fence: int) -> Path:
-    """Where the attempt of that fence leaves its result; an older attempt cannot be taken for it."""
+    """The file of the result of the attempt with this fence, so that no older one is mistaken for it."""
     return folder / f"result-{fence}.json"
 
 
 def write_result(folder: Path, fence: int, result: Result) -> None:
-    """Leave the result for the supervisor, whole or not at all."""
+    """Write the result for the supervisor, completely or not at all."""
     with replaced_file(result_path(folder, fence), durable=True) as staged:
         staged.write_text(json.dumps(vars(result), default=str), encoding="utf-8")
 
 
 def read_result(folder: Path, fence: int) -> Result | None:
-    """What the trainer left, if it came so far."""
+    """The result that the job process wrote; None if it wrote none."""
     try:
         return Result(**json.loads(result_path(folder, fence).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -1,7 +1,6 @@
-"""From a queued job to one that has ended: claim it, run it in a trainer process, write its end.
+"""Running a job from queued to ended: claim it, run it in a job process, record its end.
 
-The embedded default calls `run_here` under the command; a queue's worker calls it, or `run_claimed`, the same
-way. Never imports torch.
+A command calls `run_here`; a worker claims jobs itself and calls `run_claimed`. Never imports torch.
 """
 
 import contextlib
@@ -26,17 +25,17 @@ from workers.tracking.ended_runs import RUN_STATUS
 from workers.tracking.shipping import NO_TRACKING, NoShipper, Shipper
 from workers.tracking.spool import Run
 
-#: MLflow may take so long for the last of a run; what it has not taken stays in the spool.
+#: How long the end of a job waits for MLflow; what is not shipped by then stays in the spool.
 SHIPPING_LIMIT_S = 30.0
 _PAUSE_POLL_S = 0.2
 _FINISH_POLL_S = 0.5
 
-#: Receives what happens besides progress: its kind, and what is known of it.
+#: Receives events other than progress: kind and details.
 Events = Callable[[str, Mapping[str, Any]], None]
 
 
 def job_folder(registry: Registry, job_id: int) -> Path:
-    """Where a job keeps its log, checkpoints, results and spool."""
+    """The folder of a job's log, checkpoints, results and spool."""
     return registry.settings.home / "jobs" / str(job_id)
 
 
@@ -49,14 +48,14 @@ def run_here(
     handlers: Mapping[str, str] | None = None,
     lease_s: float | None = None,
 ) -> Job:
-    """Claim a job and run it to its end in child processes, one an attempt; the job as it ended.
+    """Claim a job and run it to its end in child processes, one for each attempt; the ended job.
 
-    Ctrl-C asks the job to end: it writes a checkpoint and becomes `cancelled`. A job whose owner on this host
-    is dead is taken over at once.
+    Ctrl-C asks the job to stop: it writes a checkpoint and becomes `cancelled`. A job whose owner on this
+    host is dead is taken over at once.
 
     Raises:
-        JobNotClaimable: it has ended, or somebody else runs it.
-        LeaseLost: it was given to somebody else meanwhile; what this attempt did is discarded.
+        JobNotClaimable: it has ended, or another process runs it.
+        LeaseLost: another process has claimed it meanwhile; this attempt's result is discarded.
     """
     while True:
         job = _claim(registry, job_id, lease_s=lease_s or registry.settings.lease_s)
@@ -86,10 +85,10 @@ def run_claimed(
     handlers: Mapping[str, str] | None = None,
     lease_s: float | None = None,
 ) -> Job:
-    """Run one attempt of a job that is claimed already; the job afterwards, "queued" if it goes on.
+    """Run one attempt of a claimed job; the job afterwards, "queued" if another attempt follows.
 
     Raises:
-        LeaseLost: it was given to somebody else meanwhile; what this attempt did is discarded.
+        LeaseLost: another process has claimed it meanwhile; this attempt's result is discarded.
     """
     crash_point("after_claim")
     folder = job_folder(registry, job.id)
@@ -108,7 +107,7 @@ def run_claimed(
             shipper.finish(timeout_s=SHIPPING_LIMIT_S)
             return _conclude(registry, job, result, heartbeat)
     except BaseException as error:
-        _give_back(registry, job, error)
+        _requeue(registry, job, error)
         raise
     finally:
         shipper.abandon()
@@ -119,7 +118,7 @@ def run_claimed(
 def _claim(registry: Registry, job_id: int, *, lease_s: float) -> Job:
     job = registry.jobs.claim(job_id, owner=owner_name(), lease_s=lease_s)
     if job is None:
-        # A dead owner's lease is ended, and a job that took down every owner ends here.
+        # Frees the job if its owner is dead, and ends it if it was lost too often.
         reconcile(registry)
         job = registry.jobs.claim(job_id, owner=owner_name(), lease_s=lease_s)
     if job is None:
@@ -128,7 +127,7 @@ def _claim(registry: Registry, job_id: int, *, lease_s: float) -> Job:
 
 
 def _wait_until_ready(registry: Registry, job: Job) -> None:
-    """Sit out the pause before the next attempt, unless something else happens to the job meanwhile."""
+    """Wait for the pause before the next attempt to end, or for the job's state to change."""
     while registry.jobs.get(job.id).state == "queued" and not registry.jobs.is_claimable(job.id):
         time.sleep(_PAUSE_POLL_S)
 
@@ -164,17 +163,17 @@ def _shipper(registry: Registry, job: Job, folder: Path, on_event: Events) -> Sh
     return Shipper(registry.settings, [folder], on_run=on_run, on_unavailable=on_unavailable)
 
 
-def _give_back(registry: Registry, job: Job, error: BaseException) -> None:
-    """Queue the job again: it is not the job that failed, and its checkpoints are kept."""
+def _requeue(registry: Registry, job: Job, error: BaseException) -> None:
+    """Queue the job again, with its checkpoints, because it was not the job that failed."""
     with contextlib.suppress(RegistryError):
         registry.jobs.requeue(job.id, fence=job.fence, reason="infra", message=repr(error))
 
 
 def _conclude(registry: Registry, job: Job, result: Result, heartbeat: Heartbeat) -> Job:
-    """Write the end of the attempt; a database that is away is asked again for as long as the lease holds.
+    """Record the end of the attempt; retried while the database does not answer and the lease holds.
 
     Raises:
-        LeaseLost: the fence is no longer ours, or the database was away for too long.
+        LeaseLost: the fence is no longer ours, or the database did not answer before the lease ended.
     """
     crash_point("before_finish")
     while not heartbeat.lost.is_set():

@@ -1,4 +1,4 @@
-"""One trainer process and what attends to it: its order, its progress, its end.
+"""The supervisor of one job process: its order, its progress, its end.
 
 Never imports torch, and writes nothing to the job's row.
 """
@@ -27,7 +27,7 @@ from workers.processes.job_log import JobLog
 from workers.processes.json_lines import JsonLines
 from workers.processes.memory_kills import memory_kills
 
-#: A trainer asked to end may write a checkpoint first.
+#: The time in which a job process that was asked to stop may write a checkpoint.
 GRACE_S = 60.0
 _POLL_S = 0.2
 
@@ -36,15 +36,15 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Interruption:
-    """Signals to this process that end its attempts: how many came, and what they mean to a job."""
+    """Signals to this process that end its attempts: how many have arrived, and what they mean for a job."""
 
-    #: "cancelled" where a command runs its own job, "drained" where a worker runs somebody's.
+    #: "cancelled" for a command that runs its own job, "drained" for a worker.
     because: str
     count: Callable[[], int]
 
 
-class TrainerProcess:
-    """A running trainer; it cannot outlive this object's process, nor the lease."""
+class JobProcess:
+    """A running job process; it cannot outlive this object's process, nor the lease."""
 
     def __init__(self, order: Mapping[str, Any], *, log: JobLog) -> None:
         self._kills_before = memory_kills()
@@ -62,10 +62,11 @@ class TrainerProcess:
             start_new_session=True,
         )
         self._lines = JsonLines(self._process.stdout)
-        self.leash = self._process.stdin
+        #: Carries the order, then the deadlines for the process's parent watchdog.
+        self.watchdog_pipe = self._process.stdin
         with contextlib.suppress(BrokenPipeError):
-            if self.leash is not None:
-                self.leash.write(json.dumps(order).encode() + b"\n")
+            if self.watchdog_pipe is not None:
+                self.watchdog_pipe.write(json.dumps(order).encode() + b"\n")
 
     @property
     def runs(self) -> bool:
@@ -73,15 +74,15 @@ class TrainerProcess:
         return self._process.poll() is None
 
     def progress(self) -> Iterator[Mapping[str, Any]]:
-        """What it has said since the last time; waits a moment for something to come."""
-        for said in self._lines.read(timeout_s=_POLL_S if self.runs else 0):
-            if "result" in said:
-                self._sent_result = Result(**said["result"])
+        """Progress messages since the last call; waits up to 0.2 s for the first."""
+        for message in self._lines.read(timeout_s=_POLL_S if self.runs else 0):
+            if "result" in message:
+                self._sent_result = Result(**message["result"])
             else:
-                yield self._pace.timed(said, at_s=time.monotonic())
+                yield self._pace.timed(message, at_s=time.monotonic())
 
     def ask_to_end(self, because: str) -> None:
-        """Ask once; the trainer saves what it can and ends. Asked for GRACE_S, it is killed."""
+        """Ask the process once to save a checkpoint and end; after GRACE_S, kill it."""
         if self._asked_at is None:
             self._asked_at, self._asked_because = time.monotonic(), because
             self._process.send_signal(signal.SIGTERM)
@@ -89,12 +90,12 @@ class TrainerProcess:
             self.kill()
 
     def kill(self) -> None:
-        """End the process and whatever it started."""
+        """Kill the process and its children."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Make sure that it has ended with whatever it started, and give its pipes back."""
+        """Kill the process and its children if they still run, and close its pipes."""
         self.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
@@ -102,7 +103,7 @@ class TrainerProcess:
                 stream.close()
 
     def result(self, folder: Path, fence: int) -> Result:
-        """How the attempt ended, once it has."""
+        """How the attempt ended; waits for the end."""
         return conclude(
             self._sent_result or read_result(folder, fence),
             exit_code=self._process.wait(),
@@ -114,7 +115,7 @@ class TrainerProcess:
 def order_for(
     job: Job, folder: Path, settings: Settings, *, until: float, handlers: Mapping[str, str] | None
 ) -> dict[str, Any]:
-    """What a trainer is told; it goes through a pipe, because settings may hold passwords."""
+    """The order to a job process; it goes through a pipe, because settings may contain passwords."""
     places = {name: value if value is None else str(value) for name, value in asdict(settings).items()}
     return {
         "job_id": job.id,
@@ -137,32 +138,32 @@ def supervise(
     interruption: Interruption,
     on_progress: Progress,
 ) -> Result:
-    """Run one attempt in a trainer process; how it ended.
+    """Run one attempt in a job process; how it ended.
 
-    The trainer is asked to end on an interruption, on a cancel, and once its deadline is past. A second
-    interruption waits no longer.
+    The process is asked to stop on an interruption, on a cancel, and when its deadline has passed. A second
+    interruption kills it.
 
     Raises:
-        LeaseLost: the job is no longer ours, so the trainer was killed.
+        LeaseLost: this process no longer holds the job, so the job process was killed.
     """
-    trainer = TrainerProcess(order, log=log)
+    process = JobProcess(order, log=log)
     crash_point("after_spawn")
-    heartbeat.feed(trainer.leash)
+    heartbeat.write_deadlines_to(process.watchdog_pipe)
     try:
-        while trainer.runs and not heartbeat.lost.is_set():
-            _pass_on(trainer, heartbeat, on_progress)
+        while process.runs and not heartbeat.lost.is_set():
+            _pass_on(process, heartbeat, on_progress)
             log.keep_small()
             if (because := _asked_because(heartbeat, interruption)) is not None:
-                trainer.ask_to_end(because)
+                process.ask_to_end(because)
             if interruption.count() > 1:
-                trainer.kill()
-        _pass_on(trainer, heartbeat, on_progress)
+                process.kill()
+        _pass_on(process, heartbeat, on_progress)
     finally:
-        heartbeat.feed(None)
-        trainer.close()
+        heartbeat.write_deadlines_to(None)
+        process.close()
     if heartbeat.lost.is_set():
         raise LeaseLost(order["job_id"], fence=order["fence"])
-    return trainer.result(Path(order["folder"]), order["fence"])
+    return process.result(Path(order["folder"]), order["fence"])
 
 
 def _asked_because(heartbeat: Heartbeat, interruption: Interruption) -> str | None:
@@ -173,23 +174,23 @@ def _asked_because(heartbeat: Heartbeat, interruption: Interruption) -> str | No
     return "deadline" if heartbeat.overdue.is_set() else None
 
 
-def _pass_on(trainer: TrainerProcess, heartbeat: Heartbeat, on_progress: Progress) -> None:
-    for said in trainer.progress():
-        heartbeat.progress = said
-        on_progress(said)
+def _pass_on(process: JobProcess, heartbeat: Heartbeat, on_progress: Progress) -> None:
+    for progress in process.progress():
+        heartbeat.progress = progress
+        on_progress(progress)
 
 
 @contextlib.contextmanager
 def interrupts_counted(*more: signal.Signals) -> Iterator[Callable[[], int]]:
-    """Inside, Ctrl-C, SIGTERM and `more` are counted, not raised, so that the trainer can save first."""
-    noted: list[int] = []
+    """A block in which Ctrl-C, SIGTERM and `more` are counted, not raised, so that jobs can save first."""
+    received: list[int] = []
     before = {}
     for number in (signal.SIGINT, signal.SIGTERM, *more):
-        # Only the main thread may; elsewhere signals are somebody else's business.
+        # Only the main thread may set handlers; in another thread signals are not counted.
         with contextlib.suppress(ValueError):
-            before[number] = signal.signal(number, lambda number, _: noted.append(number))
+            before[number] = signal.signal(number, lambda number, _: received.append(number))
     try:
-        yield lambda: len(noted)
+        yield lambda: len(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

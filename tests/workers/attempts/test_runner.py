@@ -124,7 +124,7 @@ def test_a_job_that_kills_its_process_is_poison_after_its_attempts(registry: Reg
     )
     assert (ended.state, ended.reason, ended.fence) == ("failed", "poison", ended.max_attempts)
     assert notes == [{"another_attempt": {"reason": ended.message}}] * 2
-    assert ended.message == "the trainer ended with SIGKILL and left no result"
+    assert ended.message == "its process ended with SIGKILL and left no result"
     *_, last = read_lines(job_folder(registry, job.id), offset=0)
     assert (last.record["action"], last.record["status"]) == ("end", "FAILED")
 
@@ -153,7 +153,7 @@ def test_a_cancel_from_elsewhere_reaches_the_trainer(registry: Registry, job: Jo
         registry.jobs.request_cancel(job.id)
 
     ended = run_here(registry, job.id, on_progress=cancel, handlers=handler("wait_to_be_stopped"), lease_s=3)
-    assert (ended.state, ended.message) == ("cancelled", "[ZOO-E414] the job was asked to end")
+    assert (ended.state, ended.message) == ("cancelled", "[ZOO-E414] the job was asked to stop")
     assert (job_folder(registry, job.id) / "checkpoint").exists()
 
 
