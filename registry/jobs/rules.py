@@ -42,7 +42,7 @@ def claimable() -> ColumnElement[bool]:
 
 
 def wants_at_most(processes: int | None) -> ColumnElement[bool]:
-    """The job runs in no more processes than this; any job does, where None is given."""
+    """The job asks for at most this many processes; None allows any number."""
     return true() if processes is None else JobRow.processes <= processes
 
 

@@ -161,7 +161,7 @@ class JobStore:
     def requeue(
         self, job_id: int, *, fence: int, reason: str, message: str | None = None, refund: bool = False
     ) -> str | None:
-        """Record an attempt that ended without a result; the new state, None for another fence than the job's.
+        """Record an attempt that ended without a result; the new state, None if the fence is an old one.
 
         The reason's budget decides: "queued" for another attempt, "failed" if none is left or the reason has
         no budget; "cancelled" if that was requested. `refund` does not count the attempt, for an end that the
