@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from registry.settings import Settings
 from tests.acceptance.conftest import Zoo
 from tests.pico import pico_adapter
-from tests.workers.started_processes import command_line, listening, running, send, trainers, wait_until
+from tests.workers.started_processes import command_line, job_processes, listening, running, send, wait_until
 from workers.tracking.spool import read_lines
 
 #: Of the job in two processes, which must still be at work when one of them is killed.
@@ -83,8 +83,8 @@ def test_a_job_in_two_processes_loses_one_and_goes_on_from_its_checkpoint(zoo: Z
         send(next(pid for pid in ranks if "rank-1" in command_line(pid)), signal.SIGKILL)
         waited = zoo("jobs", "wait", str(job), "--timeout", "200", ZOO_HOME=str(home))
         assert waited.returncode == 0, waited.stdout + waited.stderr
-        assert trainers(worker.pid) == []
-        assert not [pid for pid in ranks if command_line(pid)]
+        assert job_processes(worker.pid) == []
+        assert not [pid for pid in members if command_line(pid)]
     shown = json.loads(zoo("jobs", "show", str(job), "--json", ZOO_HOME=str(home)).stdout)
     assert (shown["state"], shown["fence"]) == ("succeeded", 2)
     steps = steps_of(folder, "train/loss")

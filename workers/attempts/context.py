@@ -6,7 +6,7 @@ from pathlib import Path
 
 from registry.entities import Job
 from registry.service import Registry
-from workers.attempts.process_group import Place
+from workers.attempts.process_group import GroupMember
 from workers.errors import StopRequested
 from workers.tracking.spool import Run
 
@@ -24,7 +24,7 @@ class JobContext:
     #: Receives metrics, tags and files.
     run: Run
     #: Which of the job's processes this is.
-    place: Place
+    member: GroupMember
     #: Whether the job was asked to stop.
     stop_requested: Callable[[], bool]
     #: Receives progress; `report` fills it in.

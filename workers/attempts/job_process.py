@@ -1,9 +1,9 @@
-"""The child process that runs one attempt of one job; torch lives and dies here.
+"""The job process, which runs one attempt of one job; torch is imported only here.
 
     python -m workers.attempts.job_process < order
 
-The order, one JSON line, says which job under which fence; the pipe it comes through is the leash. A job of
-several processes has a trainer that starts this program again for each of them, and does no work itself.
+The order, one JSON line, names the job and its fence; the parent watchdog reads the rest of that pipe. For a
+job of several processes this process starts the program again for each of them and does no work itself.
 Standard output carries progress, a JSON line each; everything printed goes to the log.
 """
 
@@ -22,7 +22,7 @@ from registry.entities import Job
 from registry.service import Registry
 from registry.settings import Settings
 from workers.attempts.context import JobContext
-from workers.attempts.process_group import Place, Ranks
+from workers.attempts.process_group import GroupMember, ProcessGroup
 from workers.attempts.results import Result, failure, write_result
 from workers.errors import HandlerUnknown
 from workers.processes.gpus import gpus_for, limited_to, lock_gpus
@@ -30,7 +30,7 @@ from workers.processes.heavy_imports import heavy_imports
 from workers.processes.parent_watchdog import die_with_parent, end_like, read_order, start_watchdog
 from workers.tracking.spool import NoRun, Run
 
-#: Kind of job -> the function that carries it out.
+#: Kind of job -> the function that does its work.
 HANDLERS = {
     "train": "workers.jobs.train:run",
     "eval": "workers.jobs.evaluation:run",
@@ -39,54 +39,54 @@ HANDLERS = {
 
 
 def main() -> int:
-    """Run the attempt that the order names; the result says how it ended."""
-    leash, progress = _private_pipes()
-    order = read_order(leash)
+    """Run the attempt that the order names, and leave its result."""
+    orders, progress = _private_pipes()
+    order = read_order(orders)
     die_with_parent(order["parent_pid"])
-    ranks = Ranks()
-    start_watchdog(leash, until=order["until"], on_renewal=ranks.lengthen)
+    group = ProcessGroup()
+    start_watchdog(orders, until=order["until"], on_renewal=group.extend_to)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the supervisor's to decide on
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the supervisor decides what Ctrl-C does
 
-    def send(said: Mapping[str, object]) -> None:
-        os.write(progress, json.dumps(said, default=str).encode() + b"\n")
+    def send(message: Mapping[str, object]) -> None:
+        os.write(progress, json.dumps(message, default=str).encode() + b"\n")
 
-    if "place" in order:
-        return _end_as_rank(attempt(order, stop_requested=stop.is_set, send=send), send)
+    if "member" in order:
+        return _end_as_member(attempt(order, stop_requested=stop.is_set, send=send), send)
     if order["processes"] > 1:
-        result = _attempt_together(order, ranks, stop_requested=stop.is_set, send=send)
+        result = _attempt_together(order, group, stop_requested=stop.is_set, send=send)
     else:
         result = attempt(order, stop_requested=stop.is_set, send=send)
     try:
         write_result(Path(order["folder"]), order["fence"], result)
     except OSError as error:
-        # A full disk has no room for the result either; the pipe has.
+        # A full disk cannot take the result either, but the pipe can.
         send({"result": vars(failure(error))})
     return 0
 
 
 def _attempt_together(
     order: Mapping[str, Any],
-    ranks: Ranks,
+    group: ProcessGroup,
     *,
     stop_requested: Callable[[], bool],
     send: Callable[[Mapping[str, object]], None],
 ) -> Result:
-    """The result of the process that decided; if it left none, this process ends just as that one did."""
+    """The result of the process that decided; if it left none, this process ends as that one did."""
     try:
-        end = ranks.run(order, gpu_locks=_take_gpus(order), stop_requested=stop_requested, send=send)
+        end = group.run(order, gpu_locks=_take_gpus(order), stop_requested=stop_requested, send=send)
     except BaseException as error:  # as in `attempt`
         traceback.print_exception(error)
         return failure(error)
     if end.result is None:
-        sys.stderr.write(f"rank {end.rank} ended without a result, exit code {end.exit_code}\n")
+        sys.stderr.write(f"process {end.index} ended without a result, exit code {end.exit_code}\n")
         end_like(end.exit_code or 0)
     return end.result
 
 
-def _end_as_rank(result: Result, send: Callable[[Mapping[str, object]], None]) -> int:
-    """Tell the result; after a failure, stay until killed: a broken connection would hide the cause."""
+def _end_as_member(result: Result, send: Callable[[Mapping[str, object]], None]) -> int:
+    """Send the result; after a failure wait to be killed: a broken connection would hide the cause."""
     send({"result": vars(result)})
     if result.state == "failed":
         threading.Event().wait()
@@ -99,11 +99,11 @@ def attempt(
     stop_requested: Callable[[], bool],
     send: Callable[[Mapping[str, object]], None],
 ) -> Result:
-    """Call the job's handler; whatever it raises becomes a result, and its traceback goes to the log."""
+    """Call the job's handler; an exception becomes a result, and its traceback goes to the log."""
     folder = Path(order["folder"])
     places = order["settings"]
     settings = Settings(**{**places, "home": Path(places["home"]), "lease_s": float(places["lease_s"])})
-    place = Place(**order.get("place", {}))
+    member = GroupMember(**order.get("member", {}))
     try:
         _take_gpus(order)
         with Registry.open(settings) as registry:
@@ -112,21 +112,21 @@ def attempt(
                 job=registry.jobs.get(order["job_id"]),
                 fence=order["fence"],
                 folder=folder,
-                run=Run(folder) if place.is_first else NoRun(),
-                place=place,
+                run=Run(folder) if member.is_first else NoRun(),
+                member=member,
                 stop_requested=stop_requested,
                 send=send,
             )
             outcome = find_handler(context.job, order["handlers"] or HANDLERS)(context)
             context.run.close()
-    except BaseException as error:  # the one border where a job's failure becomes a record
+    except BaseException as error:  # the one place where a job's failure becomes a result
         traceback.print_exception(error)
         return failure(error)
     return Result(state="succeeded", reason="ok", outcome=outcome)
 
 
 def _take_gpus(order: Mapping[str, Any]) -> list[int]:
-    """Lock a GPU for each process, and see no other from now on; the locks' descriptors."""
+    """Lock a GPU for each process, and hide all others from torch; the locks' descriptors."""
     gpus = gpus_for(order["processes"], order["gpus"])
     os.environ |= limited_to(gpus)
     return lock_gpus(gpus)
@@ -136,11 +136,11 @@ def find_handler(job: Job, handlers: Mapping[str, str]) -> Callable[[JobContext]
     """Import the function for a kind of job.
 
     Raises:
-        HandlerUnknown: there is none.
+        HandlerUnknown: the table has no function for it.
     """
     if job.kind not in handlers:
         raise HandlerUnknown(
-            f"no code is registered for jobs of kind {job.kind!r}: {', '.join(handlers)} are"
+            f"no handler is registered for jobs of kind {job.kind!r}, only for: {', '.join(handlers)}"
         )
     module, _, name = handlers[job.kind].partition(":")
     with heavy_imports():
@@ -149,16 +149,16 @@ def find_handler(job: Job, handlers: Mapping[str, str]) -> Callable[[JobContext]
 
 
 def _private_pipes() -> tuple[int, int]:
-    """Leash and progress on descriptors of their own.
+    """Orders and progress on descriptors of their own.
 
-    What a library prints then goes to the log, and what it reads from standard input is nothing.
+    Libraries that print then write to the log, and standard input is empty for them.
     """
-    leash, progress = os.dup(0), os.dup(1)
+    orders, progress = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    return leash, progress
+    return orders, progress
 
 
 if __name__ == "__main__":

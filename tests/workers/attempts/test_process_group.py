@@ -15,7 +15,7 @@ from registry.entities import Job
 from registry.service import Registry
 from registry.settings import Settings
 from tests.workers.started_processes import end_tree, job_processes, send, wait_until
-from workers.attempts.process_group import RankEnd, Ranks, deciding_end, rank_environment
+from workers.attempts.process_group import ProcessEnd, ProcessGroup, deciding_end, member_environment
 from workers.attempts.results import Result
 from workers.attempts.runner import job_folder, run_here
 from workers.attempts.supervisor import order_for
@@ -35,7 +35,7 @@ OUT_OF_MEMORY = Result(state="failed", reason="cuda_oom")
 
 
 def handler(name: str) -> dict[str, str]:
-    return {"train": f"tests.workers.rank_handlers:{name}"}
+    return {"train": f"tests.workers.group_handlers:{name}"}
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def job(registry: Registry) -> Job:
 
 
 def start_elsewhere(settings: Settings, job: Job) -> "subprocess.Popen[bytes]":
-    arguments = [str(settings.home), settings.database_url, str(job.id), "rank_handlers:wait_together"]
+    arguments = [str(settings.home), settings.database_url, str(job.id), "group_handlers:wait_together"]
     return subprocess.Popen([sys.executable, "-m", "tests.workers.run_job", *arguments], cwd=ROOT)
 
 
@@ -54,15 +54,15 @@ class Running:
     def __init__(self, registry: Registry, settings: Settings, job: Job) -> None:
         self.supervisor = start_elsewhere(settings, job)
         folder = job_folder(registry, job.id)
-        said = [folder / f"pid-{rank}" for rank in range(SIZE)]
+        said = [folder / f"pid-{index}" for index in range(SIZE)]
         wait_until(
             lambda: all(path.exists() and path.read_text() for path in said), what="all processes wait"
         )
-        self.ranks = [int(path.read_text()) for path in said]
-        (self.trainer,) = set(job_processes(self.supervisor.pid)) - set(self.ranks)
+        self.members = [int(path.read_text()) for path in said]
+        (self.starter,) = set(job_processes(self.supervisor.pid)) - set(self.members)
 
     def wait_until_gone(self) -> None:
-        for pid in (self.trainer, *self.ranks):
+        for pid in (self.starter, *self.members):
             wait_until(lambda pid=pid: _is_gone(pid), what=f"process {pid} is gone")  # type: ignore[misc]
 
 
@@ -92,12 +92,12 @@ def _is_gone(pid: int) -> bool:
 def test_the_first_process_reports_for_all(registry: Registry, job: Job) -> None:
     seen: list[Mapping[str, Any]] = []
     ended = run_here(registry, job.id, on_progress=seen.append, handlers=handler("share"))
-    assert (ended.state, ended.outcome) == ("succeeded", {"rank": 0, "processes": SIZE})
+    assert (ended.state, ended.outcome) == ("succeeded", {"index": 0, "processes": SIZE})
     assert seen == [{"phase": "training", "step": 0, "total": 1}]
     folder = job_folder(registry, job.id)
     actions = [line.record["action"] for line in read_lines(folder, offset=0)]
     assert actions == ["spool", "begin", "metrics", "artifact", "end"]
-    assert not (folder / "meeting-places").exists()
+    assert not (folder / "rendezvous").exists()
 
 
 def test_each_process_sees_the_gpus_of_the_job_and_holds_their_locks(
@@ -108,10 +108,10 @@ def test_each_process_sees_the_gpus_of_the_job_and_holds_their_locks(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
     ended = run_here(registry, job.id, handlers=handler("share"))
     assert ended.state == "succeeded"
-    for rank in range(SIZE):
-        seen = json.loads((job_folder(registry, job.id) / f"seen-{rank}.json").read_text())
+    for index in range(SIZE):
+        seen = json.loads((job_folder(registry, job.id) / f"seen-{index}.json").read_text())
         assert seen == {
-            "LOCAL_RANK": str(rank),
+            "LOCAL_RANK": str(index),
             "WORLD_SIZE": str(SIZE),
             "CUDA_VISIBLE_DEVICES": "4,5",
             "held": ["gpu-4.lock", "gpu-5.lock"],
@@ -142,23 +142,23 @@ def test_asked_to_end_the_first_process_saves_and_all_end(
 # ---------------------------------------------------------------------- what ends them
 
 
-@pytest.mark.parametrize("rank", range(SIZE))
+@pytest.mark.parametrize("index", range(SIZE))
 def test_a_killed_process_ends_the_attempt_and_the_next_one_goes_on(
-    registry: Registry, job: Job, running: Running, rank: int
+    registry: Registry, job: Job, running: Running, index: int
 ) -> None:
-    (job_folder(registry, job.id) / "meeting-places" / "1").touch()
-    send(running.ranks[rank], signal.SIGKILL)
+    (job_folder(registry, job.id) / "rendezvous" / "1").touch()
+    send(running.members[index], signal.SIGKILL)
     assert running.supervisor.wait(timeout=60) == 0
     running.wait_until_gone()
     ended = registry.jobs.get(job.id)
     assert (ended.state, ended.fence, ended.attempt) == ("succeeded", 2, 2)
     reasons = [event.payload.get("reason") for event in registry.jobs.events(job.id)]
     assert [reason for reason in reasons if reason] == ["poison", "ok"]
-    assert f"rank {rank} ended without a result, exit code -9" in Path(ended.log_path or "").read_text()
+    assert f"process {index} ended without a result, exit code -9" in Path(ended.log_path or "").read_text()
 
 
-def test_a_killed_trainer_takes_its_processes_with_it(registry: Registry, job: Job, running: Running) -> None:
-    send(running.trainer, signal.SIGKILL)
+def test_a_killed_job_process_takes_its_group_with_it(registry: Registry, job: Job, running: Running) -> None:
+    send(running.starter, signal.SIGKILL)
     assert running.supervisor.wait(timeout=60) == 0
     running.wait_until_gone()
     assert registry.jobs.get(job.id).fence == 2
@@ -173,13 +173,13 @@ def test_a_killed_supervisor_leaves_no_process(registry: Registry, job: Job, run
 
 
 @pytest.mark.usefixtures("short_lease")
-def test_processes_whose_trainer_is_frozen_end_with_the_lease(
+def test_a_group_whose_job_process_is_frozen_ends_with_the_lease(
     registry: Registry, job: Job, running: Running
 ) -> None:
-    send(running.trainer, signal.SIGSTOP)
-    for pid in running.ranks:
+    send(running.starter, signal.SIGSTOP)
+    for pid in running.members:
         wait_until(lambda pid=pid: _is_gone(pid), what=f"process {pid} is gone")  # type: ignore[misc]
-    send(running.trainer, signal.SIGCONT)
+    send(running.starter, signal.SIGCONT)
     assert running.supervisor.wait(timeout=60) == 0
     assert registry.jobs.get(job.id).state == "succeeded"
 
@@ -199,9 +199,9 @@ def test_processes_that_start_late_are_told_how_long_the_lease_holds_by_then(
     (folder / "log.txt").touch()
     now = time.monotonic()
     order = order_for(job, folder, registry.settings, until=now - 1, handlers=handler("share"))
-    ranks = Ranks()
-    ranks.lengthen(now + 600)
-    end = ranks.run(order, gpu_locks=[], stop_requested=lambda: False, send=lambda _: None)
+    group = ProcessGroup()
+    group.extend_to(now + 600)
+    end = group.run(order, gpu_locks=[], stop_requested=lambda: False, send=lambda _: None)
     assert end.result is not None
     assert (end.result.state, end.result.message) == ("succeeded", None)
 
@@ -211,7 +211,7 @@ def test_processes_that_start_late_are_told_how_long_the_lease_holds_by_then(
 
 def test_one_process_out_of_memory_halves_the_micro_batch_of_all(registry: Registry, job: Job) -> None:
     ended = run_here(registry, job.id, handlers=handler("need_less_memory_in_one"))
-    assert (ended.state, ended.outcome, ended.memory_cuts) == ("succeeded", {"rows": 4}, 1)
+    assert (ended.state, ended.outcome, ended.memory_cuts) == ("succeeded", {"size": 4}, 1)
 
 
 def test_a_silent_death_is_the_reason_not_the_complaint_of_those_it_cut_off(registry: Registry) -> None:
@@ -223,7 +223,7 @@ def test_a_silent_death_is_the_reason_not_the_complaint_of_those_it_cut_off(regi
 def test_an_error_of_any_process_fails_the_job_with_its_message(registry: Registry, job: Job) -> None:
     ended = run_here(registry, job.id, handlers=handler("fail_in_one"))
     assert (ended.state, ended.reason) == ("failed", "error")
-    assert ended.message == "ZeroDivisionError: division by zero in rank 1"
+    assert ended.message == "ZeroDivisionError: division by zero in process 1"
     assert not (job_folder(registry, job.id) / "noticed").exists()
 
 
@@ -245,14 +245,14 @@ def test_an_error_of_any_process_fails_the_job_with_its_message(registry: Regist
     ],
 )
 def test_which_end_decides(ends: list[tuple[int, Result | None, int | None]], deciding: int | None) -> None:
-    came = [RankEnd(rank=rank, result=result, exit_code=code) for rank, result, code in ends]
+    came = [ProcessEnd(index=index, result=result, exit_code=code) for index, result, code in ends]
     found = deciding_end(came, have_settled=False)
-    assert (found.rank if found else None) == deciding
+    assert (found.index if found else None) == deciding
 
 
 def test_of_errors_alone_the_first_decides_in_the_end() -> None:
-    later = RankEnd(rank=0, result=ERROR, exit_code=None)
-    first = RankEnd(rank=1, result=ERROR, exit_code=None)
+    later = ProcessEnd(index=0, result=ERROR, exit_code=None)
+    first = ProcessEnd(index=1, result=ERROR, exit_code=None)
     assert deciding_end([first, later], have_settled=True) == first
 
 
@@ -260,15 +260,15 @@ def test_of_errors_alone_the_first_decides_in_the_end() -> None:
 
 
 def test_a_process_knows_its_place_and_speaks_on_the_loopback_alone() -> None:
-    environ = rank_environment({"OMP_NUM_THREADS": "8", "ZOO_HOME": "/zoo"}, rank=1, processes=3)
+    environ = member_environment({"OMP_NUM_THREADS": "8", "ZOO_HOME": "/zoo"}, index=1, processes=3)
     assert (environ["RANK"], environ["LOCAL_RANK"], environ["WORLD_SIZE"]) == ("1", "1", "3")
     assert (environ["OMP_NUM_THREADS"], environ["MKL_NUM_THREADS"]) == ("2", "2")
     assert environ["GLOO_SOCKET_IFNAME"] == environ["NCCL_SOCKET_IFNAME"] == "lo"
     assert environ["ZOO_HOME"] == "/zoo"
-    assert rank_environment({"OMP_NUM_THREADS": "2"}, rank=0, processes=4)["OMP_NUM_THREADS"] == "1"
+    assert member_environment({"OMP_NUM_THREADS": "2"}, index=0, processes=4)["OMP_NUM_THREADS"] == "1"
 
 
 @pytest.mark.parametrize("exit_code", [-signal.SIGKILL, -signal.SIGTERM, 3, EXIT_ABANDONED])
-def test_a_trainer_ends_as_its_process_did(exit_code: int) -> None:
+def test_a_job_process_ends_as_its_member_did(exit_code: int) -> None:
     code = f"from {end_like.__module__} import end_like\nend_like({exit_code})"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == exit_code

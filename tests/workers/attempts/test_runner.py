@@ -92,7 +92,7 @@ def test_ctrl_c_cancels_the_job_and_keeps_its_checkpoint(
     assert is_gone(pid)
 
 
-def test_a_second_ctrl_c_does_not_wait_for_the_trainer(
+def test_a_second_ctrl_c_does_not_wait_for_the_job_process(
     registry: Registry, settings: Settings, job: Job
 ) -> None:
     parent = start_elsewhere(settings, job, "ignore_everything")
@@ -104,7 +104,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_trainer(
     assert is_gone(pid)
 
 
-def test_a_killed_parent_leaves_no_trainer_and_its_job_can_be_taken_over_at_once(
+def test_a_killed_parent_leaves_no_job_process_and_its_job_can_be_claimed_at_once(
     registry: Registry, settings: Settings, job: Job
 ) -> None:
     parent = start_elsewhere(settings, job, "wait_to_be_stopped")
@@ -148,7 +148,7 @@ def test_what_a_job_raises_becomes_its_reason(
     assert "Traceback" in Path(ended.log_path).read_text()
 
 
-def test_a_cancel_from_elsewhere_reaches_the_trainer(registry: Registry, job: Job) -> None:
+def test_a_cancel_from_elsewhere_reaches_the_job_process(registry: Registry, job: Job) -> None:
     def cancel(said: Mapping[str, Any]) -> None:
         registry.jobs.request_cancel(job.id)
 
@@ -157,7 +157,7 @@ def test_a_cancel_from_elsewhere_reaches_the_trainer(registry: Registry, job: Jo
     assert (job_folder(registry, job.id) / "checkpoint").exists()
 
 
-def test_a_trainer_that_does_not_end_when_asked_to_is_killed_after_its_grace(
+def test_a_job_process_that_does_not_stop_is_killed_after_its_grace(
     registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "GRACE_S", 0.5)
@@ -177,7 +177,9 @@ def test_a_job_past_its_deadline_saves_a_checkpoint_and_fails(registry: Registry
     assert (ended.state, ended.reason) == ("failed", "deadline")
 
 
-def test_a_lease_taken_by_another_ends_the_trainer_and_changes_nothing(registry: Registry, job: Job) -> None:
+def test_a_lease_taken_by_another_ends_the_job_process_and_changes_nothing(
+    registry: Registry, job: Job
+) -> None:
     def steal(said: Mapping[str, Any]) -> None:
         registry.jobs.expire(job.id, fence=1)
         registry.jobs.claim(job.id, owner="thief", lease_s=60)
@@ -227,7 +229,7 @@ def test_what_a_library_prints_goes_to_the_log_and_it_can_read_nothing(registry:
     assert "written to descriptor 1" in log
 
 
-def test_a_trainer_gets_no_secrets_and_no_network_of_models(
+def test_a_job_process_gets_no_secrets_and_no_network_of_models(
     registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "ZOO_DATABASE_URL", "MLFLOW_TRACKING_PASSWORD"):
