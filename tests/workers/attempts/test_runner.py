@@ -177,7 +177,7 @@ def test_a_job_past_its_deadline_saves_a_checkpoint_and_fails(registry: Registry
     assert (ended.state, ended.reason) == ("failed", "deadline")
 
 
-def test_a_lease_taken_by_another_ends_the_job_process_and_changes_nothing(
+def test_a_lease_taken_by_another_kills_the_job_process_without_a_change(
     registry: Registry, job: Job
 ) -> None:
     def steal(said: Mapping[str, Any]) -> None:
