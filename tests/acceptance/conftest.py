@@ -1,4 +1,4 @@
-"""A zoo of its own for a whole module: a folder to stand in, and the command as a user runs it."""
+"""A zoo for each module: a working folder, and the command as a user runs it."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The main job through the door: train, compose, reload, use, look; and what goes wrong on the way."""
+"""The main job by commands: train, compose, reload, use, inspect; and what can go wrong."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_the_same_request_gives_the_job_of_before_and_its_pictures(zoo: Zoo) -> 
     again = json.loads(zoo("compose", *asked, "--json").stdout)
     assert again["composition"] == "science@1"
     assert len(json.loads(zoo("jobs", "ls", "--json").stdout)) == len(before)
-    # Kept relative to the zoo's folder, which may be moved.
+    # Stored relative to the zoo's folder, which may be moved.
     assert before[0]["outcome"]["pictures"] == f"jobs/{before[0]['id']}/pictures"
     assert sorted(path.name for path in Path(again["pictures"]).iterdir()) == [
         "layers.png",

@@ -1,4 +1,4 @@
-"""Jobs that wait for a worker, and one that is killed in the middle of training."""
+"""Queued jobs, and a job that is killed during training."""
 
 import json
 import signal
@@ -25,7 +25,7 @@ def settings_in(home: Path) -> Settings:
 
 
 def steps_of(job: Path, metric: str) -> list[int]:
-    """The steps whose metric was recorded, in that order; those done twice stand twice."""
+    """The steps whose metric was recorded, in order, a repeated step twice."""
     lines = [line.record for line in read_lines(job, offset=0)]
     return [line["step"] for line in lines if metric in line.get("values", {})]
 

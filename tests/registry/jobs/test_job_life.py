@@ -29,7 +29,7 @@ _TIMES = ("lease_until", "ready_at", "deadline_at")
 
 
 class JobLife(RuleBasedStateMachine):
-    """What the database says must be what this remembers, after every event."""
+    """After every event, the database must agree with this model."""
 
     database: Database
 
@@ -177,7 +177,7 @@ class JobLife(RuleBasedStateMachine):
         assert self.effects <= 1
 
     def teardown(self) -> None:
-        """The journal alone tells the state, by the table of transitions."""
+        """The journal alone gives the state, by the table of transitions."""
         events = self.jobs.events(self.id)
         assert [event.sequence for event in events] == list(range(1, len(events) + 1))
         assert all(earlier.fence <= later.fence for earlier, later in pairwise(events))

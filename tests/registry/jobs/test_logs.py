@@ -1,4 +1,4 @@
-"""A log that is followed: every letter once, whatever comes in pieces, is cut to size or written last."""
+"""A followed log yields every character once, even if it arrives in pieces or the log is truncated."""
 
 import itertools
 import time
@@ -20,7 +20,7 @@ def append(log: Path, written: bytes) -> None:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for nothing between two looks, and look for a while, not for ever."""
+    """Poll without a pause, and a limited number of times."""
     looks = itertools.count()
 
     def look_again(_: float) -> None:
@@ -37,7 +37,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def running_job(registry: Registry, log: Path) -> int:
-    """A job that its worker has begun to write about."""
+    """A job whose worker has begun to write its log."""
     job = registry.jobs.submit("train", {"name": "bio"}).id
     registry.jobs.claim(job, owner="here", lease_s=60)
     registry.jobs.set_log(job, str(log), 1)

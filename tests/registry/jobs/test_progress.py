@@ -1,4 +1,4 @@
-"""How far a job is, as people read it."""
+"""A job's progress as text."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A job has one effect: who may claim it, and what an owner that was overtaken may still write (nothing)."""
+"""A job takes effect once: who may claim it, and that an owner with an old fence can write nothing."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Workers are listed while they say that they live, and no longer."""
+"""Workers are listed while they announce themselves, and no longer."""
 
 import pytest
 

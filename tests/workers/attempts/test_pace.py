@@ -1,4 +1,4 @@
-"""How long a phase still takes: known from its second report on, and only by steps of this attempt."""
+"""The time that a phase still takes is known from its second report on, by the steps of this attempt alone."""
 
 import pytest
 
@@ -30,7 +30,7 @@ def test_a_phase_is_timed_from_its_own_first_report() -> None:
     assert pace.timed({"phase": "loading", "step": 0, "total": 1}, at_s=0) == {
         "phase": "loading", "step": 0, "total": 1,
     }  # fmt: skip
-    # It went on from a checkpoint at step 50.
+    # It resumed from a checkpoint at step 50.
     assert "eta_s" not in pace.timed({"phase": "training", "step": 51, "total": 61}, at_s=60)
     timed = pace.timed({"phase": "training", "step": 56, "total": 61, "loss": 1.5}, at_s=70)
     assert timed == {"phase": "training", "step": 56, "total": 61, "loss": 1.5, "eta_s": 10.0}

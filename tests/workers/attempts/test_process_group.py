@@ -1,4 +1,4 @@
-"""A job in several processes ends as one: whichever dies, none stays, and the reason is the right one."""
+"""A job in several processes ends as one: whichever dies, none survives, and the reason is right."""
 
 import json
 import signal
@@ -49,7 +49,7 @@ def start_elsewhere(settings: Settings, job: Job) -> "subprocess.Popen[bytes]":
 
 
 class Running:
-    """A job whose supervisor is a process of its own, once all its processes wait."""
+    """A job whose supervisor is a process of its own; all its processes have started."""
 
     def __init__(self, registry: Registry, settings: Settings, job: Job) -> None:
         self.supervisor = start_elsewhere(settings, job)
@@ -79,7 +79,7 @@ def short_lease(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _is_gone(pid: int) -> bool:
-    """Ended; a zombie waits only for its parent to notice."""
+    """Whether a process has ended; a zombie has."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:

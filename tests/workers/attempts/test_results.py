@@ -1,4 +1,4 @@
-"""Which end of an attempt means what: errors to reasons, and what the supervisor concludes."""
+"""The results of attempts: the reasons of errors, and the supervisor's conclusions."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ CANCELLED = Result(state="cancelled", reason="cancelled", message="saved")
 
 
 class OutOfMemoryError(RuntimeError):
-    """Named as torch names its own."""
+    """An error with the name of torch's own."""
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ class OutOfMemoryError(RuntimeError):
         (SchemaMismatch("of another release"), "failed", "infra"),
         (MemoryError(), "failed", "host_oom"),
         (OutOfMemoryError("CUDA out of memory"), "failed", "cuda_oom"),
-        # What torch 2.13 and what is below it say, without an error class of their own.
+        # Messages of torch 2.13 and libraries below it, which have no error class of their own.
         (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "failed", "cuda_oom"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublas`"), "failed", "cuda_oom"),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "failed", "error"),

@@ -1,4 +1,4 @@
-"""Jobs in real child processes: however parent, child or disk end, the row says so and nothing is left."""
+"""Jobs in real child processes: however parent, child or disk fail, the row says so and no process is left."""
 
 import errno
 import signal
@@ -36,7 +36,7 @@ def handler(name: str) -> dict[str, str]:
 
 
 def is_gone(pid: int) -> bool:
-    """Ended; a zombie waits only for its parent to notice."""
+    """Whether a process has ended; a zombie has."""
     stat = Path(f"/proc/{pid}/stat")
     try:
         return stat.read_text().rpartition(")")[2].split()[0] in "ZX"
@@ -73,7 +73,7 @@ def test_a_job_succeeds_and_its_progress_is_seen(registry: Registry, job: Job) -
         ("training", 1, 1.0),
         ("training", 2, 0.5),
     ]
-    # Of what is left nothing is known at the first report, and all at the last.
+    # The time left is unknown at the first report, and zero at the last.
     assert [said.get("eta_s") for said in seen] == [None, 0.0]
     actions = [line.record["action"] for line in read_lines(job_folder(registry, job.id), offset=0)]
     assert actions == ["spool", "begin", "metrics", "metrics", "end"]
@@ -204,7 +204,7 @@ def test_a_display_that_blocks_does_not_cost_the_lease(registry: Registry, job: 
 
 
 def test_a_job_longer_than_its_lease_keeps_it(registry: Registry, job: Job) -> None:
-    # Shorter than the job, longer than a busy machine leaves a beat waiting.
+    # Shorter than the job, but longer than a busy machine delays a beat.
     ended = run_here(registry, job.id, handlers=handler("outlast_the_lease"), lease_s=1.5)
     assert (ended.state, ended.attempt, ended.message) == ("succeeded", 1, None)
 
