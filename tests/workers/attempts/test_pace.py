@@ -1,4 +1,4 @@
-"""The time that a phase still takes is known from its second report on, by the steps of this attempt alone."""
+"""The time that a phase still takes is known from its second report on, by this attempt's steps alone."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Jobs in real child processes: however parent, child or disk fail, the row says so and no process is left."""
+"""Jobs in real child processes: however parent, child or disk fail, the row says so; no process is left."""
 
 import errno
 import signal
