@@ -249,7 +249,7 @@ def test_a_job_that_takes_its_worker_down_is_started_so_often_and_no_more(
     assert jobs.sweep() == (job.id,)
     ended = jobs.get(job.id)
     assert (ended.state, ended.reason, ended.attempt, ended.fence) == ("failed", "poison", 1, 11)
-    assert ended.message == "its worker ended without a word 11 times; see the log"
+    assert ended.message == "its worker died 11 times; see the log"
     assert jobs.events(job.id)[-1].payload == {"reason": "poison"}
     assert jobs.sweep() == ()
 
