@@ -1,1 +1,1 @@
-"""What exists: metadata, versions, aliases, lineage, artifacts, jobs. Knows no tensors, broker or tracker."""
+"""The registry: metadata, versions, aliases, lineage, artifacts, jobs. Knows no tensors, broker, tracker."""

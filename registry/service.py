@@ -1,4 +1,4 @@
-"""The registry as everybody else sees it: one object, a noun for each kind of record, frozen records."""
+"""The registry's public interface: one object with a noun for each kind of record; records are frozen."""
 
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +21,7 @@ from registry.settings import Settings
 
 
 class Registry:
-    """What exists. `Registry.open` gives one that is ready; it is a context manager."""
+    """The registry; `Registry.open` returns one that is ready. It is a context manager."""
 
     def __init__(self, settings: Settings, *, database: Database, artifacts: ArtifactStore) -> None:
         self.settings = settings
@@ -37,7 +37,7 @@ class Registry:
 
     @classmethod
     def open(cls, settings: Settings) -> "Registry":
-        """Create the zoo's folder if it is not there, and bring the database up to date.
+        """Create the zoo's folder if it is missing, and upgrade the database.
 
         Raises:
             InvalidSetting: the folder cannot be created, the database file has no folder or is no
@@ -59,17 +59,17 @@ class Registry:
         """A folder with just the record's files, each verified against its digest on every call.
 
         Raises:
-            ArtifactMissing: a file is gone from the artifact store.
+            ArtifactMissing: a file is missing from the artifact store.
             DigestMismatch: a stored file was changed.
         """
         return self.artifacts.materialise(record.files, self.settings.home / "cache")
 
     def disconnect(self) -> None:
-        """Close the connections that no transaction uses; the next one opens its own."""
+        """Close the connections that no transaction uses; the next transaction opens its own."""
         self._database.disconnect()
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Close all connections."""
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -82,7 +82,7 @@ class Registry:
 
 
 def create_home(home: Path) -> None:
-    """Make the zoo's folder, for its owner alone; raises InvalidSetting."""
+    """Create the zoo's folder, for its owner alone; raises InvalidSetting."""
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -96,7 +96,7 @@ def _artifacts_at(root: str) -> ArtifactStore:
         return ArtifactStore(root)
     except (ImportError, ValueError) as error:
         scheme = root.partition("://")[0]
-        # The URL's rest is not repeated: it may hold a key.
+        # The rest of the URL is not printed, because it may contain a key.
         raise InvalidSetting(
             f"ZOO_ARTIFACT_ROOT: nothing here opens {scheme}:// ({error}); correct it, unset it, or install"
             f" the driver: pip install 'fsspec[{scheme}]'; look at it with: zoo doctor"

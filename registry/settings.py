@@ -1,4 +1,4 @@
-"""Where the zoo keeps things and how patient it is, read once from the environment. Opens nothing."""
+"""The zoo's settings, read once from the environment. Opens nothing."""
 
 import re
 from collections.abc import Mapping
@@ -24,9 +24,9 @@ _MOST_THREADS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Every place the zoo reads from or writes to; URLs stay out of `repr` because they hold passwords."""
+    """The settings; URLs are not in `repr`, because they may contain passwords."""
 
-    #: Folder of everything that has no place of its own.
+    #: Folder of everything that no other setting locates.
     home: Path
     #: `sqlite:///<absolute path>` or `postgresql+psycopg://…`.
     database_url: str = field(repr=False)
@@ -34,9 +34,9 @@ class Settings:
     artifact_root: str
     #: Celery broker; None means that jobs run without one.
     broker_url: str | None = field(default=None, repr=False)
-    #: What MLflow is told.
+    #: MLflow's tracking URI.
     mlflow_tracking_uri: str = field(repr=False)
-    #: A job whose worker is silent for so long may be taken by another.
+    #: After this time without a heartbeat, another worker may claim a job.
     lease_s: float = 60.0
 
     @classmethod
@@ -70,10 +70,10 @@ class Settings:
 
 
 def threads(environ: Mapping[str, str]) -> int | None:
-    """How many threads ZOO_THREADS gives a training process; None where that is left to the machine.
+    """How many threads ZOO_THREADS gives a training process; None for all cores.
 
     Raises:
-        InvalidSetting: it is no number of threads.
+        InvalidSetting: it is not a number of threads.
     """
     text = environ.get("ZOO_THREADS", "")
     if not text:
@@ -90,7 +90,7 @@ def _broker_url(text: str) -> str | None:
         return None
     scheme, separator, _ = text.partition("://")
     if not separator or scheme not in _BROKER_SCHEMES:
-        # The rest is not repeated: it may hold a password.
+        # The rest is not printed, because it may contain a password.
         valkey = " (Valkey is spoken to as redis://)" if scheme.startswith("valkey") else ""
         begins = f"one that starts with {scheme!r}" if separator else "one without a scheme"
         raise InvalidSetting(
@@ -140,7 +140,7 @@ def _database_url(text: str, *, home: Path) -> str:
             return _POSTGRESQL_PREFIXES[0] + text.removeprefix(prefix)
     if text.startswith(_SQLITE_PREFIX):
         return _sqlite_url(text.removeprefix(_SQLITE_PREFIX))
-    # The value is not repeated: a mistyped URL may hold a password.
+    # The value is not printed, because a mistyped URL may contain a password.
     raise InvalidSetting(
         "ZOO_DATABASE_URL must start with sqlite:/// or postgresql://,"
         f" got one that starts with {text.partition(':')[0]!r}; unset it to use {home / 'zoo.db'}"
@@ -151,11 +151,11 @@ def _require_port(url: str, *, variable: str) -> None:
     try:
         urlsplit(url).port  # noqa: B018 - reading it checks it
     except ValueError as error:
-        raise InvalidSetting(f"{variable} has a port that is no number in 0..65535; mend it") from error
+        raise InvalidSetting(f"{variable} has a port that is not a number in 0..65535; correct it") from error
 
 
 def _require_plain_account(url: str) -> None:
-    """Refuse what the server's driver would take apart elsewhere than the user meant, and then print."""
+    """Refuse a URL that the server's driver would split differently than the user meant, and then print."""
     in_account = url.count("@") <= urlsplit(url).netloc.count("@") <= 1
     if not in_account or _NOT_ENCODED.search(url):
         raise InvalidSetting(

@@ -1,1 +1,1 @@
-"""The `zoo` commands for looking at and managing what the registry holds."""
+"""The `zoo` commands that list, show and manage records."""

@@ -1,4 +1,4 @@
-"""`zoo adapters`: look at adapters, compare them, remove them, point aliases to them."""
+"""`zoo adapters`: list, show, compare and remove adapters, and point aliases to them."""
 
 import click
 
@@ -80,7 +80,7 @@ def show(reference: str, output: Output) -> None:
 @click.argument("right")
 @output_options
 def diff(left: str, right: str, output: Output) -> None:
-    """Show in what two adapter versions differ: settings, weights, scores.
+    """Show the differences of two adapter versions: settings, weights, scores.
 
     Example: zoo adapters diff bio@2 bio@3
     """

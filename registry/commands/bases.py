@@ -1,4 +1,4 @@
-"""`zoo bases`: look at base models, remove and restore them."""
+"""`zoo bases`: list, show, remove and restore base models."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`zoo datasets`: look at datasets, remove them, point aliases to them."""
+"""`zoo datasets`: list, show and remove datasets, and point aliases to them."""
 
 import click
 
@@ -22,7 +22,7 @@ def command() -> None:
 
 
 @command.command()
-@click.option("--domain", help="Only those about this domain.")
+@click.option("--domain", help="Only those of this domain.")
 @include_removed_option
 @limit_option
 @output_options

@@ -21,7 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """What a command prints, in the format the user chose."""
+    """The output of a command, in the format that the user chose."""
 
     mode: str = HUMAN
 
@@ -55,13 +55,13 @@ class Output:
             self.hint(empty)
 
     def section(self, title: str, rows: Sequence[Row], *, columns: Sequence[str] = ()) -> None:
-        """Print a titled table for people, as a part of a record; nothing where it is empty."""
+        """Print a titled table for people as a part of a record; nothing for an empty one."""
         if self.is_human and rows:
             click.echo(f"\n{title}")
             self.table(_narrowed(rows, columns))
 
     def emit_record(self, record: Row, *, key: str | None = None) -> None:
-        """Print one record, a field a line."""
+        """Print one record, one field for each line."""
         if self.mode == JSON:
             click.echo(_json(record))
         elif self.mode == QUIET and key is not None:
@@ -72,7 +72,7 @@ class Output:
                 click.echo(f"{name:<{width}}  {_shown(_sized(name, value))}".rstrip())
 
     def emit_made(self, reference: str, record: Row) -> None:
-        """Print what a command made: its reference alone where a script wants no more."""
+        """Print the record that a command made; with -q, its reference alone."""
         if self.mode == JSON:
             click.echo(_json(record))
         elif self.mode == QUIET:
@@ -81,11 +81,11 @@ class Output:
             self.emit_record(record)
 
     def emit_id(self, number: int, *, human: str) -> None:
-        """Print the id of something queued."""
+        """Print the id of a queued job."""
         click.echo({JSON: _json({"job": number}), QUIET: str(number)}.get(self.mode, human))
 
     def table(self, rows: Sequence[Row], *, to_stderr: bool = False) -> None:
-        """A table: drawn on a terminal, aligned columns where it is piped."""
+        """A table: with lines on a terminal, aligned columns in a pipe."""
         stream = sys.stderr if to_stderr else sys.stdout
         columns = list(rows[0])
         cells = [[_shown(_sized(column, row.get(column))) for column in columns] for row in rows]
@@ -95,13 +95,13 @@ class Output:
             _align(columns, cells, to_stderr=to_stderr)
 
     def hint(self, text: str) -> None:
-        """Say something besides the data, to people only."""
+        """Print a hint beside the data, for people only."""
         if self.is_human:
             click.echo(text, err=True)
 
 
 def output_options(command: Command) -> Command:
-    """Give a command `--json` and `-q`, which it receives as `output`; its errors name its options."""
+    """Add `--json` and `-q` to a command, which receives them as `output`; its errors name its options."""
 
     def choose(mode: str) -> Callable[[click.Context, click.Parameter, bool], None]:
         def callback(context: click.Context, _: click.Parameter, chosen: bool) -> None:
@@ -159,7 +159,7 @@ def _plain(value: object) -> object:
 
 
 def _sized(name: str, value: object) -> object:
-    """Sizes as people read them: 2.3 MB."""
+    """A size for people: 2.3 MB."""
     if not name.endswith("_bytes") or not isinstance(value, int):
         return value
     size, units = float(value), ["B", "kB", "MB", "GB", "TB"]
@@ -176,7 +176,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, datetime):
-        return value.astimezone().strftime("%Y-%m-%d %H:%M")  # as the reader's own clock says
+        return value.astimezone().strftime("%Y-%m-%d %H:%M")  # in the reader's own time zone
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_shown, value))
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""`zoo workers`: who takes queued jobs."""
+"""`zoo workers`: the workers that run queued jobs."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from registry.commands.output import Output, output_options
 from registry.lists import queries
 
 _COLUMNS = ("host", "process_id", "queues", "gpu", "state", "job", "seen")
-#: A worker says every few seconds that it lives.
+#: A worker announces itself every few seconds.
 _LOST_AFTER_S = 30.0
 
 
 @click.group(name="workers")
 def command() -> None:
-    """Who takes queued jobs."""
+    """Workers that run queued jobs."""
 
 
 @command.command()
 @output_options
 def ls(output: Output) -> None:
-    """List workers: where each runs, what it serves, what it does, and when it was last seen.
+    """List workers: host, queues, state, and when each was last seen.
 
     Example: zoo workers ls
     """

@@ -1,1 +1,1 @@
-"""Read models in plain SQL, without SQLAlchemy: what `ls` and `show` print at once."""
+"""Read models in plain SQL, without SQLAlchemy, because `ls` and `show` must start quickly."""

@@ -1,6 +1,6 @@
-"""What `ls` shows: base models, adapters, datasets, compositions and jobs, as plain dictionaries.
+"""The lists of `ls`: base models, adapters, datasets, compositions and jobs, as plain dictionaries.
 
-Every text that enters SQL here is a constant; what a user gives is always a bound value.
+SQL consists of constants; a user's values are always bound parameters.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ from registry.records.resolution import (
     find_version,
 )
 
-#: What every list is.
+#: The type of every list.
 Rows = list[Row]
 
 #: Metric that `eval:<task>` sorts by.
 DEFAULT_METRIC = "loss"
 
-#: Metrics of which less is better; of all others more is.
+#: Metrics for which lower is better; for all others higher is.
 LOWER_IS_BETTER = ("loss", "perplexity")
 
 _ORDERS = {"name": "n.name, v.version", "created": "v.created_at DESC, v.id DESC"}
@@ -108,8 +108,8 @@ def adapters(
 ) -> list[Row]:
     """Adapter versions, each with its aliases; `sort` is name, created, or eval:<task>[:<metric>].
 
-    `trained_on` is the dataset version, such as `bio.train@1`, that their jobs were given. Sorted by an
-    evaluation, each has its newest `score`, and those without one come last.
+    `trained_on` is the dataset version of its job, such as `bio.train@1`. Sorted by an evaluation, each has
+    its newest `score`, and those without one are last.
 
     Raises:
         BaseNotFound: there is no base model of that name or digest.
@@ -184,7 +184,7 @@ def jobs(
     before: int | None = None,
     limit: int | None = None,
 ) -> list[Row]:
-    """Jobs of the given states, or of all, the newest first; `before` a job, for the page that follows it.
+    """Jobs of the given states, or of all, the newest first; those `before` a job, for the next page.
 
     `is_lost` says whether a job is running by its state alone: its lease was not renewed in time.
 
@@ -205,7 +205,7 @@ def jobs(
 
 
 def workers(reader: Reader) -> list[Row]:
-    """Workers by host and age, each with the job it runs, if any; `read_at` is now, as `seen_at` was then."""
+    """Workers by host and age, each with its running job, if any; `read_at` is the time of the query."""
     where, select = _Conditions(include_deleted=True), _WORKERS.format(now=reader.now)
     return _run(reader, select, where, order="v.host, v.started_at", limit=None)
 
@@ -275,14 +275,14 @@ def _with_aliases(reader: Reader, rows: list[Row], *, kind: str) -> list[Row]:
 
 
 def _of_rows(column: str, rows: Sequence[Row]) -> tuple[str, list[object]]:
-    """A condition that a column names one of the rows; none where to name them all would take longer."""
+    """A condition that a column names one of the rows; none for so many rows that it would be slower."""
     if not 0 < len(rows) <= AT_ONCE:
         return "1 = 1", []
     return f"{column} IN ({', '.join('?' for _ in rows)})", [row["id"] for row in rows]
 
 
 def _add_grouped(rows: list[Row], name: str, found: Sequence[Row], *, value: str) -> list[Row]:
-    """The rows, each with a list of what was found for it."""
+    """The rows, each with a list of its details."""
     grouped: dict[int, list[object]] = {}
     for row in found:
         grouped.setdefault(row["version_id"], []).append(row[value])

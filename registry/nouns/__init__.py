@@ -1,1 +1,1 @@
-"""One noun a module: what can be done with base models, adapters, datasets, compositions, evaluations."""
+"""One module for each noun: operations on base models, adapters, datasets, compositions, evaluations."""

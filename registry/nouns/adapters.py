@@ -1,4 +1,4 @@
-"""Adapters: registered, looked up, listed, removed, pointed to by aliases."""
+"""Adapters: registering, looking up, listing, removing, and aliases."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -51,7 +51,7 @@ class Adapters(Versioned[AdapterVersion]):
     ) -> AdapterVersion:
         """Register an adapter version: see `registration.adapters`.
 
-        With `job_id` and `fence`, only while that job is held under that fence, and once a job.
+        With `job_id` and `fence`, only while that job is held under that fence, and once for each job.
         """
         labels = AdapterLabels(
             name=name,
@@ -100,7 +100,7 @@ class Adapters(Versioned[AdapterVersion]):
             )
 
     def diff(self, left: str, right: str) -> Rows:
-        """In what two versions differ, removed ones too: settings, weights, newest scores.
+        """The differences of two versions, even removed ones: settings, weights, newest scores.
 
         A row has the `field` and its value under each of the two references as they were given.
         """
@@ -113,11 +113,11 @@ class Adapters(Versioned[AdapterVersion]):
         ]
 
     def _facts(self, session: Session, reference: str) -> dict[str, Any]:
-        """What a version may differ in from another."""
+        """The fields in which versions may differ."""
         adapter = as_adapter(find_version(session, ADAPTER, reference, states=ACTIVE_FIRST))
         facts = {name: value for name, value in asdict(adapter).items() if name not in _NOT_COMPARED}
         settings = facts.pop("parameters")
-        # The newest comes first, so older ones are put in before it.
+        # The newest is first, so it overwrites older ones when they are inserted in reverse.
         measured = reversed(_evaluations(session, adapter))
         return {
             **facts,

@@ -1,4 +1,4 @@
-"""Base models: registered, looked up, listed, removed."""
+"""Base models: registering, looking up, listing, removing."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -58,19 +58,19 @@ class Bases:
         """Remove a base model; `restore` brings it back.
 
         Raises:
-            InUse: something is made for it; the error names what.
+            InUse: records need it; the error names them.
             BaseNotFound: there is no such base model.
         """
         with self._database.write() as session:
             return as_base(removal.remove_base(session, reference))
 
     def restore(self, reference: str) -> BaseModel:
-        """Bring back what `remove` took away; BaseNotFound if there is no such base model."""
+        """Undo `remove`; BaseNotFound if there is no such base model."""
         with self._database.write() as session:
             return as_base(removal.restore_base(session, reference))
 
     def details(self, reference: str) -> dict[str, Any]:
-        """Everything known of a base model, a removed one too: its fields, the adapters made for it.
+        """Everything known about a base model, even a removed one: its fields, and its adapters.
 
         Raises:
             BaseNotFound: there is no such base model.

@@ -1,4 +1,4 @@
-"""Compositions: registered, looked up, listed, removed, pointed to by aliases."""
+"""Compositions: registering, looking up, listing, removing, and aliases."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Datasets: registered, looked up, listed, removed, pointed to by aliases."""
+"""Datasets: registering, looking up, listing, removing, and aliases."""
 
 from pathlib import Path
 from typing import Any

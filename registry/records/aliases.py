@@ -1,4 +1,4 @@
-"""Aliases: names that move from version to version, and who moved them when and why."""
+"""Aliases: names that move from version to version, with their history."""
 
 import getpass
 from typing import Any
@@ -26,13 +26,13 @@ def move_alias(
     expected: int | None,
     reason: str | None,
 ) -> Alias:
-    """Point an alias to a version, or to nothing, and note the move.
+    """Point an alias to a version, or to none, and record the move.
 
-    `expected` is where the caller believes it to point: 0 for nowhere, None for not caring.
+    `expected` is the version to which it must point now: 0 for none, None for any.
 
     Raises:
-        AliasMoved: it points elsewhere.
-        AliasNotFound: it shall be taken away, but is not there.
+        AliasMoved: it points to another version.
+        AliasNotFound: it is to be removed, but does not exist.
         NotFound: there is no such name or version.
     """
     checked_alias(alias)
@@ -68,7 +68,7 @@ def alias_history(session: Session, kind: VersionedKind[Any], name: str) -> tupl
 
 
 def _lock_name(session: Session, kind: VersionedKind[Any], name: str) -> None:
-    # Moves of one name's aliases follow each other, so reading, comparing and writing is one step.
+    # Serialises the moves of one name's aliases, so that reading, comparing and writing is one step.
     session.execute(select(kind.names.id).where(kind.names.name == name).with_for_update())
 
 

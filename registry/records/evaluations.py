@@ -1,4 +1,4 @@
-"""Evaluations: what was measured of which record, on which data. Measures nothing."""
+"""Evaluations: measured values of records on datasets. Measures nothing."""
 
 import math
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ _IDENTITY = ("subject", "task", "metric", "dataset_digest", "settings_digest")
 
 
 def record(session: Session, evaluation: NewEvaluation) -> None:
-    """Keep a measured value; the value measured before, under the same settings on the same data, gives way.
+    """Store a measured value; it replaces an earlier one with the same settings on the same data.
 
     Raises:
         InvalidField: the value is not a finite number, or `n` is not positive.
@@ -53,7 +53,7 @@ def recorded(
 
 
 def canonical_subject(session: Session, subject: str) -> str:
-    """`adapter:bio@champion` as `adapter:bio@3`: what a subject means now, which is what is recorded.
+    """`adapter:bio@champion` as `adapter:bio@3`: the version that a subject means now.
 
     Raises:
         InvalidReference: the subject does not start with a kind.

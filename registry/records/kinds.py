@@ -1,4 +1,4 @@
-"""What adapters, datasets and compositions have in common, as one table. Holds no behaviour."""
+"""A table of what adapters, datasets and compositions have in common. Without behaviour."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Record = BaseModel | AdapterVersion | DatasetVersion | CompositionVersion
 
 @dataclass(frozen=True, kw_only=True)
 class VersionedKind(Generic[Version]):
-    """Where one kind of versioned record is kept, and what it is called."""
+    """The tables and names of one kind of versioned record."""
 
     #: How its references are resolved.
     looked_up: resolution.Kind

@@ -1,4 +1,4 @@
-"""What a person writes about a record, checked once for all kinds of record. Reads no files."""
+"""Texts that people write about a record, checked in one way for all kinds. Reads no files."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""The tables of the catalogue, with every invariant a database can hold. Knows no files or use cases."""
+"""The tables of the records, with every invariant that a database can enforce. Knows no files."""
 
 from datetime import datetime
 from typing import Any
@@ -99,7 +99,7 @@ class AdapterVersionRow(Table):
     content_digest: Mapped[str]
     files: Mapped[list[Any]]
     effect_score: Mapped[float | None]
-    # What its training computed in; None where it was not trained here.
+    # Dtype of its training; None if it was not trained here.
     compute_dtype: Mapped[str | None]
     warnings: Mapped[list[Any]]
     state: Mapped[str] = mapped_column(insert_default="active")
@@ -238,7 +238,7 @@ class AliasRow(Table):
 
 
 class AliasMoveRow(Table):
-    """One move of an alias; rows are only ever added."""
+    """One move of an alias; rows are only added."""
 
     __tablename__ = "alias_move"
     __table_args__ = (Index(None, "kind", "name", "alias"),)
@@ -259,7 +259,7 @@ class EvaluationRow(Table):
 
     __tablename__ = "evaluation"
     __table_args__ = (
-        # Named by hand: the convention's name would pass PostgreSQL's 63 characters.
+        # Named by hand, because the convention's name would exceed PostgreSQL's 63 characters.
         UniqueConstraint(
             "subject", "task", "metric", "dataset_digest", "settings_digest", name="uq_evaluation_identity"
         ),

@@ -1,4 +1,4 @@
-"""Rows as the frozen records the registry hands out. Asks the database for nothing."""
+"""Conversion of rows to the frozen records that the registry returns. Runs no query."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -89,7 +89,7 @@ def as_evaluation(row: EvaluationRow) -> Evaluation:
 
 
 def file_columns(files: Sequence[FileRecord]) -> list[dict[str, Any]]:
-    """Files as the column keeps them."""
+    """Files in the form of the column."""
     return [{"path": file.path, "digest": file.digest, "size_bytes": file.size_bytes} for file in files]
 
 

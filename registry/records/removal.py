@@ -1,6 +1,6 @@
-"""Removing a record and bringing it back: a mark on its row, refused while something else needs it.
+"""Removing and restoring records: a mark on the row, refused while another record needs it.
 
-Nothing is ever erased: a number that was given once is never given again, and files stay in the store.
+Nothing is erased: a version number is never reused, and files stay in the store.
 """
 
 from typing import Any
@@ -43,17 +43,17 @@ def remove_version(session: Session, kind: VersionedKind[Any], reference: str) -
 
 
 def restore_version(session: Session, kind: VersionedKind[Any], reference: str) -> Any:
-    """Take the mark away; restoring what was not removed changes nothing.
+    """Remove the mark; restoring a record that was not removed changes nothing.
 
     Raises:
-        Conflict: what it needs itself, its base model or an expert, is removed.
+        Conflict: its base model or an expert is removed.
     """
     row = find_version(session, kind, reference, states=DELETED_FIRST)
     _lock(session, row)
     name = f"{getattr(row, kind.name).name}@{row.version}"
     needs = _removed_needs(row) if kind in (ADAPTER, COMPOSITION) else []
     if needs:
-        raise Conflict(f"{name} needs what was removed; bring that back first: {'; '.join(needs)}")
+        raise Conflict(f"{name} needs records that were removed; restore them first: {'; '.join(needs)}")
     row.state = ACTIVE
     return row
 
@@ -72,14 +72,14 @@ def remove_base(session: Session, reference: str) -> BaseModelRow:
 
 
 def restore_base(session: Session, reference: str) -> BaseModelRow:
-    """Take the mark away; restoring what was not removed changes nothing."""
+    """Remove the mark; restoring a record that was not removed changes nothing."""
     row = find_base(session, reference, states=ACTIVE_FIRST)
     row.state = ACTIVE
     return row
 
 
 def _lock(session: Session, row: Any) -> None:
-    # A composition that takes the row as an expert locks it too, so one of the two comes first.
+    # Composing locks an expert's row too, so that one of the two happens first.
     session.refresh(row, with_for_update={"of": type(row)})
 
 
@@ -111,7 +111,7 @@ def _made_for(session: Session, base_id: int) -> list[str]:
 
 
 def _removed_needs(row: Any) -> list[str]:
-    """What the version is made of and was removed, each with the command that brings it back."""
+    """The removed records that the version needs, each with the command that restores it."""
     needs = [] if row.base.state == ACTIVE else [f"zoo bases restore {row.base.name}"]
     for expert in getattr(row, "experts", ()):
         version = expert.adapter_version

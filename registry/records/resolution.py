@@ -1,6 +1,6 @@
-"""From a reference to the record it means, or to an error that says what is there instead.
+"""Resolving a reference to a record, or to an error that names similar ones.
 
-The only way there is, for lists and for single records: plain SQL, which runs with or without SQLAlchemy.
+The one implementation, for lists and for single records: plain SQL, which runs with or without SQLAlchemy.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from registry.references import Reference, nearest, parse
 ACTIVE = "active"
 DELETED = "deleted"
 
-#: States a reference may find, the preferred one first.
+#: States in which a reference may find a record, the preferred one first.
 ONLY_ACTIVE = (ACTIVE,)
 ACTIVE_FIRST = (ACTIVE, DELETED)
 DELETED_FIRST = (DELETED, ACTIVE)
@@ -56,10 +56,10 @@ class Found:
 
 
 def find_version(reader: Reader, kind: Kind, text: str, *, states: Sequence[str] = ONLY_ACTIVE) -> Found:
-    """The version that a reference means; the newest one where it leaves a choice.
+    """The version that a reference means; the newest if it leaves a choice.
 
     Raises:
-        NotFound: of the kind's own class, with what is there instead.
+        NotFound: of the kind's own class, with similar names.
         InvalidReference: the text is no reference, or its digest fits several versions.
     """
     reference = parse(text)
@@ -75,7 +75,7 @@ def find_base(reader: Reader, text: str, *, states: Sequence[str] = ONLY_ACTIVE)
     """The base model of a name or digest.
 
     Raises:
-        BaseNotFound: there is none in one of the states.
+        BaseNotFound: no base model in these states has it.
         InvalidReference: the text is no reference, or its digest fits several base models.
     """
     reference = parse(text)
@@ -93,7 +93,7 @@ def find_base(reader: Reader, text: str, *, states: Sequence[str] = ONLY_ACTIVE)
 
 
 def _versions(reader: Reader, kind: Kind, reference: Reference) -> list[Row]:
-    """Every version the reference could mean, removed ones too, the newest first."""
+    """Every version that the reference matches, including removed ones, the newest first."""
     conditions: list[tuple[str, object]] = []
     if reference.name is not None:
         conditions.append(("n.name = ?", reference.name))
@@ -110,7 +110,7 @@ def _versions(reader: Reader, kind: Kind, reference: Reference) -> list[Row]:
 
 
 def _bases(reader: Reader, reference: Reference) -> list[Row]:
-    """Every base model the reference could mean, removed ones too, the newest first."""
+    """Every base model that the reference matches, including removed ones, the newest first."""
     conditions: list[tuple[str, object]] = [] if reference.name is None else [("name = ?", reference.name)]
     conditions += _within("digest", reference.digest_prefix)
     return reader.rows(
@@ -145,7 +145,7 @@ def _version_of_alias(reader: Reader, kind: Kind, reference: Reference) -> int:
 
 
 def _preferred(candidates: Sequence[Row], states: Sequence[str]) -> list[Row]:
-    """Those in the first of the states that any is in."""
+    """The records in the first state that any of them has."""
     for state in states:
         found = [row for row in candidates if row["state"] == state]
         if found:
@@ -154,7 +154,7 @@ def _preferred(candidates: Sequence[Row], states: Sequence[str]) -> list[Row]:
 
 
 def _missing_version(reader: Reader, kind: Kind, reference: Reference, removed: Sequence[Row]) -> NotFound:
-    """The error for a reference that means nothing, or only removed versions."""
+    """The error for a reference that matches nothing, or only removed versions."""
     if removed:
         target = f"{reference.name or ''}@{removed[0]['version']}"
         return kind.not_found(

@@ -1,4 +1,4 @@
-"""Adding a version under a name: one number after the other, the same content once, one effect a job."""
+"""Adding a version to a name: consecutive numbers, equal content once, one effect for each job."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from registry.records.resolution import ACTIVE
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """The job on whose behalf something is registered, and the fence it is held under."""
+    """The job for which a record is registered, and its fence."""
 
     job_id: int
     fence: int
 
     @classmethod
     def of(cls, job_id: int | None, fence: int | None) -> "Holder | None":
-        """The holder, if there is one.
+        """The holder, if job and fence are given.
 
         Raises:
             InvalidField: only one of the two is given.
@@ -36,7 +36,7 @@ class Holder:
 
 
 def hold(session: Session, holder: Holder | None) -> None:
-    """Keep the job from changing hands until the transaction ends; LeaseLost if it has already."""
+    """Keep the job from being claimed until the transaction ends; LeaseLost if it has been."""
     if holder is not None:
         job_rows.hold(session, holder.job_id, fence=holder.fence)
 
@@ -52,8 +52,8 @@ def add_version(
 ) -> Any:
     """Add a version with the next number, unless the name already has this content or the job its effect.
 
-    `content` names the column that is equal for equal content. A removed version of equal content comes
-    back. The caller has called `hold`.
+    `content` names the column that is equal for equal content. A removed version with equal content is
+    restored. The caller has called `hold`.
     """
     if holder is not None:
         done = session.scalar(select(kind.versions).where(kind.versions.job_id == holder.job_id))

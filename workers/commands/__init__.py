@@ -1,1 +1,1 @@
-"""The `zoo` commands that make something or serve: register, train, eval, compose, generate, worker."""
+"""The `zoo` commands that create something or serve: register, train, eval, compose, generate, worker."""

@@ -1,4 +1,4 @@
-"""An option that holds several names, by commas."""
+"""An option with several names, separated by commas."""
 
 import click
 
@@ -7,7 +7,7 @@ def split_list(text: str, *, option: str) -> tuple[str, ...]:
     """The names, without the blanks around them: `bio, protein` is `bio,protein`.
 
     Raises:
-        BadParameter: one of them is empty, which is a slip.
+        BadParameter: one of them is empty.
     """
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):

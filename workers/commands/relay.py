@@ -1,4 +1,4 @@
-"""`zoo relay`: tell the broker of queued jobs, in a process of its own."""
+"""`zoo relay`: wake workers up for queued jobs, in a process of its own."""
 
 import os
 import signal
