@@ -36,7 +36,7 @@ class Compositions(Versioned[CompositionVersion]):
     ) -> CompositionVersion:
         """Register a composition version: see `registration.compositions`.
 
-        With `job_id` and `fence`, only while that job is held under that fence, and once a job.
+        With `job_id` and `fence`, only while that job is held under that fence, and once for each job.
         """
         return register_composition(
             folder,

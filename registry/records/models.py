@@ -91,7 +91,7 @@ class AdapterVersionRow(Table):
     licence: Mapped[str | None]
     description: Mapped[str] = mapped_column(Text)
     origin: Mapped[str]
-    # One job has one effect, however often it ran.
+    # A job takes effect once, however often it ran.
     job_id: Mapped[int | None] = mapped_column(ForeignKey(JobRow.id), unique=True)
     parameters: Mapped[dict[str, Any]]
     weights_digest: Mapped[str] = mapped_column(index=True)

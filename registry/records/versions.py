@@ -77,5 +77,5 @@ def add_version(
 
 def _locked_name(session: Session, kind: VersionedKind[Any], name: str) -> int:
     session.execute(insert_or_ignore(session, kind.names, {"name": name}, unique=("name",)))
-    # Whoever adds a version of the same name waits here, so no number is given twice.
+    # Serialises additions to the same name, so that no number is used twice.
     return int(session.scalars(select(kind.names.id).where(kind.names.name == name).with_for_update()).one())
