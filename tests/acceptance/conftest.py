@@ -48,7 +48,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def zoo(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Zoo:
-    """Run `zoo` with these arguments in the workplace, in an installation of this module's own."""
+    """Run `zoo` with these arguments in the working folder, with the module's own zoo."""
     return zoo_in(workplace, home=tmp_path_factory.mktemp("home"))
 
 

@@ -33,7 +33,7 @@ from workers.attempts.runner import job_folder
 
 pytestmark = pytest.mark.processes
 
-#: By name: a worker that asks the database, and one that waits for hints.
+#: By name: a worker that polls the database, and one that waits for wake-up messages.
 WORKERS = {"polling": POLLING, "celery": CELERY}
 #: As users start one: with a broker where one is configured.
 ZOO_WORKER = (sys.executable, "-m", "zoo", "worker", "--queue", "gpu", "--gpu", "0")
