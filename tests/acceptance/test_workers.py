@@ -40,7 +40,7 @@ def _queue(zoo: Zoo, name: str, home: Path, *options: str) -> int:
     return int(json.loads(done.stdout)["job"])
 
 
-def test_a_trainer_that_is_killed_resumes_to_the_weights_of_an_undisturbed_one(
+def test_a_job_process_that_is_killed_resumes_to_the_weights_of_an_undisturbed_one(
     zoo: Zoo, tmp_path: Path
 ) -> None:
     home = tmp_path / "zoo"
@@ -50,8 +50,8 @@ def test_a_trainer_that_is_killed_resumes_to_the_weights_of_an_undisturbed_one(
     with running(WORKER, settings) as worker:
         checkpoints = home / "jobs" / str(killed) / "training" / "checkpoints"
         wait_until(lambda: any(checkpoints.glob("checkpoint-*/manifest.json")), what="a checkpoint")
-        for trainer in trainers(worker.pid):
-            send(trainer, signal.SIGKILL)
+        for job_process in job_processes(worker.pid):
+            send(job_process, signal.SIGKILL)
         time.sleep(0.1)
         waited = zoo("jobs", "wait", str(killed), str(calm), "--timeout", "200", ZOO_HOME=str(home))
         assert waited.returncode == 0, waited.stdout + waited.stderr
@@ -76,11 +76,11 @@ def test_a_job_in_two_processes_loses_one_and_goes_on_from_its_checkpoint(zoo: Z
     with running(WORKER, settings_in(home)) as worker:
         checkpoints = folder / "training" / "checkpoints"
         wait_until(lambda: any(checkpoints.glob("checkpoint-*/manifest.json")), what="a checkpoint")
-        ranks = [pid for pid in trainers(worker.pid) if "rank-" in command_line(pid)]
-        assert len(ranks) == 2
+        members = [pid for pid in job_processes(worker.pid) if "process-" in command_line(pid)]
+        assert len(members) == 2
         # Whoever listens for the other listens where nobody outside the machine can come.
-        assert {address for pid in ranks for address in listening(pid)} == {"127.0.0.1"}
-        send(next(pid for pid in ranks if "rank-1" in command_line(pid)), signal.SIGKILL)
+        assert {address for pid in members for address in listening(pid)} == {"127.0.0.1"}
+        send(next(pid for pid in members if "process-1" in command_line(pid)), signal.SIGKILL)
         waited = zoo("jobs", "wait", str(job), "--timeout", "200", ZOO_HOME=str(home))
         assert waited.returncode == 0, waited.stdout + waited.stderr
         assert job_processes(worker.pid) == []
@@ -122,8 +122,8 @@ def test_a_composition_that_is_killed_goes_on_to_the_head_of_an_undisturbed_one(
     with running(WORKER, settings_in(tmp_path / "zoo")) as worker:
         checkpoints = jobs / str(killed) / "training" / "mixture"
         wait_until(lambda: any(checkpoints.glob("checkpoint-*/manifest.json")), what="a checkpoint")
-        for trainer in trainers(worker.pid):
-            send(trainer, signal.SIGKILL)
+        for job_process in job_processes(worker.pid):
+            send(job_process, signal.SIGKILL)
         waited = zoo("jobs", "wait", str(killed), str(calm), "--timeout", "200", **home)
         assert waited.returncode == 0, waited.stdout + waited.stderr
     shown = json.loads(zoo("jobs", "show", str(killed), "--json", **home).stdout)

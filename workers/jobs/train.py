@@ -31,9 +31,8 @@ def run(context: JobContext) -> Mapping[str, Any]:
     """Carry out one train job; its outcome names the adapter registered by the first process."""
     spec = TrainSpec.from_json(context.job.spec)
     base = context.registry.bases.get(spec.base)
-    place = context.place
-    meeting_place = Path(place.meeting_place)
-    with joined(index=place.rank, size=place.processes, meeting_file=meeting_place) as group:
+    member = context.member
+    with joined(index=member.index, size=member.processes, meeting_file=Path(member.rendezvous)) as group:
         model, trained = _train(context, spec, base, group)
     if not group.is_first:
         return {}
