@@ -17,8 +17,11 @@ _SCRUBBED_PREFIXES = ("ZOO_", "MLFLOW_", "HF_", "TRANSFORMERS_", "CUDA_")
 _FOLDERS_OF_PROCESSES = {"acceptance", "deployment", "faults"}
 _FIXTURES_OF_PROCESSES = {"asked", "postgresql", "together", "valkey"}
 
-#: Tests in these train, or generate token by token.
-_LONG_FOLDERS = {"adapter_training", "benchmarks", "decoding", "head_training"}
+#: Folders and files whose tests train, generate token by token, build every architecture or import MLflow.
+_LONG = {
+    *("adapter_training", "benchmarks", "decoding", "head_training"),
+    *("test_architectures.py", "test_mlflow_store.py"),
+}
 
 #: Events of Python's own audit at which a process starts.
 _STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn"}
@@ -37,11 +40,11 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        folders = set(item.path.parts)
+        parts = set(item.path.parts)
         used = {*getattr(item, "fixturenames", ()), *map(str, _parameters(item).values())}
-        if folders & _FOLDERS_OF_PROCESSES or used & _FIXTURES_OF_PROCESSES:
+        if parts & _FOLDERS_OF_PROCESSES or used & _FIXTURES_OF_PROCESSES:
             item.add_marker("processes")
-        if item.get_closest_marker("processes") is None and not folders & _LONG_FOLDERS:
+        if item.get_closest_marker("processes") is None and not parts & _LONG:
             item.add_marker("quick")
 
 

@@ -25,6 +25,7 @@ def test_a_lock_has_one_holder_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.processes
 def test_a_lock_waits_for_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     reading, writing = os.pipe()
