@@ -132,6 +132,7 @@ def test_a_composition_that_is_killed_goes_on_to_the_head_of_an_undisturbed_one(
     assert first.count(1) == 1
     assert sorted(set(first)) == second
     heads = [load_file(jobs / str(job) / "composition" / "head.safetensors") for job in (killed, calm)]
+    assert heads[0].keys() == heads[1].keys()
     assert all(torch.allclose(heads[0][name], heads[1][name], rtol=0, atol=1e-6) for name in heads[1])
 
 

@@ -211,7 +211,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(field: str, value: Any)
 
 @pytest.mark.parametrize("value", [None, False, 0, "", [], {}])
 def test_an_unknown_field_that_asks_for_nothing_passes(value: Any) -> None:
-    parsed(something_new=value)
+    assert parsed(something_new=value) == parsed()
 
 
 @pytest.mark.parametrize(
@@ -259,12 +259,13 @@ def test_what_is_not_strict_json_is_refused(data: bytes) -> None:
 
 
 def test_what_peft_writes_where_the_task_was_left_out_passes() -> None:
-    parsed(
+    with_mapping = parsed(
         auto_mapping={
             "base_model_class": "LlamaForCausalLM",
             "parent_library": "transformers.models.llama.modeling_llama",
         }
     )
+    assert with_mapping == parsed()
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_equal_requests_are_equal_however_they_were_written() -> None:
     assert digest_of(written.to_json()) == stored
 
 
-def test_a_stored_request_has_every_field_and_a_digest_that_does_not_change_from_run_to_run() -> None:
+def test_a_stored_request_has_every_field_and_the_same_digest_in_every_run() -> None:
     asked = EvalSpec(**EVAL)
     assert asked.to_json() == {
         "subjects": ["adapter:bio@1"],

@@ -178,7 +178,7 @@ def test_names_like_paths_are_taken(tracker: Tracker, client: Any, run: Run, tmp
     assert (taken["_/x/loss"], taken["a/_/b"]) == (1.0, 2.0)
 
 
-def test_what_was_deleted_is_refused_with_the_reason_kept_and_brought_back_on_request(
+def test_what_was_deleted_is_refused_with_a_reason_and_brought_back_on_request(
     store: Path, tracker: Tracker, client: Any, run: Run, tmp_path: Path
 ) -> None:
     run_id = tracker.ship(tmp_path).run_id

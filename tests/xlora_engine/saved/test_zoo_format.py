@@ -180,12 +180,16 @@ def test_no_written_file_names_a_place_of_this_machine(tmp_path: Path) -> None:
             assert str(Path.home()).encode() not in file.read_bytes(), file
 
 
-def test_saving_while_scalings_are_fixed_saves_the_mixture(mixture: Mixture, tmp_path: Path) -> None:
+def test_saving_while_scalings_are_fixed_saves_the_mixture(
+    mixture: Mixture, token_ids: Tensor, tmp_path: Path
+) -> None:
     model = mixture()
     with model.disabled():
         model.save_pretrained(tmp_path / "saved")
 
-    XLoraModel.from_pretrained(tmp_path / "saved", pico_llama())
+    loaded = XLoraModel.from_pretrained(tmp_path / "saved", pico_llama()).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(token_ids).logits, model(token_ids).logits)
 
 
 def test_a_saved_folder_can_be_read_by_whoever_may_read_its_parent(mixture: Mixture, tmp_path: Path) -> None:
