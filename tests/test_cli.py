@@ -1,5 +1,6 @@
 """The `zoo` command as a user sees it: what it prints, where, and its exit codes."""
 
+import json
 import os
 import resource
 import subprocess
@@ -649,3 +650,15 @@ def test_an_unknown_subject_is_told_before_torch_is_imported(catalogue: Path) ->
             "assert 'torch' not in sys.modules\n"
         )
         subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+
+
+def test_a_path_with_an_equals_sign_is_a_file_and_a_warning_on_record_is_shown(
+    catalogue: Path, tmp_path: Path, ask: Ask
+) -> None:
+    (tmp_path / "a=b").mkdir()
+    line = json.dumps({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]})
+    file = tmp_path / "a=b" / "twice.eval.jsonl"
+    file.write_text(f"{line}\n" * 2)
+    assert "note: 1 of 2 examples repeat an earlier one" in ask("register", "dataset", str(file)).err
+    assert ask("eval", "bio", "--data", str(file), "--detach", "-q").code == 0
+    assert ask("jobs", "ls", "--json").json[0]["spec"]["datasets"] == {"twice": "twice.eval@1"}

@@ -131,11 +131,18 @@ def _narrowed(rows: Sequence[Row], columns: Sequence[str]) -> Sequence[Row]:
 def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]], *, to_stderr: bool) -> None:
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*columns, box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
+    for index, column in enumerate(columns):
+        # The first names the record and is what people copy: on a narrow terminal the others are folded.
+        widest = max(len(row[index]) for row in cells)
+        table.add_column(
+            column, no_wrap=index == 0, min_width=widest if index == 0 else None, overflow="fold"
+        )
     for row in cells:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console(stderr=to_stderr).print(table)
 
 

@@ -1,5 +1,7 @@
 """`zoo eval`: scores of adapters, base models and compositions on datasets."""
 
+from pathlib import Path
+
 import click
 
 from registry.commands.managing import opened
@@ -52,4 +54,7 @@ def command(
 
 def _asked_task(given: str) -> AskedTask:
     task, separator, reference = given.partition("=")
-    return AskedTask(data=reference, task=task) if separator else AskedTask(data=given)
+    # A path may hold the sign itself.
+    if not separator or Path(given).is_file():
+        return AskedTask(data=given)
+    return AskedTask(data=reference, task=task)

@@ -91,3 +91,5 @@ def dataset(
             record.reference,
             {"dataset": record.reference, "examples": record.examples, "digest": record.digest},
         )
+        for warning in record.warnings:
+            output.hint(f"note: {warning}")

@@ -1,6 +1,7 @@
 """What commands print: one set of data, four ways to see it."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -103,3 +104,15 @@ def test_sections_and_hints_are_for_people_only() -> None:
     assert _run(emit_parts).stdout == "\nfiles\npath\na\n"
     assert _run(emit_parts).stderr == "by the way\n"
     assert _run(emit_parts, "--json").output == ""
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_a_narrow_terminal_shows_references_whole(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    reference = "biology-protein-folding-2026-v2@1"
+    others = {name: f"a rather long {name} [x]" for name in ("base", "licence", "domains")}
+    Output().table([{"reference": reference, **others}])
+    assert reference in capsys.readouterr().out
