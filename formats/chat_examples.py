@@ -7,7 +7,6 @@ domain that cannot be shown. Other fields of the example itself, such as `id`, s
 conversation and are not read. A line ends with \\n or \\r\\n; a lone \\r ends none.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import cycle
@@ -57,7 +56,7 @@ class _Line:
         return self.refuse(f"{within}: expected {expected}, got {shown(got)}")
 
 
-def read_chat_jsonl(source: IO[bytes] | io.FileIO, file: str, refusal: LineRefusal) -> Iterator[ChatExample]:
+def read_chat_jsonl(source: IO[bytes], file: str, refusal: LineRefusal) -> Iterator[ChatExample]:
     """The examples of an open file called `file`, in order, without holding it in memory.
 
     Raises:
@@ -71,7 +70,7 @@ def read_chat_jsonl(source: IO[bytes] | io.FileIO, file: str, refusal: LineRefus
         raise refusal(f"{file} is empty; a dataset has at least one example", None)
 
 
-def _lines(source: IO[bytes] | io.FileIO, file: str, refusal: LineRefusal) -> Iterator[bytes]:
+def _lines(source: IO[bytes], file: str, refusal: LineRefusal) -> Iterator[bytes]:
     """The lines without their ends; one that is too long is refused before it is held whole."""
     held, number = b"", 0
     while chunk := source.read(_CHUNK_BYTES):

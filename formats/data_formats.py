@@ -4,7 +4,6 @@ Whoever registers a dataset and whoever trains on it read it by the row of this 
 checked by one piece of code. A new format is a module beside `chat_examples` and a row here.
 """
 
-import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,7 +21,7 @@ class DataFormat:
     #: How the names of its files end.
     ending: str
     #: The examples of an open file of that name, each checked.
-    read: Callable[[IO[bytes] | io.FileIO, str, LineRefusal], Iterator[ChatExample]]
+    read: Callable[[IO[bytes], str, LineRefusal], Iterator[ChatExample]]
 
 
 CHAT = DataFormat(name="chat", ending=".jsonl", read=read_chat_jsonl)

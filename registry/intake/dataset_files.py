@@ -1,16 +1,13 @@
 """A dataset file, read example by example without a tokenizer: how many there are, and of which domains."""
 
 import hashlib
-import io
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from formats.chat_examples import ChatExample
-from formats.data_formats import DataFormat, format_of, named_format
+from formats.data_formats import DataFormat, named_format
 from registry.errors import InvalidDataset
-from registry.files.regular_files import open_regular
 
 _STEM = re.compile(r"(?P<domain>[A-Za-z0-9][A-Za-z0-9._-]*)\.(?P<split>train|eval)")
 
@@ -25,7 +22,7 @@ class DatasetManifest:
     warnings: tuple[str, ...]
 
 
-def inspect_dataset(source: IO[bytes] | io.FileIO, *, file: str, layout: DataFormat) -> DatasetManifest:
+def inspect_dataset(source: IO[bytes], *, file: str, layout: DataFormat) -> DatasetManifest:
     """Check every example of an open file, in one pass and without holding it in memory.
 
     Raises:
@@ -47,12 +44,6 @@ def inspect_dataset(source: IO[bytes] | io.FileIO, *, file: str, layout: DataFor
         domains=tuple(sorted(domains)),
         warnings=(f"{repeated} of {count} examples repeat an earlier one",) if repeated else (),
     )
-
-
-def inspect_dataset_file(path: Path) -> DatasetManifest:
-    """The same for a file that is not stored yet; raises InvalidDataset where it is no regular file, too."""
-    with open_regular(path, refusal=InvalidDataset) as source:
-        return inspect_dataset(source, file=str(path), layout=format_of(path.name))
 
 
 def parse_file_name(name: str) -> tuple[str | None, str | None]:

@@ -13,7 +13,7 @@ from registry.lists import queries
 from registry.lists.queries import Rows
 from registry.nouns.versioned import Versioned
 from registry.records.kinds import DATASET
-from registry.registration.datasets import register_dataset
+from registry.registration.datasets import CheckedDataset, check_dataset, register_dataset
 
 
 class Datasets(Versioned[DatasetVersion]):
@@ -22,9 +22,13 @@ class Datasets(Versioned[DatasetVersion]):
     def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
         super().__init__(DATASET, database, artifacts)
 
+    def check(self, file: Path) -> CheckedDataset:
+        """Copy a file and check its examples, to `register` it later: see `registration.datasets`."""
+        return check_dataset(file, self._artifacts)
+
     def register(
         self,
-        file: Path,
+        given: Path | CheckedDataset,
         *,
         name: str | None = None,
         domain: str | None = None,
@@ -34,7 +38,7 @@ class Datasets(Versioned[DatasetVersion]):
     ) -> DatasetVersion:
         """Register a dataset version: see `registration.datasets`."""
         return register_dataset(
-            file,
+            given,
             name=name,
             domain=domain,
             split=split,

@@ -12,7 +12,7 @@ from examples.build import DOMAINS, build, domain_examples
 from examples.chat_example import normalise
 from examples.materials import metals
 from examples.mixed import halves
-from registry.intake.dataset_files import inspect_dataset_file
+from tests.registry.staged import read_dataset
 
 FOLDER = Path(__file__).parents[2] / "examples"
 FILES = sorted(FOLDER.glob("*.jsonl"))
@@ -40,7 +40,7 @@ def test_rebuilding_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_example_is_a_chat_that_the_registry_accepts(path: Path) -> None:
-    assert inspect_dataset_file(path).domains == (path.name.partition(".")[0],)
+    assert read_dataset(path).domains == (path.name.partition(".")[0],)
 
 
 def test_no_evaluation_question_is_in_training() -> None:

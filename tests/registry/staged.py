@@ -16,6 +16,8 @@ from registry.files.safetensors_file import TensorEntry, opened_tensors, values_
 from registry.files.staging import Staging
 from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from registry.intake.base_files import BaseManifest, stage_base
+from registry.intake.dataset_files import DatasetManifest
+from registry.registration.datasets import check_dataset
 
 
 def read_adapter(folder: Path) -> AdapterManifest:
@@ -28,6 +30,12 @@ def read_base(folder: Path) -> BaseManifest:
     """What a base model folder holds."""
     with tempfile.TemporaryDirectory() as made:
         return stage_base(folder, Staging(Path(made)))
+
+
+def read_dataset(file: Path) -> DatasetManifest:
+    """What a dataset's file holds."""
+    with tempfile.TemporaryDirectory() as made:
+        return check_dataset(file, ArtifactStore(made)).manifest
 
 
 def read_header(path: Path) -> tuple[TensorEntry, ...]:

@@ -1,6 +1,7 @@
 """A dataset by reference or by file, which is registered under the name its file name gives.
 
-A file is checked when it is looked up and registered when all else that was asked for is known to hold.
+A file is copied and checked when it is looked up; the copy is registered when all else that was asked for is
+known to hold.
 """
 
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from pathlib import Path
 from formats.data_formats import CHAT, ENDINGS, named_format
 from registry.entities import DatasetVersion
 from registry.errors import DatasetFileNotFound, DatasetNotFound, InvalidDataset
-from registry.intake.dataset_files import inspect_dataset_file, parse_file_name
+from registry.intake.dataset_files import parse_file_name
 from registry.references import checked_name, nearest
+from registry.registration.datasets import CheckedDataset
 from registry.service import Registry
 
 
@@ -20,11 +22,13 @@ class GivenDataset:
 
     name: str
     domain: str | None
-    found: DatasetVersion | Path
+    found: DatasetVersion | CheckedDataset
 
     def register(self, registry: Registry) -> DatasetVersion:
         """The dataset on record; a file is put there."""
-        return registry.datasets.register(self.found) if isinstance(self.found, Path) else self.found
+        if isinstance(self.found, CheckedDataset):
+            return registry.datasets.register(self.found)
+        return self.found
 
 
 def given_dataset(registry: Registry, reference: str) -> GivenDataset:
@@ -40,8 +44,8 @@ def given_dataset(registry: Registry, reference: str) -> GivenDataset:
     layout = named_format(path.name)
     if layout is not None and path.is_file():
         name = checked_name(path.name.removesuffix(layout.ending), kind="dataset")
-        inspect_dataset_file(path)
-        return GivenDataset(name=name, domain=parse_file_name(path.name)[0], found=path)
+        checked = registry.datasets.check(path)
+        return GivenDataset(name=name, domain=parse_file_name(path.name)[0], found=checked)
     if path.name != reference:
         raise _another_file(path) if path.is_file() else _no_such_file(path)
     try:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from registry.errors import InvalidDataset
-from registry.intake.dataset_files import inspect_dataset_file, parse_file_name
+from registry.intake.dataset_files import parse_file_name
+from tests.registry.staged import read_dataset
 
 GOOD = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}'
 OTHER = GOOD.replace(b'"q"', b'"p"')
@@ -23,26 +24,26 @@ def written(path: Path, *lines: bytes) -> Path:
 
 def test_examples_are_counted_and_domains_collected(tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", in_domain(b"physics"), in_domain(b"bio"), GOOD)
-    manifest = inspect_dataset_file(path)
+    manifest = read_dataset(path)
     assert (manifest.examples, manifest.domains, manifest.warnings) == (3, ("bio", "physics"), ())
 
 
 def test_examples_that_repeat_are_warned_of_however_they_are_written(tmp_path: Path) -> None:
     spaced = GOOD.replace(b": ", b":  ")
     path = written(tmp_path / "x.jsonl", GOOD, OTHER, GOOD, spaced, in_domain(b"bio"))
-    assert inspect_dataset_file(path).warnings == ("2 of 5 examples repeat an earlier one",)
+    assert read_dataset(path).warnings == ("2 of 5 examples repeat an earlier one",)
 
 
 def test_a_bad_example_is_refused_by_file_and_line(tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", GOOD, b"{}")
     with pytest.raises(InvalidDataset, match=r"x\.jsonl, line 2: expected a list of messages") as caught:
-        inspect_dataset_file(path)
+        read_dataset(path)
     assert caught.value.line == 2
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidDataset, match="is empty; a dataset has at least one example") as caught:
-        inspect_dataset_file(written(tmp_path / "x.jsonl"))
+        read_dataset(written(tmp_path / "x.jsonl"))
     assert caught.value.line is None
 
 
@@ -56,7 +57,7 @@ def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
     elif kind == "folder":
         path.mkdir()
     with pytest.raises(InvalidDataset, match=r"x\.jsonl"):
-        inspect_dataset_file(path)
+        read_dataset(path)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerFast
 from formats.chat_examples import ChatExample
 from formats.data_formats import FORMATS
 from registry.errors import InvalidDataset
-from registry.intake.dataset_files import inspect_dataset_file
 from tests.pico import pico_llama, pico_tokenizer
+from tests.registry.staged import read_dataset
 from xlora_engine.data.chat import (
     IGNORED,
     EncodedRow,
@@ -72,7 +72,7 @@ def test_what_a_job_reads_is_what_registration_took(tmp_path: Path) -> None:
     ]
     with path.open("rb") as source:
         assert list(FORMATS["chat"].read(source, str(path), lambda *_: AssertionError())) == read
-    assert inspect_dataset_file(path).examples == len(read)
+    assert read_dataset(path).examples == len(read)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_what_a_job_reads_is_what_registration_took(tmp_path: Path) -> None:
 def test_what_registration_refuses_no_job_reads(tmp_path: Path, line: object) -> None:
     path = write(tmp_path / "rows.jsonl", chat(*QUESTION), line, chat(*QUESTION))
     with pytest.raises(InvalidDataset) as at_registration:
-        inspect_dataset_file(path)
+        read_dataset(path)
     with pytest.raises(ChatInvalid, match=r"rows\.jsonl, line 2") as in_the_job:
         read_examples(path)
     assert str(in_the_job.value) == str(at_registration.value)
