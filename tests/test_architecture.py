@@ -36,7 +36,18 @@ ROOMS = {
         *("measuring", "decoding", "saved", "model", "mixture_editing", ""),
     ),
     "workers": (
-        *("errors", "processes", "tracking", "requests", "attempts", "jobs", "worker", "broker", "app"),
+        *(
+            "errors",
+            "processes",
+            "tracking",
+            "requests",
+            "attempts",
+            "methods",
+            "jobs",
+            "worker",
+            "broker",
+            "app",
+        ),
         *("checks", "commands"),
     ),
 }

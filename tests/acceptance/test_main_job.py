@@ -68,6 +68,25 @@ def test_the_composition_answers(zoo: Zoo) -> None:
     assert json.loads(answer.stdout)[0]["subject"] == "composition:science@1"
 
 
+def test_a_mixture_that_is_not_trained_is_composed_asked_and_exported_by_the_same_commands(
+    zoo: Zoo, tmp_path: Path
+) -> None:
+    asked = ("--adapters", "bio,protein", "--name", "even", "--method", "uniform")
+    refused = zoo("compose", *asked, "--mixture-steps", "2")
+    assert refused.returncode == 2
+    assert "--mixture-steps must be left out with the method uniform" in refused.stderr
+    made = zoo("compose", *asked, "--json")
+    assert made.returncode == 0, made.stderr
+    report = json.loads(made.stdout)["report"]
+    assert report["scores"]["composed"] == report["scores"]["uniform"]
+    assert [path.name for path in Path(json.loads(made.stdout)["pictures"]).iterdir()] == ["scores.png"]
+    answer = zoo("generate", "even", "bio 3?", "--max-new-tokens", "4", "--json")
+    assert json.loads(answer.stdout)[0]["subject"] == "composition:even@1"
+    exported = zoo("export", "even", str(tmp_path / "even"), "--format", "peft")
+    assert exported.returncode == 0, exported.stderr
+    assert (tmp_path / "even" / "adapter_config.json").exists()
+
+
 def test_an_unknown_adapter_is_named_with_the_nearest(zoo: Zoo) -> None:
     done = zoo("compose", "--adapters", "bio,protien", "--name", "x")
     assert done.returncode == 3

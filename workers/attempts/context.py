@@ -34,6 +34,12 @@ class JobContext:
         """Report progress; the supervisor shows it and writes it to the job's row."""
         self.send({"phase": phase, "step": step, "total": total, **figures})
 
+    def computes_in(self, dtype: str) -> None:
+        """Put on record what this attempt computes in, e.g. `bfloat16`: on a CPU that is measured anew."""
+        if self.member.is_first:
+            self.registry.jobs.set_compute_dtype(self.job.id, dtype, self.fence)
+            self.run.tags({"zoo.compute_dtype": dtype})
+
     def micro_batch(self, size: int) -> int:
         """The micro-batch size: half of `size` for every attempt that ran out of memory."""
         return max(1, size >> self.job.memory_cuts)

@@ -1,9 +1,10 @@
-"""`zoo compose`: several adapters into one X-LoRA model, with a report of whether it was worth it."""
+"""`zoo compose`: several adapters into one model, with a report of whether it was worth it."""
 
 import json
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
@@ -12,6 +13,7 @@ from workers.commands.field_options import field_options
 from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
 from workers.requests.composition_plan import Request, make_plan, require_compatible
+from workers.requests.methods import DEFAULT_METHOD, METHODS, METHODS_HELP
 from workers.requests.specs import ComposeSpec
 
 
@@ -20,6 +22,13 @@ from workers.requests.specs import ComposeSpec
     "--adapters", required=True, help="Adapters to compose, by commas, in the order of the experts."
 )
 @click.option("--name", required=True, help="Name of the composition; a taken name gets its next version.")
+@click.option(
+    "--method",
+    type=click.Choice(tuple(METHODS)),
+    default=DEFAULT_METHOD,
+    show_default=True,
+    help=METHODS_HELP,
+)
 @click.option("--data", multiple=True, help="domain=DATASET to train on; the adapters' own if left out.")
 @click.option(
     "--eval-data", multiple=True, help="domain=DATASET to report on; the adapters' own if left out."
@@ -41,6 +50,7 @@ from workers.requests.specs import ComposeSpec
 def command(
     adapters: str,
     name: str,
+    method: str,
     data: tuple[str, ...],
     eval_data: tuple[str, ...],
     mixed: tuple[str, ...],
@@ -50,19 +60,20 @@ def command(
     output: Output,
     **budget: Any,
 ) -> None:
-    """Train a scaling head over ADAPTERS, prove it is worth it, register the composition.
+    """Mix ADAPTERS by a method, prove it is worth it, register the composition.
 
     Example: zoo compose --adapters bio,protein,materials --name science
     """
     with opened() as registry:
         request = Request(
             name=name,
+            method=method,
             adapters=split_list(adapters, option="--adapters"),
             data=_pairs("--data", data),
             eval_data=_pairs("--eval-data", eval_data),
             mixed=mixed,
             head=_json_object(head),
-            budget=budget,
+            budget={field: value for field, value in budget.items() if _is_given(field)},
         )
         plan = make_plan(registry, request)
         if not plan.is_refused:
@@ -77,6 +88,11 @@ def command(
         job = run_job(registry, plan.spec(), output=output, submission=submission)
         if job is not None:
             _show(registry, job, output)
+
+
+def _is_given(field: str) -> bool:
+    """Whether it was, as an option: a method need not read what others have a default for."""
+    return click.get_current_context().get_parameter_source(field) is not ParameterSource.DEFAULT
 
 
 def _show(registry: Any, job: Any, output: Output) -> None:

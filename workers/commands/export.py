@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from registry.commands.output import Output, output_options
+from workers.requests.methods import EXPORT_FORMATS, require_export
 
 if TYPE_CHECKING:
     from registry.service import Registry
 
 #: The zoo's own format is what the registry holds, so it is copied; the others are written.
 OWN_FORMAT = "zoo"
-#: Those of `xlora_engine.saved.formats`, which would import torch to tell.
-OTHER_FORMATS = ("xlora", "peft", "mistralrs")
 
 
 @click.command()
@@ -22,7 +21,7 @@ OTHER_FORMATS = ("xlora", "peft", "mistralrs")
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--format",
-    type=click.Choice((OWN_FORMAT, *OTHER_FORMATS)),
+    type=click.Choice(EXPORT_FORMATS),
     default=OWN_FORMAT,
     show_default=True,
     help="zoo (this engine), xlora (the original package), peft, or mistralrs (with its ordering file).",
@@ -38,12 +37,13 @@ def command(composition: str, folder: Path, format: str, base_id: str | None, ou
 
     with opened() as registry:
         record = registry.compositions.get(composition)
+        require_export(record.method, format)
         source = registry.materialise(record)
         if format == OWN_FORMAT:
             _copy(source, folder)
         else:
             base_id = base_id or _source_of(registry, record.base_digest)
-            _convert(source, folder, format, base_id)
+            _convert(record.method, source, folder, format, base_id)
             if base_id is None:
                 output.hint(
                     "note: it names no base model, for the zoo knows none of the hub;"
@@ -70,15 +70,16 @@ def _source_of(registry: "Registry", base_digest: str) -> str | None:
     return source if looks_like_repository(source) else None
 
 
-def _convert(source: Path, folder: Path, layout: str, base_id: str | None) -> None:
+def _convert(method: str, source: Path, folder: Path, layout: str, base_id: str | None) -> None:
     from dataclasses import replace
 
     from workers.processes.heavy_imports import heavy_imports
 
     with heavy_imports():
-        from xlora_engine.saved.formats import read_model, write_model
+        from workers.methods.mixing import mixing_method
+        from xlora_engine.saved.formats import write_model
 
-    write_model(replace(read_model(source), base_id=base_id), folder, layout)
+    write_model(replace(mixing_method(method).read(source), base_id=base_id), folder, layout)
 
 
 def _copy(source: Path, folder: Path) -> None:

@@ -43,24 +43,21 @@ def command(
         with heavy_imports():
             from transformers.utils import logging as transformers_logging
 
-            from workers.jobs.answering import answerer_of
+            from workers.jobs.answering import answering
             from workers.jobs.generation import Sampling, ask, require_room
 
         transformers_logging.disable_progress_bar()  # loading is over before a bar could tell anything
         sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
-        answerer = answerer_of(
-            registry,
-            subject,
-            before_weights=partial(require_room, questions=questions, system=system, sampling=sampling),
-        )
-    answers = []
-    for question in questions:
-        if output.is_human and len(questions) > 1:
-            click.echo(f"{question}  ", nl=False)
-        streams = output.is_human and sys.stdout.isatty()
-        on_text = partial(click.echo, nl=False) if streams else None
-        answers.append(ask(answerer, question, system=system, sampling=sampling, on_text=on_text))
-        if not output.is_json:
-            click.echo("" if streams else answers[-1].text)
+        fits = partial(require_room, questions=questions, system=system, sampling=sampling)
+        answers = []
+        with answering(registry, subject, before_weights=fits) as answerer:
+            for question in questions:
+                if output.is_human and len(questions) > 1:
+                    click.echo(f"{question}  ", nl=False)
+                streams = output.is_human and sys.stdout.isatty()
+                on_text = partial(click.echo, nl=False) if streams else None
+                answers.append(ask(answerer, question, system=system, sampling=sampling, on_text=on_text))
+                if not output.is_json:
+                    click.echo("" if streams else answers[-1].text)
     if output.is_json:
         output.emit([asdict(answer) for answer in answers], key="text")

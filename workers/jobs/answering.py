@@ -3,29 +3,25 @@
 Adapters of one base model share it: they are the experts of one X-LoRA model, asked one at a time.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from registry.entities import AdapterVersion, BaseModel, CompositionVersion
 from registry.service import Registry
-from workers.jobs.device import device_here
+from workers.jobs.loading import BeforeWeights, LoadedBase, loaded_base
+from workers.methods.mixing import ComposedModel, alone, mixing_method
 from workers.requests.subjects import Record, find, subject_of
 from xlora_engine.data.answer_scores import AnswerScores, score_answers
 from xlora_engine.data.chat import ChatTokenizer, EncodedRow
-from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.model import XLoraModel
-from xlora_engine.sources.base_model import context_length, load_base, load_config, load_tokenizer
-
-#: Is told a base model's tokenizer and the most tokens it reads before its weights are loaded; may refuse.
-BeforeWeights = Callable[[ChatTokenizer, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +29,14 @@ class Answerer:
     """One subject, ready to be asked. `subject` is as evaluations name it, e.g. `adapter:bio@3`."""
 
     subject: str
-    model: Any
+    #: A base model as it is, or experts on it with what weighs them.
+    asked: PreTrainedModel | ComposedModel
     tokenizer: ChatTokenizer
-    #: Makes `model` this subject for the calls inside.
-    as_subject: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    @property
+    def model(self) -> Any:
+        """What is called for logits and for text."""
+        return self.asked.model if isinstance(self.asked, ComposedModel) else self.asked
 
     @property
     def device(self) -> torch.device:
@@ -44,19 +44,13 @@ class Answerer:
         device: torch.device = self.model.device
         return device
 
-    @property
-    def context_length(self) -> int:
-        """The most tokens the base model was made for."""
-        base = self.model.base if isinstance(self.model, XLoraModel) else self.model
-        return context_length(base.config)
-
-    def score(self, rows: Sequence[EncodedRow], *, tokens_per_batch: int) -> AnswerScores:
+    def score(self, examples: Sequence[EncodedRow], *, tokens_per_batch: int) -> AnswerScores:
         """Loss and exact match of this subject's answers."""
         return score_answers(
             self.logits,
             self.generate,
             self.tokenizer,
-            rows,
+            examples,
             new_cache=self.new_cache,
             tokens_per_batch=tokens_per_batch,
             device=self.device,
@@ -64,11 +58,11 @@ class Answerer:
 
     def new_cache(self) -> Cache:
         """An empty key-value cache that this subject fills."""
-        if not isinstance(self.model, XLoraModel):
-            return DynamicCache(config=self.model.config.get_text_config(decoder=True))
-        both = self.model.new_cache()
-        # An adapter alone is the mixture at constant scalings, which takes one pass.
-        return both if self.as_subject is nullcontext else both.mixture
+        if not isinstance(self.asked, ComposedModel):
+            return DynamicCache(config=self.asked.config.get_text_config(decoder=True))
+        both = self.asked.model.new_cache()
+        # Constant weights take one pass, so one cache.
+        return both if self.asked.weights is None else both.mixture
 
     @torch.no_grad()
     def logits(
@@ -80,7 +74,7 @@ class Answerer:
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch kept vocabulary"]:
         """Logits of the last positions."""
-        with self.as_subject():
+        with self._weighed():
             logits: Tensor = self.model(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
@@ -100,7 +94,7 @@ class Answerer:
         **options: Any,
     ) -> Int[Tensor, "batch longer"]:
         """Prompts with what follows them; greedy unless the options say otherwise."""
-        with self.as_subject():
+        with self._weighed():
             generated: Tensor = self.model.generate(
                 input_ids,
                 attention_mask=attention_mask,
@@ -109,53 +103,69 @@ class Answerer:
             )
         return generated
 
+    def _weighed(self) -> AbstractContextManager[None]:
+        return self.asked.weighed() if isinstance(self.asked, ComposedModel) else nullcontext()
+
 
 def load_answerers(
     registry: Registry, references: Sequence[str], *, before_weights: BeforeWeights = lambda *_: None
-) -> Iterator[Answerer]:
-    """Load subjects one base model after another, its adapters together."""
+) -> Generator[tuple[LoadedBase, Answerer], None, None]:
+    """Load subjects one base model after another, its adapters together; close it to end early."""
     records = [find(registry, reference) for reference in references]
     by_base: dict[str, list[Record]] = {}
     for record in records:
         digest = record.digest if isinstance(record, BaseModel) else record.base_digest
         by_base.setdefault(digest, []).append(record)
     for digest, sharing in by_base.items():
-        yield from _load_on(registry, registry.bases.get(digest), sharing, before_weights)
+        base = loaded_base(registry, registry.bases.get(digest), before_weights=before_weights)
+        for answerer in answerers_on(registry, base, sharing):
+            yield base, answerer
 
 
-def _load_on(
-    registry: Registry, base: BaseModel, records: Sequence[Record], before_weights: BeforeWeights
-) -> Iterator[Answerer]:
-    folder = registry.materialise(base)
-    tokenizer = load_tokenizer(folder)
-    before_weights(tokenizer, context_length(load_config(folder)))
-    device = device_here()
-    model = load_base(folder, dtype=compute_dtype(device), device=device)
+def answerers_on(
+    registry: Registry, base: LoadedBase, records: Sequence[Record]
+) -> Generator[Answerer, None, None]:
+    """Subjects of one base model that is in memory, which is as it was once they have been asked."""
     if any(isinstance(record, BaseModel) for record in records):
-        yield Answerer(subject=subject_of(base), model=model, tokenizer=tokenizer)
+        yield Answerer(subject=subject_of(base.record), asked=base.model, tokenizer=base.tokenizer)
     adapters = [record for record in records if isinstance(record, AdapterVersion)]
     if adapters:
-        mixture = XLoraModel.from_adapters(
-            model, {f"{a.name}.{a.version}": registry.materialise(a) for a in adapters}
-        )
-        for place, adapter in enumerate(adapters):
-            one_hot = mixture.constant_scalings([float(i == place) for i in range(len(adapters))])
-            yield Answerer(
-                subject=subject_of(adapter),
-                model=mixture,
-                tokenizer=tokenizer,
-                as_subject=partial(mixture.fixed_scalings, one_hot),
-            )
-        mixture.unload()
+        yield from _alone(registry, base, adapters)
     for record in records:
         if isinstance(record, CompositionVersion):
-            composed = XLoraModel.from_pretrained(registry.materialise(record), model)
-            yield Answerer(subject=subject_of(record), model=composed, tokenizer=tokenizer)
-            composed.unload()
+            yield from _composed(registry, base, record)
 
 
-def answerer_of(
+@contextmanager
+def answering(
     registry: Registry, reference: str, *, before_weights: BeforeWeights = lambda *_: None
-) -> Answerer:
-    """Load one subject."""
-    return next(load_answerers(registry, [reference], before_weights=before_weights))
+) -> Iterator[Answerer]:
+    """One subject, in memory inside."""
+    with closing(load_answerers(registry, [reference], before_weights=before_weights)) as loaded:
+        yield next(loaded)[1]
+
+
+@contextmanager
+def answering_on(registry: Registry, base: LoadedBase, record: Record) -> Iterator[Answerer]:
+    """One subject of a base model that is in memory already."""
+    with closing(answerers_on(registry, base, [record])) as loaded:
+        yield next(loaded)
+
+
+def _alone(registry: Registry, base: LoadedBase, adapters: Sequence[AdapterVersion]) -> Iterator[Answerer]:
+    folders = {f"{adapter.name}.{adapter.version}": registry.materialise(adapter) for adapter in adapters}
+    model = XLoraModel.from_adapters(base.model, folders)
+    try:
+        for position, adapter in enumerate(adapters):
+            asked = ComposedModel(model=model, weights=alone(position, of=len(adapters)))
+            yield Answerer(subject=subject_of(adapter), asked=asked, tokenizer=base.tokenizer)
+    finally:
+        model.unload()
+
+
+def _composed(registry: Registry, base: LoadedBase, record: CompositionVersion) -> Iterator[Answerer]:
+    composed = mixing_method(record.method).load(registry.materialise(record), base.model)
+    try:
+        yield Answerer(subject=subject_of(record), asked=composed, tokenizer=base.tokenizer)
+    finally:
+        composed.model.unload()

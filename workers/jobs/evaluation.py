@@ -6,7 +6,8 @@ from typing import Any
 from registry.entities import NewEvaluation
 from workers.attempts.context import JobContext
 from workers.jobs.answering import Answerer, load_answerers
-from workers.jobs.training_examples import dataset_file, encode_sample
+from workers.jobs.loading import LoadedBase
+from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.specs import EvalSpec
 from xlora_engine.data.answer_scores import AnswerScores
 
@@ -21,12 +22,13 @@ def run(context: JobContext) -> Mapping[str, Any]:
     context.report("loading", 0, total)
     scores: dict[str, dict[str, AnswerScores]] = {}
     done = 0
-    for answerer in load_answerers(context.registry, spec.subjects):
+    for base, answerer in load_answerers(context.registry, spec.subjects):
+        context.computes_in(base.compute_dtype)
         scores[answerer.subject] = {}
         for task, reference in spec.datasets.items():
             context.raise_if_stopped()
             tokens = context.micro_batch(spec.batch_tokens)
-            score = score_dataset(context, answerer, reference, limit=spec.limit, tokens=tokens)
+            score = score_dataset(context, base, answerer, reference, limit=spec.limit, tokens=tokens)
             scores[answerer.subject][task] = score
             record(context, answerer.subject, task, reference, score, settings={"limit": spec.limit})
             done += 1
@@ -36,17 +38,23 @@ def run(context: JobContext) -> Mapping[str, Any]:
 
 
 def score_dataset(
-    context: JobContext, answerer: Answerer, reference: str, *, limit: int | None, tokens: int
+    context: JobContext,
+    base: LoadedBase,
+    answerer: Answerer,
+    reference: str,
+    *,
+    limit: int | None,
+    tokens: int,
 ) -> AnswerScores:
     """One subject's scores on one dataset."""
-    rows = encode_sample(
+    examples = encode_sample(
         dataset_file(context.registry, reference),
         answerer.tokenizer,
         count=limit,
-        max_tokens=answerer.context_length,
-        seed=0,  # the same rows for every subject, so that their scores compare
+        max_tokens=base.context_length,
+        seed=0,  # the same examples for every subject, so that their scores compare
     )
-    return answerer.score(rows, tokens_per_batch=tokens)
+    return answerer.score(examples, tokens_per_batch=tokens)
 
 
 def record(

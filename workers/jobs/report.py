@@ -15,7 +15,7 @@ from xlora_engine.measuring.routing import Routing
 BASE, UNIFORM, COMPOSED = "base", "uniform", "composed"
 
 #: A composition keeps a domain if its loss is at most this many times that of the domain's own adapter,
-#: and its exact match at most so much below the best expert's.
+#: and its exact match at most this much below the best expert's.
 LOSS_RATIO_LIMIT = 1.02
 EXACT_MATCH_MARGIN = 0.02
 
@@ -24,7 +24,7 @@ Scores = Mapping[str, Mapping[str, AnswerScores]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class DomainVerdict:
     """One sentence of the verdict, with the figures behind it."""
 
     task: str
@@ -51,7 +51,7 @@ def build_report(
     scores: Scores, tasks: Tasks, *, routing: Mapping[str, Routing], seconds: Mapping[str, float], seed: int
 ) -> dict[str, Any]:
     """The report as JSON types, as kept on the composition's record."""
-    findings = judge(scores, tasks)
+    verdicts = verdict_of(scores, tasks)
     return {
         "subjects": list(scores),
         "tasks": list(tasks.names),
@@ -65,25 +65,25 @@ def build_report(
             task: {**asdict(measured), "load": measured.load, "dead": list(measured.dead)}
             for task, measured in routing.items()
         },
-        "worth_it": all(finding.kept for finding in findings),
-        "verdict": [asdict(finding) for finding in findings],
+        "worth_it": all(verdict.kept for verdict in verdicts),
+        "verdict": [asdict(verdict) for verdict in verdicts],
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
     }
 
 
-def judge(scores: Scores, tasks: Tasks) -> list[Finding]:
-    """One finding a task: is the composition at least as good as what it was made from?"""
-    findings = [_judge_domain(scores, domain, expert) for domain, expert in tasks.own_expert.items()]
-    return findings + [_judge_mixed(scores, task, list(tasks.own_expert.values())) for task in tasks.mixed]
+def verdict_of(scores: Scores, tasks: Tasks) -> list[DomainVerdict]:
+    """One a task: is the composition at least as good as what it was made from?"""
+    domains = [_of_domain(scores, domain, expert) for domain, expert in tasks.own_expert.items()]
+    return domains + [_of_mixed(scores, task, list(tasks.own_expert.values())) for task in tasks.mixed]
 
 
-def _judge_domain(scores: Scores, domain: str, expert: str) -> Finding:
+def _of_domain(scores: Scores, domain: str, expert: str) -> DomainVerdict:
     composed, own = scores[COMPOSED][domain], scores[expert][domain]
     best = max(scores[name][domain].exact_match for name in scores if name not in (BASE, UNIFORM, COMPOSED))
     ratio = composed.loss / own.loss
     keeps_loss = ratio <= LOSS_RATIO_LIMIT
     keeps_match = composed.exact_match >= best - EXACT_MATCH_MARGIN
-    return Finding(
+    return DomainVerdict(
         task=domain,
         kept=keeps_loss and keeps_match,
         sentence=(
@@ -95,11 +95,11 @@ def _judge_domain(scores: Scores, domain: str, expert: str) -> Finding:
     )
 
 
-def _judge_mixed(scores: Scores, task: str, experts: Sequence[str]) -> Finding:
+def _of_mixed(scores: Scores, task: str, experts: Sequence[str]) -> DomainVerdict:
     composed = scores[COMPOSED][task]
     best = min(experts, key=lambda name: scores[name][task].loss)
     kept = composed.loss < scores[best][task].loss
-    return Finding(
+    return DomainVerdict(
         task=task,
         kept=kept,
         sentence=(
@@ -110,8 +110,8 @@ def _judge_mixed(scores: Scores, task: str, experts: Sequence[str]) -> Finding:
 
 
 def _differences(scores: Scores, tasks: Tasks, *, seed: int) -> list[dict[str, Any]]:
-    """Composed less every other subject, row by row on the same rows, with 95 % bootstrap intervals."""
-    rows = []
+    """Composed less every other subject, example by example, with 95 % bootstrap intervals."""
+    differences = []
     for task in tasks.names:
         composed = scores[COMPOSED][task]
         for subject in scores:
@@ -120,10 +120,10 @@ def _differences(scores: Scores, tasks: Tasks, *, seed: int) -> list[dict[str, A
             other = scores[subject][task]
             loss = paired_difference(composed.row_losses, other.row_losses, seed=seed)
             match = paired_difference(composed.row_matches, other.row_matches, seed=seed)
-            rows.append(
+            differences.append(
                 {"task": task, "against": subject, "loss": asdict(loss), "exact_match": asdict(match)}
             )
-    return rows
+    return differences
 
 
 def _summary(score: AnswerScores) -> dict[str, float | int]:

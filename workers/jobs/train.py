@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from registry.entities import AdapterVersion, BaseModel
+from registry.entities import AdapterVersion
 from workers.attempts.context import JobContext
-from workers.jobs.answering import answerer_of
-from workers.jobs.device import device_here
+from workers.jobs.answering import answering_on
 from workers.jobs.evaluation import record, score_dataset
-from workers.jobs.training_examples import dataset_file
+from workers.jobs.loading import LoadedBase, loaded_base
+from workers.methods.mixing import TOKENS_PER_BATCH
+from workers.methods.training_examples import dataset_file
 from workers.requests.specs import TrainSpec
 from xlora_engine.adapter_training.settings import AdapterTraining, TrainingSettings
 from xlora_engine.adapter_training.train_adapter import StepMetrics, TrainedAdapter, train_adapter
@@ -21,42 +22,34 @@ from xlora_engine.data.chat import encode, read_examples
 from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.devices.process_group import ProcessGroup, joined
 from xlora_engine.measuring.probe import adapter_effect
-from xlora_engine.sources.base_model import load_base, load_tokenizer
-
-#: Tokens in one forward of the final evaluation.
-TOKENS_PER_BATCH = 1024
 
 
 def run(context: JobContext) -> Mapping[str, Any]:
     """Carry out one train job; its outcome names the adapter registered by the first process."""
     spec = TrainSpec.from_json(context.job.spec)
-    base = context.registry.bases.get(spec.base)
     member = context.member
     with joined(index=member.index, size=member.processes, meeting_file=Path(member.rendezvous)) as group:
-        model, trained = _train(context, spec, base, group)
+        base, trained = _train(context, spec, group)
     if not group.is_first:
         return {}
-    effect = adapter_effect(model, trained.folder, name=spec.name)
+    effect = adapter_effect(base.model, trained.folder, name=spec.name)
     adapter = _register(context, spec, base, trained.folder, effect)
-    context.run.tags({"zoo.adapter": adapter.reference, "zoo.base": base.name})
+    context.run.tags({"zoo.adapter": adapter.reference, "zoo.base": base.record.name})
     context.run.metrics({"effect": effect})
     outcome: dict[str, Any] = {"adapter": adapter.reference, "loss": trained.final_loss, "effect": effect}
     if spec.eval_dataset is not None:
-        outcome["scores"] = _evaluate(context, spec.eval_dataset, adapter)
+        outcome["scores"] = _evaluate(context, spec.eval_dataset, base, adapter)
     return outcome
 
 
-def _train(
-    context: JobContext, spec: TrainSpec, base: BaseModel, group: ProcessGroup
-) -> tuple[PreTrainedModel, TrainedAdapter]:
+def _train(context: JobContext, spec: TrainSpec, group: ProcessGroup) -> tuple[LoadedBase, TrainedAdapter]:
     context.report("loading", 0, spec.steps)
-    base_folder = context.registry.materialise(base)
-    device = device_here()
-    model = load_base(base_folder, dtype=_agreed_dtype(group, device), device=device)
-    tokenizer = load_tokenizer(base_folder)
-    rows = [
-        encode(tokenizer, row, max_tokens=spec.max_tokens)
-        for row in read_examples(dataset_file(context.registry, spec.train_dataset))
+    registry = context.registry
+    base = loaded_base(registry, registry.bases.get(spec.base), dtype_on=partial(_agreed_dtype, group))
+    context.computes_in(base.compute_dtype)
+    examples = [
+        encode(base.tokenizer, example, max_tokens=spec.max_tokens)
+        for example in read_examples(dataset_file(context.registry, spec.train_dataset))
     ]
 
     micro_batch_size = context.micro_batch(spec.batch_size // spec.processes)
@@ -69,17 +62,17 @@ def _train(
         )
 
     trained = train_adapter(
-        model,
-        tokenizer,
-        rows,
+        base.model,
+        base.tokenizer,
+        examples,
         replace(training_of(spec), micro_batch_size=micro_batch_size),
-        base_name=base.name,
+        base_name=base.record.name,
         folder=context.folder / "training",
         group=group,
         on_step=on_step,
         stop=context.stop_requested,
     )
-    return model, trained
+    return base, trained
 
 
 def _agreed_dtype(group: ProcessGroup, device: torch.device) -> torch.dtype:
@@ -94,13 +87,13 @@ def training_of(spec: TrainSpec) -> AdapterTraining:
 
 
 def _register(
-    context: JobContext, spec: TrainSpec, base: BaseModel, folder: Path, effect: float
+    context: JobContext, spec: TrainSpec, base: LoadedBase, folder: Path, effect: float
 ) -> AdapterVersion:
     context.report("registering", spec.steps, spec.steps)
     return context.registry.adapters.register(
         folder,
         name=spec.name,
-        base=base.name,
+        base=base.record.name,
         domains=spec.domains,
         licence=spec.licence,
         description=spec.description,
@@ -109,14 +102,17 @@ def _register(
         fence=context.fence,
         parameters=spec.to_json(),
         effect_score=effect,
+        compute_dtype=base.compute_dtype,
     )
 
 
-def _evaluate(context: JobContext, reference: str, adapter: AdapterVersion) -> dict[str, float]:
+def _evaluate(
+    context: JobContext, reference: str, base: LoadedBase, adapter: AdapterVersion
+) -> dict[str, float]:
     context.report("evaluating", 0, 1)
-    answerer = answerer_of(context.registry, f"adapter:{adapter.reference}")
     tokens = context.micro_batch(TOKENS_PER_BATCH)
-    score = score_dataset(context, answerer, reference, limit=None, tokens=tokens)
+    with answering_on(context.registry, base, adapter) as answerer:
+        score = score_dataset(context, base, answerer, reference, limit=None, tokens=tokens)
     task = context.registry.datasets.get(reference).domain or reference
     record(context, answerer.subject, task, reference, score, settings={"limit": None})
     context.run.metrics({"eval/loss": score.loss, "eval/exact_match": score.exact_match})

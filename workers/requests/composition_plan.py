@@ -12,6 +12,7 @@ from registry.entities import AdapterVersion, DatasetVersion
 from registry.errors import Incompatible, InvalidField
 from registry.intake.compatibility import CompatibilityResult, joint_compatibility_of, refused
 from registry.service import Registry
+from workers.requests.methods import DEFAULT_METHOD, method_row, require_read
 from workers.requests.specs import LEAST_EXAMPLES, ComposeSpec
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid
@@ -35,6 +36,7 @@ class Request:
 
     name: str
     adapters: tuple[str, ...]
+    method: str = DEFAULT_METHOD
     data: Mapping[str, str] = field(default_factory=dict)
     eval_data: Mapping[str, str] = field(default_factory=dict)
     mixed: tuple[str, ...] = ()
@@ -62,21 +64,26 @@ class Plan:
             ConfigInvalid: the scaling head cannot be of these experts; its field is called `head.FIELD`.
             SpecInvalid: another field is out of its range.
         """
+        reads_head = "head" in method_row(self.request.method).settings
+        return ComposeSpec(
+            name=self.request.name,
+            adapters=tuple(adapter.reference for adapter in self.adapters),
+            method=self.request.method,
+            data=self.data,
+            eval_data=self.eval_data,
+            mixed_datasets=self.mixed,
+            head=self._head() if reads_head else {},
+            **self.request.budget,
+        )
+
+    def _head(self) -> dict[str, Any]:
         experts = [adapter.name for adapter in self.adapters]
         head = {**default_head(len(experts)), **self.request.head}
         try:
             XLoraConfig.from_json({**head, "adapters": experts})
         except ConfigInvalid as refused:
             raise refused.renamed(f"head.{refused.field}") from refused
-        return ComposeSpec(
-            name=self.request.name,
-            adapters=tuple(adapter.reference for adapter in self.adapters),
-            data=self.data,
-            eval_data=self.eval_data,
-            mixed_datasets=self.mixed,
-            head=head,
-            **self.request.budget,
-        )
+        return head
 
     @property
     def is_refused(self) -> bool:
@@ -114,8 +121,12 @@ def make_plan(registry: Registry, request: Request) -> Plan:
 
     Raises:
         NotFound: an adapter or dataset is unknown.
-        InvalidField: an adapter's data is neither given nor in its lineage, or is one row alone.
+        InvalidField: an adapter's data is neither given nor in its lineage, or is one example alone.
+        SpecInvalid: there is no such method, or something was given that it does not read.
     """
+    row = method_row(request.method)
+    asked = {"head": request.head, "data": request.data}
+    require_read(request.method, {**request.budget, **{name: each for name, each in asked.items() if each}})
     adapters = tuple(registry.adapters.get(reference) for reference in request.adapters)
     verdicts = joint_compatibility_of(adapters)
     domains = domain_names(adapters)
@@ -127,14 +138,8 @@ def make_plan(registry: Registry, request: Request) -> Plan:
     data, eval_data = {}, {}
     for adapter in adapters:
         domain = domains[adapter.name]
-        train = _dataset(registry, adapter, domain, request.data, "train_dataset", "--data")
-        if train.examples < LEAST_EXAMPLES:
-            raise InvalidField(
-                "--data",
-                allowed=f"of at least {LEAST_EXAMPLES} examples, one of which is held out",
-                value=f"{domain}={train.reference} of {train.examples}",
-            )
-        data[domain] = train.reference
+        if row.needs_data:
+            data[domain] = _training_data(registry, adapter, domain, request.data)
         eval_data[domain] = _dataset(
             registry, adapter, domain, request.eval_data, "eval_dataset", "--eval-data"
         ).reference
@@ -168,6 +173,17 @@ def domain_names(adapters: Sequence[AdapterVersion]) -> dict[str, str]:
         else adapter.name
         for adapter in adapters
     }
+
+
+def _training_data(registry: Registry, adapter: AdapterVersion, domain: str, given: Mapping[str, str]) -> str:
+    train = _dataset(registry, adapter, domain, given, "train_dataset", "--data")
+    if train.examples < LEAST_EXAMPLES:
+        raise InvalidField(
+            "--data",
+            allowed=f"of at least {LEAST_EXAMPLES} examples, one of which is held out",
+            value=f"{domain}={train.reference} of {train.examples}",
+        )
+    return train.reference
 
 
 def _dataset(

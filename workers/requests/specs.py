@@ -19,6 +19,7 @@ from formats.errors import InvalidField
 from formats.names import NAME_RULE
 from registry.references import checked_name
 from workers.errors import SpecInvalid
+from workers.requests.methods import DEFAULT_METHOD, METHODS, METHODS_HELP, method_row
 from xlora_engine.adapter_training.settings import TrainingSettings
 
 #: What one machine may have of GPUs.
@@ -95,7 +96,7 @@ class EvalSpec(Checked):
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
 class ComposeSpec(Checked):
-    """Train a scaling head over chosen adapters and report whether it was worth it."""
+    """Mix chosen adapters by a method and report whether it was worth it."""
 
     kind: ClassVar[str] = "compose"
     what: ClassVar[str] = "a compose request"
@@ -105,7 +106,12 @@ class ComposeSpec(Checked):
     adapters: Distinct[Text] = Field(
         min_length=1, description="Experts as name@version; their order is kept."
     )
-    data: References = Field(min_length=1, description="Domain -> dataset to train on.")
+    method: Text = Field(
+        default=DEFAULT_METHOD, description=METHODS_HELP, json_schema_extra={"enum": list(METHODS)}
+    )
+    data: References = Field(
+        default_factory=dict, description="Domain -> dataset to train on, for a method that learns from data."
+    )
     eval_data: References = Field(default_factory=dict, description="Domain -> held-out dataset.")
     mixed_datasets: Distinct[Text] = Field(
         default=(), description="Held-out datasets whose questions join several domains."
@@ -134,10 +140,19 @@ class ComposeSpec(Checked):
             _, separator, version = reference.partition("@")
             if not separator or not version.isdecimal():
                 raise SpecInvalid("adapters", "resolved references like 'bio@3'", reference)
-        if strangers := sorted(set(self.eval_data) - set(self.data)):
+        needs_data = method_row(self.method).needs_data
+        if needs_data and not self.data:
+            raise SpecInvalid("data", f"given: the method {self.method} learns from it", {})
+        if needs_data and (strangers := sorted(set(self.eval_data) - set(self.data))):
             raise SpecInvalid("eval_data", f"for the domains {sorted(self.data)}", strangers)
         if self.warm_start_steps + self.mixture_steps == 0:
             raise SpecInvalid("mixture_steps", "above 0 when there is no warm start", 0)
+
+    @property
+    def report_datasets(self) -> dict[str, str]:
+        """Task -> held-out dataset of the report: the domains, then `mixed` for `mixed.eval@1`."""
+        mixed = {ref.partition("@")[0].removesuffix(".eval"): ref for ref in self.mixed_datasets}
+        return {**self.eval_data, **mixed}
 
 
 Spec: TypeAlias = TrainSpec | EvalSpec | ComposeSpec

@@ -16,7 +16,7 @@ from registry.service import Registry
 from registry.settings import Settings
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama
 from tests.registry.folders import XLORA
-from workers.commands.export import OTHER_FORMATS
+from workers.requests.methods import EXPORT_FORMATS
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import SavedFileUnreadable, SavedModelUnwritable
 from xlora_engine.model import XLoraModel
@@ -78,10 +78,10 @@ def run(
 
 
 def test_every_format_that_can_be_written_is_offered() -> None:
-    assert sorted(OTHER_FORMATS) == sorted(EXPORTED)
+    assert sorted(EXPORT_FORMATS) == sorted(["zoo", *EXPORTED])
 
 
-@pytest.mark.parametrize("layout", ["zoo", *OTHER_FORMATS])
+@pytest.mark.parametrize("layout", EXPORT_FORMATS)
 def test_an_exported_composition_answers_as_the_registered_one(
     layout: str, saved: Path, run: Run, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ from registry.service import Registry
 from registry.settings import Settings
 from tests.command_line import Ask
 from tests.pico import pico_base_folder
-from workers.jobs import answering
+from workers.jobs import loading
 from xlora_engine.sources.base_model import context_length
 
 CONTEXT = 48
@@ -32,7 +32,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: Any, **__: Any) -> None:
         raise AssertionError("weights were loaded")
 
-    monkeypatch.setattr(answering, "load_base", load)
+    monkeypatch.setattr(loading, "load_base", load)
 
 
 @pytest.fixture(autouse=True)

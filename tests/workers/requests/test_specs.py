@@ -80,8 +80,9 @@ def test_embeddings_are_adapted_where_the_prefix_may_be_active() -> None:
     [
         ({"adapters": ("bio", "protein@2")}, "adapters must be resolved references like 'bio@3', got 'bio'"),
         ({"adapters": ("bio@1", "bio@1")}, "adapters must be a list of 1 or more different"),
-        ({"data": {}}, "data must be 1 or more entries"),
-        ({"data": {"": "bio.train@1"}}, "data must be 1 or more entries"),
+        ({"data": {}}, "data must be given: the method xlora learns from it"),
+        ({"method": "moe"}, "method must be one of xlora, uniform, got 'moe'"),
+        ({"data": {"": "bio.train@1"}}, "data must be entries name -> "),
         ({"data": {"bio": ""}}, "data.bio must be 1 to 256 characters of text, got ''"),
         ({"eval_data": {"law": "law.eval@1"}}, "eval_data must be for the domains ['bio'], got ['law']"),
         ({"head": {"softmax_temperature": float("nan")}}, "head.softmax_temperature must be a JSON value"),
@@ -176,7 +177,7 @@ REQUESTS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ),
     "compose": (
         {**COMPOSE, "adapters": ["bio@1", "protein@2"], "head": {"xlora_depth": 2}},
-        [{"adapters": []}, {"data": {}}, {"head": []}, {"samples_per_domain": 1}, {"seed": -1}],
+        [{"adapters": []}, {"method": "moe"}, {"head": []}, {"samples_per_domain": 1}, {"seed": -1}],
     ),
 }
 

@@ -8,7 +8,7 @@ import pytest
 from registry.service import Registry
 from tests.pico import pico_tokenizer
 from tests.registry.folders import write_adapter, write_base
-from workers.jobs.training_examples import DrawnRows, draw_rows, scaling_pass_digest
+from workers.methods.training_examples import DrawnRows, draw_rows, scaling_pass_digest
 
 
 def drawn(folder: Path, *, rows: int, rows_per_domain: int) -> DrawnRows:

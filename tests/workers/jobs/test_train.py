@@ -1,0 +1,56 @@
+"""A trained adapter is scored on the base model that it was trained on, which says what it computed in."""
+
+from typing import Any
+
+import pytest
+
+from tests.workers.jobs.conftest import Started
+from workers.jobs import evaluation, loading, train
+from workers.requests.specs import EvalSpec, TrainSpec
+
+SPEC = TrainSpec(
+    name="new",
+    base="pico",
+    train_dataset="bio.train@1",
+    eval_dataset="bio.eval@1",
+    steps=2,
+    warmup_steps=0,
+    rank=2,
+)
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Every load of a base model's weights."""
+    seen: list[Any] = []
+    load = loading.__dict__["load_base"]
+
+    def counted(folder: Any, **options: Any) -> Any:
+        seen.append(folder)
+        return load(folder, **options)
+
+    monkeypatch.setattr(loading, "load_base", counted)
+    return seen
+
+
+def test_one_base_model_is_in_memory_for_training_and_scoring(started: Started, loads: list[Any]) -> None:
+    outcome = train.run(started(SPEC))
+    assert len(loads) == 1
+    assert set(outcome["scores"]) == {"loss", "exact_match"}
+
+
+def test_the_scores_are_those_of_the_adapter_loaded_anew(started: Started) -> None:
+    outcome = train.run(started(SPEC))
+    asked = EvalSpec(subjects=(f"adapter:{outcome['adapter']}",), datasets={"bio": "bio.eval@1"})
+    (anew,) = evaluation.run(started(asked))["scores"].values()
+    assert outcome["scores"]["loss"] == pytest.approx(anew["bio"]["loss"], abs=1e-6)
+
+
+def test_what_was_computed_in_is_on_record(started: Started) -> None:
+    context = started(SPEC)
+    outcome = train.run(context)
+    job = context.registry.jobs.get(context.job.id)
+    adapter = context.registry.adapters.get(outcome["adapter"])
+    assert job.compute_dtype == adapter.compute_dtype
+    assert job.compute_dtype in ("float32", "bfloat16")
+    assert context.registry.adapters.get("bio").compute_dtype is None

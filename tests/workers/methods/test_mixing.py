@@ -1,0 +1,117 @@
+"""Every method of the table can be made, stored, asked again and exported, through the job that composes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from registry.entities import CompositionVersion
+from registry.service import Registry
+from tests.pico import pico_llama
+from tests.workers.jobs.conftest import DOMAINS, Started
+from workers.errors import SpecInvalid
+from workers.jobs import compose, loading
+from workers.jobs.answering import answering
+from workers.methods.mixing import mixing_method, uniform
+from workers.requests.composition_plan import Request, make_plan
+from workers.requests.methods import METHODS, Method, require_export, require_read
+from xlora_engine.model import XLoraModel
+from xlora_engine.saved.formats import write_model
+
+PROMPT = torch.arange(3, 12)[None]
+#: Enough to train whatever there is to train.
+SMALL = {"samples_per_domain": 4, "warm_start_steps": 2, "mixture_steps": 1}
+
+
+def request_for(method: str, **given: object) -> Request:
+    evaluated = {domain: f"{domain}.eval" for domain in DOMAINS}
+    settings = METHODS[method].settings
+    return Request(
+        name="science",
+        adapters=DOMAINS,
+        method=method,
+        data={domain: f"{domain}.train" for domain in DOMAINS} if METHODS[method].needs_data else {},
+        eval_data=evaluated,
+        budget={**{name: value for name, value in SMALL.items() if name in settings}, **given},
+    )
+
+
+@pytest.fixture(autouse=True)
+def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is compared differs by rounding alone, whatever this machine is fast at."""
+    monkeypatch.setattr(loading, "compute_dtype", lambda _: torch.float32)
+
+
+@pytest.fixture(params=list(METHODS))
+def composition(request: pytest.FixtureRequest, stocked: Registry, started: Started) -> CompositionVersion:
+    """One composition by each method."""
+    spec = make_plan(stocked, request_for(request.param, eval_examples=2)).spec()
+    return stocked.compositions.get(compose.run(started(spec))["composition"])
+
+
+def logits_of(registry: Registry, composition: CompositionVersion) -> torch.Tensor:
+    with answering(registry, f"composition:{composition.reference}") as answerer:
+        positions = torch.arange(PROMPT.shape[1])[None]
+        return answerer.logits(PROMPT, torch.ones_like(PROMPT), positions, logits_to_keep=0)
+
+
+def test_the_record_says_how_it_was_made_and_whether_it_was_worth_it(
+    composition: CompositionVersion,
+) -> None:
+    assert composition.method in METHODS
+    assert composition.report["subjects"] == ["base", *DOMAINS, "uniform", "composed"]
+    assert [verdict["task"] for verdict in composition.report["verdict"]] == list(DOMAINS)
+    assert [expert.name for expert in composition.experts] == list(DOMAINS)
+
+
+def test_every_export_of_a_method_computes_what_the_composition_does(
+    stocked: Registry, composition: CompositionVersion, tmp_path: Path
+) -> None:
+    expected = logits_of(stocked, composition)
+    method, folder = mixing_method(composition.method), stocked.materialise(composition)
+    for layout in METHODS[composition.method].exports:
+        exported = folder if layout == "zoo" else tmp_path / layout
+        if layout != "zoo":
+            write_model(replace(method.read(folder), base_id="owner/pico"), exported, layout)
+        model = XLoraModel.from_pretrained(exported, pico_llama())
+        torch.testing.assert_close(model(input_ids=PROMPT).logits, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_uniform_mixture_weighs_all_experts_the_same(stocked: Registry, started: Started) -> None:
+    spec = make_plan(stocked, request_for("uniform")).spec()
+    composition = stocked.compositions.get(compose.run(started(spec))["composition"])
+    assert composition.method_details == {"weights": [0.5, 0.5]}
+    assert composition.report["routing"] == {}
+    scores = composition.report["scores"]
+    assert scores["composed"] == scores["uniform"]
+    folders = {name: stocked.materialise(stocked.adapters.get(name)) for name in DOMAINS}
+    model = XLoraModel.from_adapters(pico_llama(), folders)
+    with model.fixed_scalings(model.constant_scalings(uniform(2))):
+        torch.testing.assert_close(
+            logits_of(stocked, composition), model(input_ids=PROMPT).logits, atol=1e-6, rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("field", ["mixture_steps", "samples_per_domain"])
+def test_what_a_method_does_not_read_may_not_be_given(stocked: Registry, field: str) -> None:
+    with pytest.raises(SpecInvalid, match=f"{field} must be left out with the method uniform, got 3"):
+        make_plan(stocked, request_for("uniform", **{field: 3}))
+
+
+def test_data_is_not_read_by_a_method_that_needs_weights_alone() -> None:
+    with pytest.raises(SpecInvalid, match="data must be left out with the method uniform"):
+        require_read("uniform", {"data": {"bio": "bio.train@1"}})
+
+
+def test_a_method_that_is_no_row_is_refused_with_those_there_are() -> None:
+    with pytest.raises(SpecInvalid, match=r"method must be one of xlora, uniform, got 'moe'"):
+        require_read("moe", {})
+
+
+def test_a_format_that_a_method_cannot_be_exported_to_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = Method(summary="", implementation="", needs_data=False, exports=("zoo",))
+    monkeypatch.setattr("workers.requests.methods.METHODS", {"merge": row})
+    require_export("merge", "zoo")
+    with pytest.raises(SpecInvalid, match=r"one of zoo for a composition of the method merge, got 'peft'"):
+        require_export("merge", "peft")

@@ -1,0 +1,58 @@
+"""A base model in memory, from the registry, on the device and in the dtype of this process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from registry.entities import BaseModel
+from registry.service import Registry
+from workers.jobs.device import device_here
+from xlora_engine.data.chat import ChatTokenizer
+from xlora_engine.devices.compute_dtype import compute_dtype
+from xlora_engine.sources.base_model import context_length, load_base, load_config, load_tokenizer
+
+#: Receives a base model's tokenizer and the most tokens it reads before its weights are loaded; may refuse.
+BeforeWeights = Callable[[ChatTokenizer, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedBase:
+    """A base model, ready to be asked, trained on or composed on."""
+
+    record: BaseModel
+    model: PreTrainedModel
+    tokenizer: ChatTokenizer
+
+    @property
+    def compute_dtype(self) -> str:
+        """What it computes in, e.g. `bfloat16`."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def context_length(self) -> int:
+        """The most tokens it was made for."""
+        return context_length(self.model.config)
+
+
+def loaded_base(
+    registry: Registry,
+    record: BaseModel,
+    *,
+    dtype_on: Callable[[torch.device], torch.dtype] | None = None,
+    before_weights: BeforeWeights = lambda *_: None,
+) -> LoadedBase:
+    """Load a base model, its files verified; `dtype_on` says what to compute in, the fastest if left out.
+
+    Raises:
+        GpuUnusable: there is a GPU for this process, and its torch cannot use it.
+        DigestMismatch: a stored file is not what was stored.
+        BaseUnreadable: the folder holds no model that can be read.
+    """
+    folder = registry.materialise(record)
+    tokenizer = load_tokenizer(folder)
+    before_weights(tokenizer, context_length(load_config(folder)))
+    device = device_here()
+    model = load_base(folder, dtype=(dtype_on or compute_dtype)(device), device=device)
+    return LoadedBase(record=record, model=model, tokenizer=tokenizer)

@@ -1,0 +1,98 @@
+"""Every method that mixes experts, in one table: what it needs, which fields it reads, what it exports to.
+
+A method is a row here and the class that the row names, in a module of its own in `workers/methods`; that
+class is imported where a composition is made or asked, never by a command that only needs the row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from workers.errors import SpecInvalid
+
+#: Formats that an X-LoRA folder can be exported to; the first is what the registry holds.
+_OF_XLORA = ("zoo", "xlora", "peft", "mistralrs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What a request, a plan and an export must know of a method."""
+
+    #: One clause for help texts.
+    summary: str
+    #: `module:class` of what makes, stores and asks it.
+    implementation: str
+    #: Whether it learns from examples labelled by domain; if not, the experts' weights are all it needs.
+    needs_data: bool
+    #: Fields of a compose spec that it reads and others may not.
+    settings: frozenset[str] = frozenset()
+    #: Formats of `zoo export`.
+    exports: tuple[str, ...]
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "xlora": Method(
+            summary="a trained head weighs the experts for each token and layer",
+            implementation="workers.methods.xlora:XLora",
+            needs_data=True,
+            settings=frozenset(
+                {
+                    *("head", "data", "samples_per_domain", "checkpoint_every_s"),
+                    *("warm_start_steps", "warm_start_learning_rate"),
+                    *("mixture_steps", "mixture_learning_rate"),
+                }
+            ),
+            exports=_OF_XLORA,
+        ),
+        "uniform": Method(
+            summary="all experts weigh the same; nothing is trained",
+            implementation="workers.methods.uniform:Uniform",
+            needs_data=False,
+            exports=_OF_XLORA,
+        ),
+    }
+)
+
+DEFAULT_METHOD = "xlora"
+
+#: What the option is said to do.
+METHODS_HELP = "; ".join(f"{name}: {row.summary}" for name, row in METHODS.items()) + "."
+
+#: Every format that a composition of some method can be exported to.
+EXPORT_FORMATS = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.exports))
+
+
+def method_row(name: str) -> Method:
+    """The row of that name.
+
+    Raises:
+        SpecInvalid: there is none.
+    """
+    if name not in METHODS:
+        raise SpecInvalid("method", allowed=f"one of {', '.join(METHODS)}", value=name)
+    return METHODS[name]
+
+
+def require_export(name: str, layout: str) -> None:
+    """Do nothing if a composition of that method can be exported so.
+
+    Raises:
+        SpecInvalid: it cannot.
+    """
+    exports = method_row(name).exports
+    if layout not in exports:
+        allowed = f"one of {', '.join(exports)} for a composition of the method {name}"
+        raise SpecInvalid("format", allowed=allowed, value=layout)
+
+
+def require_read(name: str, given: Mapping[str, object]) -> None:
+    """Do nothing if every field that was given is one that the method reads.
+
+    Raises:
+        SpecInvalid: another method alone reads it.
+    """
+    settings = method_row(name).settings
+    others = frozenset[str]().union(*(row.settings for row in METHODS.values())) - settings
+    for field in sorted(others.intersection(given)):
+        raise SpecInvalid(field, allowed=f"left out with the method {name}", value=given[field])
