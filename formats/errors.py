@@ -15,6 +15,7 @@ class InvalidField(Exception):
 
     code = "ZOO-E100"
     exit_code = 2
+    reason = "bad_input"
 
     def __init__(self, field: str, allowed: str, value: object) -> None:
         super().__init__(f"{field} must be {allowed}, got {value!r}")

@@ -52,6 +52,8 @@ class RegistryError(Exception):
 
     code = "ZOO-E200"
     exit_code = 1
+    #: One of `jobs.states.REASONS`: what a job ends for that raises it; its budget decides on a retry.
+    reason = "error"
 
 
 class NotFound(RegistryError):
@@ -59,6 +61,7 @@ class NotFound(RegistryError):
 
     code = "ZOO-E210"
     exit_code = 3
+    reason = "bad_input"
     kind = "record"
     command = "zoo --help"
 
@@ -205,6 +208,7 @@ class InvalidInput(RegistryError):
     """The input is not valid; the message names the field or file and the value."""
 
     code = "ZOO-E230"
+    reason = "bad_input"
 
 
 class InvalidName(InvalidInput):
@@ -298,6 +302,7 @@ class Incompatible(RegistryError):
 
     code = "ZOO-E270"
     exit_code = 4
+    reason = "bad_input"
 
     def __init__(self, message: str, *, reasons: Sequence[str] = ()) -> None:
         super().__init__("\n  ".join([message, *reasons]))
@@ -308,6 +313,7 @@ class ArtifactError(RegistryError):
     """A stored file cannot be written or read."""
 
     code = "ZOO-E280"
+    reason = "bad_input"
 
 
 class DigestMismatch(ArtifactError):
@@ -326,12 +332,14 @@ class DiskFull(ArtifactError):
     """No space is left for the file; nothing of it was kept."""
 
     code = "ZOO-E283"
+    reason = "disk_full"
 
 
 class SchemaMismatch(RegistryError):
     """The database is of a newer release, or needs an upgrade that this process may not make."""
 
     code = "ZOO-E285"
+    reason = "infra"
 
 
 class ServiceUnreachable(RegistryError):
@@ -339,6 +347,7 @@ class ServiceUnreachable(RegistryError):
 
     code = "ZOO-E290"
     exit_code = 6
+    reason = "infra"
 
 
 class DatabaseUnreachable(ServiceUnreachable):

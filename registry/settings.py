@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from registry.errors import InvalidSetting
@@ -60,6 +61,15 @@ class Settings:
             mlflow_tracking_uri=environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{home / 'mlflow.db'}",
             lease_s=_lease_s(environ.get("ZOO_LEASE_S", "")),
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as JSON types, passwords among them: for a pipe, never for a log."""
+        return {**asdict(self), "home": str(self.home)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Settings":
+        """The settings that `to_json` described."""
+        return cls(**{**stored, "home": Path(stored["home"])})
 
     @property
     def sqlite_path(self) -> Path | None:

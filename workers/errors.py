@@ -21,6 +21,8 @@ class WorkersError(Exception):
 
     code = "ZOO-E400"
     exit_code = 1
+    #: What a job ends for that raises it; its budget decides on a retry.
+    reason = "error"
 
 
 class SpecInvalid(InvalidField, WorkersError):
@@ -85,6 +87,7 @@ class GpuBusy(WorkersError):
 
     code = "ZOO-E417"
     exit_code = 5
+    reason = "infra"
 
 
 class GpuUnusable(WorkersError):
@@ -92,6 +95,7 @@ class GpuUnusable(WorkersError):
 
     code = "ZOO-E419"
     exit_code = 6
+    reason = "infra"
 
 
 class BrokerUnusable(WorkersError):

@@ -35,6 +35,8 @@ class EngineError(Exception):
 
     code = "ZOO-E300"
     exit_code = 1
+    #: What a job ends for that raises it: `bad_input` where another attempt would end the same.
+    reason = "error"
 
 
 class ConfigInvalid(InvalidField, EngineError):
@@ -48,6 +50,7 @@ class ExpertInvalid(EngineError):
     """An adapter folder cannot serve as an expert."""
 
     code = "ZOO-E310"
+    reason = "bad_input"
     exit_code = 4
 
 
@@ -73,6 +76,7 @@ class SavedModelInvalid(EngineError):
     """A saved model cannot be used."""
 
     code = "ZOO-E320"
+    reason = "bad_input"
 
 
 class SavedFileUnreadable(SavedModelInvalid):
@@ -155,6 +159,7 @@ class BaseUnsupported(EngineError):
     """The base model offers no decoder whose hidden states could feed the scaling head."""
 
     code = "ZOO-E340"
+    reason = "bad_input"
     exit_code = 4
 
 
@@ -168,6 +173,7 @@ class ChatInvalid(EngineError):
     """A chat example that the tokenizer's template cannot encode."""
 
     code = "ZOO-E350"
+    reason = "bad_input"
 
 
 class AnswerTooLong(ChatInvalid):
@@ -180,6 +186,7 @@ class NoEffect(EngineError):
     """An adapter with which the logits are those of the base model."""
 
     code = "ZOO-E360"
+    reason = "bad_input"
     exit_code = 4
 
 

@@ -1,5 +1,6 @@
 """Settings: their variables, their defaults, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,10 @@ def test_passwords_do_not_show() -> None:
 def test_a_home_that_a_url_cannot_name_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match=r"ZOO_HOME must be a folder whose path has none of \? # %"):
         Settings.from_env({"ZOO_HOME": str(tmp_path / name)})
+
+
+def test_settings_come_through_a_pipe_as_they_were() -> None:
+    given = {"ZOO_HOME": "/zoo", "ZOO_LEASE_S": "2.5", "ZOO_DATABASE_URL": "postgresql://zoo:secret@db/zoo"}
+    settings = Settings.from_env(given)
+    assert settings.broker_url is None
+    assert Settings.from_json(json.loads(json.dumps(settings.to_json()))) == settings

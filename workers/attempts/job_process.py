@@ -101,8 +101,7 @@ def attempt(
 ) -> Result:
     """Call the job's handler; an exception becomes a result, and its traceback goes to the log."""
     folder = Path(order["folder"])
-    places = order["settings"]
-    settings = Settings(**{**places, "home": Path(places["home"]), "lease_s": float(places["lease_s"])})
+    settings = Settings.from_json(order["settings"])
     member = GroupMember(**order.get("member", {}))
     try:
         _take_gpus(order)

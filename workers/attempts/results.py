@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from formats.errors import InvalidField
+from registry.errors import RegistryError
+from workers.errors import WorkersError
 from workers.processes.parent_watchdog import EXIT_ABANDONED
 from workers.processes.replaced_file import replaced_file
+from xlora_engine.errors import EngineError
 
-#: Beginnings of error codes that come from what was asked for: another attempt would end the same.
-_BAD_INPUT = (
-    *("ZOO-E21", "ZOO-E23", "ZOO-E24", "ZOO-E25", "ZOO-E26", "ZOO-E27", "ZOO-E28"),
-    *("ZOO-E301", "ZOO-E31", "ZOO-E32", "ZOO-E34", "ZOO-E35", "ZOO-E36", "ZOO-E401"),
-)
-_DISK_FULL = "ZOO-E283"
-#: The same of what failed around the job: another schema, a service that does not answer, a GPU
-#: that is held or cannot be used.
-_INFRASTRUCTURE = ("ZOO-E285", "ZOO-E29", "ZOO-E417", "ZOO-E419")
+#: Roots of the errors that say themselves what a job ends for; others may have a `reason` of another meaning.
+_OURS = (RegistryError, EngineError, WorkersError, InvalidField)
 #: Messages of plain RuntimeErrors by which torch and libraries below it report that memory ran out: the CPU's
 #: allocator; a driver, cuBLAS or cuDNN that allocates memory of its own; NCCL.
 _OUT_OF_MEMORY = {
@@ -52,11 +49,14 @@ def failure(error: BaseException) -> Result:
     said = f"[{code}] {error}" if code.startswith("ZOO-") else f"{type(error).__name__}: {error}"
     if getattr(error, "exit_code", None) == _INTERRUPTED:
         return Result(state="cancelled", reason="cancelled", message=said)
-    return Result(state="failed", reason=_reason(error, code), message=said)
+    return Result(state="failed", reason=_reason(error), message=said)
 
 
-def _reason(error: BaseException, code: str) -> str:
-    if code == _DISK_FULL or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+def _reason(error: BaseException) -> str:
+    """What a job ends for that raises this: the one place that decides."""
+    if isinstance(error, _OURS):
+        return error.reason
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return "disk_full"
     if isinstance(error, MemoryError):
         return "host_oom"
@@ -64,9 +64,7 @@ def _reason(error: BaseException, code: str) -> str:
         return "cuda_oom"
     if isinstance(error, RuntimeError) and (memory := _memory_named(str(error))) is not None:
         return memory
-    if code.startswith(_INFRASTRUCTURE):
-        return "infra"
-    return "bad_input" if code.startswith(_BAD_INPUT) else "error"
+    return "error"
 
 
 def _memory_named(said: str) -> str | None:

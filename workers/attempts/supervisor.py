@@ -10,7 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +116,11 @@ def order_for(
     job: Job, folder: Path, settings: Settings, *, until: float, handlers: Mapping[str, str] | None
 ) -> dict[str, Any]:
     """The order to a job process; it goes through a pipe, because settings may contain passwords."""
-    places = {name: value if value is None else str(value) for name, value in asdict(settings).items()}
     return {
         "job_id": job.id,
         "fence": job.fence,
         "folder": str(folder),
-        "settings": places,
+        "settings": settings.to_json(),
         "parent_pid": os.getpid(),
         "processes": job.processes,
         "gpus": visible_gpus(os.environ),

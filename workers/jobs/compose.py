@@ -120,7 +120,7 @@ class Registration:
                 standard_error=scores[task][f"{metric}_standard_error"],
                 n=scores[task]["n"],
                 dataset_digest=self._context.registry.datasets.get(reference).digest,
-                settings={"rows": self._spec.eval_examples},
+                settings={"examples": self._spec.eval_examples},
                 job_id=self._context.job.id,
             )
             for task, reference in self._spec.report_datasets.items()

@@ -7,10 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from registry import errors
 from registry.errors import AdapterNotFound, DiskFull, Incompatible, SchemaMismatch
+from registry.jobs.states import REASONS
+from workers import errors as workers_errors
 from workers.attempts.results import Result, conclude, failure, read_result, result_path, write_result
 from workers.errors import SpecInvalid, StopRequested
 from workers.processes.parent_watchdog import EXIT_ABANDONED
+from xlora_engine import errors as engine_errors
 from xlora_engine.errors import TrainingDiverged, TrainingStopped
 
 SUCCESS = Result(state="succeeded", reason="ok", outcome={"adapter": "bio@1"})
@@ -48,6 +52,53 @@ class OutOfMemoryError(RuntimeError):
 )
 def test_an_error_has_a_state_and_a_reason(error: BaseException, state: str, reason: str) -> None:
     assert (failure(error).state, failure(error).reason) == (state, reason)
+
+
+#: Classes that say themselves what a job ends for; theirs hold for what is derived from them.
+STATED: dict[type[BaseException], str] = {
+    errors.RegistryError: "error",
+    errors.NotFound: "bad_input",
+    errors.Conflict: "error",
+    errors.InvalidInput: "bad_input",
+    errors.Incompatible: "bad_input",
+    errors.ArtifactError: "bad_input",
+    errors.DiskFull: "disk_full",
+    errors.SchemaMismatch: "infra",
+    errors.ServiceUnreachable: "infra",
+    engine_errors.EngineError: "error",
+    engine_errors.ConfigInvalid: "bad_input",
+    engine_errors.ExpertInvalid: "bad_input",
+    engine_errors.SavedModelInvalid: "bad_input",
+    engine_errors.HubUnavailable: "error",
+    engine_errors.BaseUnsupported: "bad_input",
+    engine_errors.ChatInvalid: "bad_input",
+    engine_errors.NoEffect: "bad_input",
+    engine_errors.TrainingDiverged: "error",
+    workers_errors.WorkersError: "error",
+    workers_errors.SpecInvalid: "bad_input",
+    workers_errors.GpuBusy: "infra",
+    workers_errors.GpuUnusable: "infra",
+}
+
+
+def descendants(root: type[BaseException]) -> list[type[BaseException]]:
+    return [root, *(below for derived in root.__subclasses__() for below in descendants(derived))]
+
+
+@pytest.mark.parametrize(("root", "reason"), STATED.items())
+def test_an_error_class_says_what_a_job_ends_for_and_so_do_those_below_it(
+    root: type[BaseException], reason: str
+) -> None:
+    assert reason in REASONS
+    for below in descendants(root):
+        nearest = next(base for base in below.__mro__ if base in STATED)
+        # Made without its arguments: what it is decides, not its message.
+        assert failure(below.__new__(below)).reason in (STATED[nearest], "cancelled")
+
+
+def test_a_reason_of_another_meaning_is_not_taken_for_ours() -> None:
+    error = UnicodeDecodeError("utf-8", b"x", 0, 1, "infra")
+    assert (error.reason, failure(error).reason) == ("infra", "error")
 
 
 def test_the_processors_memory_that_runs_out_inside_torch_is_no_mere_error() -> None:
