@@ -1,4 +1,4 @@
-"""What the registry hands out: frozen records. They know nothing of rows, sessions or files on disk."""
+"""The frozen records that the registry returns. They know nothing of rows, sessions or files on disk."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -62,9 +62,9 @@ class AdapterVersion:
     use_rslora: bool
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
-    #: As the adapter's configuration states them.
+    #: As the adapter's configuration lists them.
     target_modules: tuple[str, ...]
-    #: Module paths that the tensors really touch.
+    #: Module paths that have tensors.
     modules: tuple[str, ...]
     parameter_count: int
     size_bytes: int
@@ -78,13 +78,13 @@ class AdapterVersion:
     job_id: int | None
     #: Training settings and lineage, e.g. {"train_dataset": "bio@1", "epochs": 3}.
     parameters: Mapping[str, Any]
-    #: Over tensor names, shapes and bytes; file metadata does not enter.
+    #: Over tensor names, shapes and bytes, without the file's metadata.
     weights_digest: str
     files: tuple[FileRecord, ...]
     effect_score: float | None
-    #: What its training computed in, e.g. "bfloat16"; None where it was not trained here.
+    #: Dtype of its training, e.g. "bfloat16"; None if it was not trained here.
     compute_dtype: str | None = None
-    #: What the compatibility check warned of when the version was registered.
+    #: Warnings of the compatibility check at registration.
     warnings: tuple[str, ...] = ()
     #: "active" or "deleted".
     state: str
@@ -114,7 +114,7 @@ class DatasetVersion:
     origin: str
     size_bytes: int
     files: tuple[FileRecord, ...]
-    #: What was found odd when the version was registered, such as repeated examples.
+    #: Warnings at registration, for instance about repeated examples.
     warnings: tuple[str, ...] = ()
     state: str = "active"
     created_at: datetime
@@ -135,7 +135,7 @@ class NewEvaluation:
     metric: str
     value: float
     standard_error: float | None = None
-    #: Examples that the value is over.
+    #: Number of examples of the value.
     n: int
     dataset_digest: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -163,7 +163,7 @@ class ExpertRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredMethod:
-    """How a composition mixes its experts, as its folder and its record keep it."""
+    """How a composition mixes its experts, as stored in its folder and its record."""
 
     name: str
     #: Files of the method's own, beside the experts, in the order they are stored.
@@ -186,7 +186,7 @@ class CompositionVersion:
     base_name: str
     base_digest: str
     experts: tuple[ExpertRecord, ...]
-    #: What only this method has, e.g. a scaling head's configuration and digest.
+    #: Fields of this method alone, e.g. a scaling head's configuration and digest.
     method_details: Mapping[str, Any]
     #: Over method, details, experts and base model: equal digests compute the same.
     content_digest: str
@@ -205,13 +205,13 @@ class CompositionVersion:
 
 @dataclass(frozen=True, kw_only=True)
 class Alias:
-    """A movable name for a version: one row of its history, the newest of which is where it points."""
+    """A movable name for a version: one row of its history, the newest of which is current."""
 
     #: "adapter", "dataset" or "composition".
     kind: str
     name: str
     alias: str
-    #: None: the alias was taken away.
+    #: None if the alias was removed.
     version: int | None
     previous: int | None
     moved_by: str
@@ -221,7 +221,7 @@ class Alias:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A unit of work; the database owns it, whoever holds its fence runs it."""
+    """A unit of work; the holder of its fence runs it."""
 
     id: int
     #: "train", "eval" or "compose".
@@ -241,11 +241,11 @@ class Job:
     lost_attempts: int
     #: Attempts that ran out of memory; each halves the micro-batch.
     memory_cuts: int
-    #: How many an attempt runs in, side by side.
+    #: Number of processes of an attempt.
     processes: int
-    #: What the last attempt computed in, e.g. "bfloat16"; None before it has begun to.
+    #: Dtype of the last attempt, e.g. "bfloat16"; None before it is known.
     compute_dtype: str | None
-    #: Raised by every claim; what an older fence writes is refused.
+    #: Raised by every claim; writes under an older fence are refused.
     fence: int
     owner: str | None
     #: The worker whose process the owner is; None for a command that runs the job itself.
@@ -260,7 +260,7 @@ class Job:
     started_at: datetime | None
     finished_at: datetime | None
     lease_until: datetime | None
-    #: When it is ended at the latest.
+    #: The time by which it is ended.
     deadline_at: datetime | None
 
 
@@ -279,23 +279,23 @@ class JobEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class BeatAnswer:
-    """What a beat learns: whether the lease still holds, and whether the job is to end."""
+    """The answer to a heartbeat: whether the lease still holds, and whether the job is to stop."""
 
     alive: bool
     cancel_requested: bool
-    #: Its deadline is past.
+    #: Whether its deadline has passed.
     overdue: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """A process that takes queued jobs."""
+    """A process that runs queued jobs."""
 
     name: str
     host: str
     process_id: int
     queues: tuple[str, ...]
-    #: The GPUs it offers, with commas; None where it serves none. A job takes one for each of its processes.
+    #: Its GPUs, separated by commas; None without any. A job takes one for each of its processes.
     gpu: str | None
     #: "working" or "draining".
     state: str

@@ -1,4 +1,4 @@
-"""`zoo compositions`: look at X-LoRA models and their reports, remove them, point aliases to them."""
+"""`zoo compositions`: list, show and remove X-LoRA models, and point aliases to them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -73,7 +73,7 @@ add_aliases(command, lambda registry: registry.compositions)
 
 
 def _fields(details: Mapping[str, Any], *, of: str = "") -> Iterator[dict[str, object]]:
-    """What a method has of its own, a line each: `config.xlora_depth`."""
+    """The method's own fields, one for each line: `config.xlora_depth`."""
     for name, value in details.items():
         if isinstance(value, Mapping):
             yield from _fields(value, of=f"{of}{name}.")

@@ -1,4 +1,4 @@
-"""`zoo jobs`: what ran, runs and waits; logs; asking a job to end; waiting for one."""
+"""`zoo jobs`: list and show jobs, print their logs, cancel, retry and wait for them."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,9 +15,9 @@ from registry.jobs.waiting import wait_for
 from registry.lists import queries
 
 _COLUMNS = ("id", "kind", "name", "state", "progress", "attempt", "created_at", "message")
-#: How `wait` ends: by the first of these states that a job is in, a failure before all else.
+#: Exit codes of `wait`: the first of these states that a job is in decides, failures first.
 _EXIT_CODES = {"failed": 7, "cancelled": 130, "running": 1, "queued": 1, "succeeded": 0}
-#: A whole number that the database can hold.
+#: A whole number in the range of the database's integers.
 JOB_ID = click.IntRange(1, 2**31 - 1)
 
 _DEFAULT_LIMIT = 20
@@ -25,7 +25,7 @@ _DEFAULT_LIMIT = 20
 
 @click.group(name="jobs")
 def command() -> None:
-    """What ran, runs and waits."""
+    """Jobs: queued, running and ended."""
 
 
 @command.command()
@@ -39,7 +39,7 @@ def command() -> None:
     help="At most this many, the newest.",
 )
 @click.option(
-    "--before", type=JOB_ID, help="Only jobs older than this one: the last of a page, for the next."
+    "--before", type=JOB_ID, help="Only jobs older than this one; for the next page, the last id of this one."
 )
 @click.option("-a", "--all", "no_limit", is_flag=True, help="All of them.")
 @output_options
@@ -68,7 +68,7 @@ def ls(
 @click.argument("job_id", type=JOB_ID)
 @output_options
 def show(job_id: int, output: Output) -> None:
-    """Show one job: what was asked, how it goes or ended, and its journal.
+    """Show one job: its request, progress or result, and journal.
 
     Example: zoo jobs show 12
     """
@@ -89,11 +89,11 @@ def show(job_id: int, output: Output) -> None:
 
 @command.command()
 @click.argument("job_id", type=JOB_ID)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the job ends.")
+@click.option("-f", "--follow", is_flag=True, help="Follow the log until the job ends.")
 @click.option("--tail", type=click.IntRange(min=1), help="Only this many of the last lines.")
 @output_options
 def logs(job_id: int, follow: bool, tail: int | None, output: Output) -> None:
-    """Print what a job's process wrote; followed with --json, a line of JSON for each piece.
+    """Print a job's log; with -f and --json, one line of JSON for each part.
 
     Example: zoo jobs logs 12 -f
     """
@@ -115,7 +115,7 @@ def logs(job_id: int, follow: bool, tail: int | None, output: Output) -> None:
 @click.argument("job_ids", nargs=-1, required=True, type=JOB_ID)
 @output_options
 def cancel(job_ids: tuple[int, ...], output: Output) -> None:
-    """Ask jobs to end; what they have saved is kept.
+    """Cancel jobs; what they have saved is kept.
 
     Example: zoo jobs cancel 12
     """
@@ -130,17 +130,19 @@ def cancel(job_ids: tuple[int, ...], output: Output) -> None:
             if job.state in TERMINAL_STATES and job.state != "cancelled":
                 output.hint(f"job {job.id} has {job.state} already, so there is nothing to cancel")
             if job.state == "running":
-                output.hint(f"asked to end, it saves a checkpoint first; wait with: zoo jobs wait {job.id}")
+                output.hint(
+                    f"job {job.id} saves a checkpoint before it stops; wait with: zoo jobs wait {job.id}"
+                )
 
 
 @command.command()
 @click.argument("job_ids", nargs=-1, required=True, type=JOB_ID)
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), help="Seconds to wait at most.")
+@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), help="The most seconds to wait.")
 @output_options
 def wait(job_ids: tuple[int, ...], timeout_s: float | None, output: Output) -> None:
     """Wait until jobs have ended; exit code 0 if all have succeeded.
 
-    Else the first that holds: 7 if one failed, 130 if one was cancelled, 1 if time ran out for one.
+    Otherwise the first that applies: 7 if one failed, 130 if one was cancelled, 1 if time ran out.
 
     Example: zoo jobs wait 12 --timeout 3600
     """
@@ -153,7 +155,7 @@ def wait(job_ids: tuple[int, ...], timeout_s: float | None, output: Output) -> N
         if job.state == "failed":
             output.hint(f"job {job.id} failed; see: zoo jobs logs {job.id}")
         elif job.state not in TERMINAL_STATES:
-            output.hint(f"job {job.id} is still {job.state}; wait on with: zoo jobs wait {job.id}")
+            output.hint(f"job {job.id} is still {job.state}; keep waiting with: zoo jobs wait {job.id}")
     click.get_current_context().exit(_exit_code([job.state for job in ended]))
 
 
@@ -161,14 +163,14 @@ def wait(job_ids: tuple[int, ...], timeout_s: float | None, output: Output) -> N
 @click.argument("job_id", type=JOB_ID)
 @output_options
 def retry(job_id: int, output: Output) -> None:
-    """Queue a failed or cancelled job again; it goes on from its last checkpoint.
+    """Queue a failed or cancelled job again; it resumes from its last checkpoint.
 
     Example: zoo jobs retry 12
     """
     with opened() as registry:
         job = registry.jobs.retry(job_id)
     output.emit_made(str(job.id), {"job": job.id, "state": job.state})
-    output.hint("a worker takes it, or the command that asked for it, when it is given once more")
+    output.hint("a worker runs it, or the command that submitted it, if you repeat that command")
 
 
 def _exit_code(states: Sequence[str]) -> int:

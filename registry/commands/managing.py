@@ -1,4 +1,4 @@
-"""What every kind of record can do: be removed, be restored, be pointed to by an alias."""
+"""The commands that every kind of record has: rm, restore, alias and aliases."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing it takes longer than `ls` may take
     from registry.nouns.versioned import Versioned
     from registry.service import Registry
 
-include_removed_option = click.option("--all", "include_removed", is_flag=True, help="Removed ones too.")
+include_removed_option = click.option("--all", "include_removed", is_flag=True, help="Include removed ones.")
 limit_option = click.option("--limit", type=click.IntRange(min=1), help="Show at most this many.")
 
 
@@ -34,7 +34,7 @@ def reading() -> Iterator[Reader]:
 
 @contextmanager
 def opened() -> "Iterator[Registry]":
-    """The registry, open while the block runs."""
+    """The registry, open during the block."""
     from registry.service import Registry
 
     with Registry.open(here()) as registry:
@@ -42,24 +42,24 @@ def opened() -> "Iterator[Registry]":
 
 
 def add_removal(group: click.Group, noun: "Callable[[Registry], Bases | Versioned[Any]]") -> None:
-    """Give a group `rm` and `restore` for its noun."""
+    """Add `rm` and `restore` to the group of a kind of record."""
 
     @group.command()
     @click.argument("references", nargs=-1, required=True)
     @output_options
     def rm(references: tuple[str, ...], output: Output) -> None:
-        """Remove REFERENCES; refused while something needs them, and `restore` brings them back."""
+        """Remove REFERENCES, unless other records need them; `restore` undoes it."""
         with opened() as registry:
             for reference in references:
                 removed = noun(registry).remove(reference).reference
                 output.emit_made(removed, {"removed": removed})
-                output.hint(f"bring it back with: zoo {group.name} restore {removed}")
+                output.hint(f"undo it with: zoo {group.name} restore {removed}")
 
     @group.command()
     @click.argument("references", nargs=-1, required=True)
     @output_options
     def restore(references: tuple[str, ...], output: Output) -> None:
-        """Bring back REFERENCES that `rm` removed."""
+        """Restore REFERENCES that `rm` removed."""
         with opened() as registry:
             for reference in references:
                 restored = noun(registry).restore(reference).reference
@@ -67,17 +67,19 @@ def add_removal(group: click.Group, noun: "Callable[[Registry], Bases | Versione
 
 
 def add_aliases(group: click.Group, noun: "Callable[[Registry], Versioned[Any]]") -> None:
-    """Give a group `alias` and `aliases` for its noun."""
+    """Add `alias` and `aliases` to the group of a kind of record."""
 
     @group.command()
     @click.argument("name")
     @click.argument("alias")
     @click.argument("version", type=click.IntRange(min=1), required=False)
-    @click.option("--remove", is_flag=True, help="Take the alias away instead of pointing it to VERSION.")
+    @click.option("--remove", is_flag=True, help="Remove the alias instead of pointing it to VERSION.")
     @click.option(
-        "--expect", type=click.IntRange(min=0), help="Refuse unless it points there now; 0: nowhere."
+        "--expect",
+        type=click.IntRange(min=0),
+        help="Refuse unless it points to this version now; 0: to none.",
     )
-    @click.option("--reason", help="Why; kept in the alias's history.")
+    @click.option("--reason", help="Reason, kept in the alias's history.")
     @output_options
     def alias(
         name: str,

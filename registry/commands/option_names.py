@@ -28,7 +28,7 @@ class FieldRefused(Protocol):
 
 
 def naming_options(command: Command) -> Command:
-    """Make a command's errors about a field name the option that the field was given by."""
+    """Make a command's errors about a field name its option."""
 
     @functools.wraps(command)
     def with_names(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A composition's report as a terminal shows it; knows the report's JSON alone."""
+"""A composition's report as text for a terminal; knows only the report's JSON."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""`zoo migrate`: bring the database to this release's schema, as a step of a deployment."""
+"""`zoo migrate`: upgrade the database to this release's schema, as a step of a deployment."""
 
 import os
 
@@ -13,7 +13,7 @@ from registry.settings import Settings
 @click.command()
 @output_options
 def command(output: Output) -> None:
-    """Create the database's tables, or bring them up to this release; a current database is left alone.
+    """Create the database's tables, or upgrade them to this release; a current database stays as it is.
 
     Any command does the same when it first opens the database. A deployment does it once, before its workers
     start.

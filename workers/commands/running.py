@@ -1,4 +1,4 @@
-"""Submit a job and, unless it is to wait for a worker, run it here under a progress bar."""
+"""Submitting a job and, unless it is left to a worker, running it here with a progress bar."""
 
 import functools
 import os
@@ -26,7 +26,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """How a job is to be run, whatever it is."""
+    """How a job of any kind is to be run."""
 
     detach: bool
     force: bool
@@ -37,21 +37,23 @@ _SUBMISSION_OPTIONS = (
     click.option(
         "--detach", is_flag=True, help="Leave the job queued for a worker instead of running it here."
     ),
-    click.option("--force", is_flag=True, help="Run it again, even where an equal job has succeeded."),
+    click.option("--force", is_flag=True, help="Run it again, even if an equal job has succeeded."),
     click.option(
-        "--queue", type=click.Choice(QUEUES), help="Which workers may take it; gpu where there is one."
+        "--queue",
+        type=click.Choice(QUEUES),
+        help="The queue of the workers that may run it; gpu if a GPU is available.",
     ),
     click.option(
         "--priority",
         type=click.IntRange(-1000, 1000),
-        help="Higher ones are taken first; 0 if left out.",
+        help="Jobs of higher priority run first; 0 if left out.",
     ),
     click.option("--deadline", help="End it this long from now at the latest: 90s, 30m, 2h, 1d."),
 )
 
 
 def submission_options(command: Command) -> Command:
-    """Give a command the options of submitting; it receives them as `submission`."""
+    """Add the options of a submission to a command, which receives them as `submission`."""
 
     @functools.wraps(command)
     def with_submission(
@@ -81,7 +83,7 @@ def submission_options(command: Command) -> Command:
 
 
 def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submission) -> Job | None:
-    """The job that answers this spec, ended well: an equal one of before, or one run now; None if it waits.
+    """A job that has succeeded for this request, an earlier or a new one; None if it is left to a worker.
 
     Raises:
         SpecInvalid: it is to run here, and wants more processes than there are GPUs here.
@@ -140,7 +142,7 @@ def _queued(job: Job) -> str:
 
 
 def _progress_shown(output: Output) -> AbstractContextManager[Progress]:
-    """Draws on stderr: a bar on a terminal, a line for each phase elsewhere, nothing where quiet."""
+    """Progress on stderr: a bar on a terminal, a line for each phase elsewhere, nothing with -q."""
     if output.is_quiet:
         return nullcontext(lambda _: None)
     return _bars() if sys.stderr.isatty() else nullcontext(_phase_lines())
@@ -160,7 +162,7 @@ def _phase_lines() -> Callable[[Mapping[str, Any]], None]:
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    """One bar for each phase; the cursor comes back however the job ends."""
+    """One bar for each phase; the cursor is restored however the job ends."""
     from rich import progress as bars
     from rich.console import Console
 

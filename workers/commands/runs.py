@@ -1,4 +1,4 @@
-"""`zoo runs`: what jobs measured, and whether MLflow has it yet."""
+"""`zoo runs`: what jobs measured, and whether MLflow has received it."""
 
 import contextlib
 import os
@@ -18,14 +18,16 @@ _COLUMNS = ("job", "run_id", "pending_bytes", "reason")
 
 @click.group(name="runs")
 def command() -> None:
-    """What jobs of this machine measured, and whether MLflow has it."""
+    """What jobs of this machine measured, and whether MLflow has received it."""
 
 
 @command.command()
-@click.option("--pending", "only_pending", is_flag=True, help="Only those MLflow does not have all of.")
+@click.option(
+    "--pending", "only_pending", is_flag=True, help="Only runs that MLflow has not received completely."
+)
 @output_options
 def ls(only_pending: bool, output: Output) -> None:
-    """List runs by job, with how much of each MLflow does not have yet.
+    """List runs by job, with how much of each MLflow has not received.
 
     Example: zoo runs ls --pending
     """
@@ -39,7 +41,7 @@ def ls(only_pending: bool, output: Output) -> None:
 @click.option("--restore", is_flag=True, help="Bring back experiments and runs deleted in MLflow first.")
 @output_options
 def ship(timeout_s: float, restore: bool, output: Output) -> None:
-    """Give MLflow what it missed while it was away; shipping twice changes nothing.
+    """Ship the runs that MLflow has not received; shipping twice changes nothing.
 
     Example: zoo runs ship --timeout 60
     """

@@ -35,13 +35,15 @@ TRAINING_OPTIONS = (
 @click.option("--name", required=True, help="Name of the adapter; a taken name gets its next version.")
 @click.option("--base", required=True, help="Base model: a name of `zoo bases ls`.")
 @click.option("--data", required=True, help="Training data: a dataset's name, or a JSONL file to register.")
-@click.option("--eval-data", help="Held-out data to score the adapter on when it is trained.")
+@click.option("--eval-data", help="Held-out data on which the trained adapter is scored.")
 @click.option(
-    "--domain", "domains", multiple=True, help="What the adapter is for; the data's domain if left out."
+    "--domain", "domains", multiple=True, help="Domain of the adapter; the data's domain if left out."
 )
-@click.option("--target-modules", default="all-linear", show_default=True, help="Layers to adapt, by commas.")
+@click.option(
+    "--target-modules", default="all-linear", show_default=True, help="Layers to adapt, separated by commas."
+)
 @click.option("--licence", help="Licence of the adapter.")
-@click.option("--description", default="", help="What others should know.")
+@click.option("--description", default="", help="Notes for others.")
 @field_options(TrainSpec, *TRAINING_OPTIONS)
 @submission_options
 @output_options

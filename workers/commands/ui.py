@@ -1,4 +1,4 @@
-"""`zoo ui`: MLflow's pages over the runs of this installation."""
+"""`zoo ui`: MLflow's web pages with the runs of this installation."""
 
 import os
 import sys
@@ -9,13 +9,13 @@ import click
 from registry.settings import Settings
 from workers.tracking.shipping import NO_TRACKING, pending_folders, ship_pending
 
-#: What MLflow would do for anybody who can reach it, and what it would tell its makers.
+#: Features of MLflow that would run code for anyone who can reach it, and its telemetry.
 _HARDENED = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_ALLOW_MODEL_CODE_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-#: For the runs that MLflow has not taken yet, all together.
+#: Time limit for shipping all pending runs.
 _SHIPPING_LIMIT_S = 120.0
 
 
@@ -35,14 +35,14 @@ def command(port: int) -> None:
         return
     click.echo(f"http://127.0.0.1:{port} (Ctrl-C ends it)", err=True)
     settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.chdir(settings.home)  # MLflow makes folders where it is started
+    os.chdir(settings.home)  # MLflow creates folders in its working folder
     sys.stderr.flush()
     # Replaces this process, so that a signal that ends the command ends the server.
     os.execve(sys.executable, server_command(settings, port=port), server_environment(os.environ))  # noqa: S606
 
 
 def server_command(settings: Settings, *, port: int) -> list[str]:
-    """How MLflow's server is started so that only this machine's user and browser reach it."""
+    """The command that starts MLflow's server so that only this machine's user and browser reach it."""
     names = (f"127.0.0.1:{port}", f"localhost:{port}")
     options = {
         "--backend-store-uri": settings.mlflow_tracking_uri,
@@ -50,7 +50,7 @@ def server_command(settings: Settings, *, port: int) -> list[str]:
         "--host": "127.0.0.1",
         "--port": str(port),
         "--workers": "1",
-        # The defaults also let in every private address, and pages of any local port.
+        # The defaults also allow every private address, and pages of any local port.
         "--allowed-hosts": ",".join(names),
         "--cors-allowed-origins": ",".join(f"http://{name}" for name in names),
     }
@@ -61,16 +61,16 @@ def server_command(settings: Settings, *, port: int) -> list[str]:
 
 
 def server_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment, with what MLflow need not do switched off."""
+    """The environment with MLflow's unneeded features switched off."""
     return {**environ, **_HARDENED}
 
 
 def _ship_pending(settings: Settings) -> None:
-    """Let MLflow have what it missed while it was away."""
+    """Ship the runs that MLflow has not received."""
     count = len(pending_folders(settings))
     if count == 0:
         return
     click.echo(f"shipping {count} runs that MLflow does not have yet", err=True)
     complaint = ship_pending(settings, timeout_s=_SHIPPING_LIMIT_S)
     if complaint is not None:
-        click.echo(f"not all of them were taken: {complaint}", err=True)
+        click.echo(f"not all of them were accepted: {complaint}", err=True)

@@ -17,7 +17,7 @@ from workers.worker.loop import serve_from_database
     "queues",
     multiple=True,
     type=click.Choice(QUEUES),
-    help="Take jobs of this queue; gpu where there is one, and cpu, if left out.",
+    help="Run jobs of this queue; if left out: cpu, and gpu if a GPU is available.",
 )
 @click.option(
     "--gpu", help="The GPUs its jobs may use, as CUDA_VISIBLE_DEVICES names them: 0, or 0,1, or UUIDs."
@@ -43,7 +43,7 @@ def command(queues: tuple[str, ...], gpu: str | None, events: bool, log_level: s
     settings = Settings.from_env(os.environ)
     if settings.broker_url is not None:
         with needing_celery():
-            import workers.app  # found by its name, wherever this process was started
+            import workers.app  # so that Celery finds it by name, whatever the current folder is
         return serve_on_wake_ups(
             settings, served, app=workers.app.__name__, log_level=log_level, events=events
         )

@@ -29,7 +29,7 @@ class Plan:
 
 
 class DraftPlanner:
-    """Plans forward after forward, and learns from what the mixture chose."""
+    """Plans the forward passes, and learns from the tokens that the mixture chose."""
 
     def __init__(self, drafts: Drafts) -> None:
         self._drafts = drafts

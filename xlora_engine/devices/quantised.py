@@ -14,7 +14,7 @@ def keep_unpacked(base: nn.Module, *, unpacked: bool = True) -> None:
     """Keep bitsandbytes from packing 4-bit weights for its inference kernel, or allow it again.
 
     On some CPUs (AVX512-BF16) it packs a layer's weights the first time the layer runs in evaluation
-    mode, for good: the scales are rounded to bfloat16, and the kernel has no backward. A base model
+    mode, permanently: the scales are rounded to bfloat16, and the kernel has no backward. A base model
     never leaves that mode here, so the layer is marked as training, which has no other effect on it.
     """
     for layer in _packing_layers(base):

@@ -1,4 +1,4 @@
-"""Where the experts of a foreign saved model are: with it, or where the caller says, not where they were."""
+"""The folders of the experts of a foreign saved model: with it, or given by the caller."""
 
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
