@@ -1,1 +1,1 @@
-"""What both lower packages must know of files and of checked values. Imports nothing of ours, stdlib only."""
+"""File formats and checked values that both lower packages share. Imports none of our other packages."""

@@ -1,4 +1,4 @@
-"""The one way values are checked: frozen pydantic dataclasses whose refusals are our `InvalidField`.
+"""Checked values: frozen pydantic dataclasses that raise our `InvalidField`.
 
 A field is declared once: name, type, range, default and what it is for (`description`). From that come the
 check, the words of its refusal, the JSON Schema, and the command's option. A rule about two fields is a

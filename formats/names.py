@@ -1,4 +1,4 @@
-"""The one rule for names: they become folder names and parts of URLs, so nothing else is let in."""
+"""The rule for names, which become folder names and parts of URLs."""
 
 import re
 

@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-#: What older releases wrote in place of the weights file.
+#: The weights file of older releases.
 PICKLED_WEIGHTS_FILE = "adapter_model.bin"
-#: PEFT's word for every linear layer of the decoder except the output head.
+#: PEFT's name for all linear layers of the decoder except the output head.
 ALL_LINEAR = "all-linear"
 
-#: What PEFT puts before a module's path: the PeftModel, then the LoraModel.
+#: PEFT's prefix of a module's path: the PeftModel, then the LoraModel.
 KEY_PREFIX = "base_model.model."
 
 #: Ending of a key -> (factor, whether of an embedding).

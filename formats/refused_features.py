@@ -1,7 +1,7 @@
-"""What an adapter's configuration may ask for and a mixture of plain LoRA cannot honour: one table.
+"""A table of the features of an adapter's configuration that a mixture of plain LoRA does not support.
 
-Whoever takes an adapter in and whoever computes with it refuse by this table, so that nothing is registered
-that cannot be loaded, and nothing is loaded as something else than it is. Source: peft 0.21.2, `LoraConfig`.
+Registry and engine refuse by this table, so that no adapter is registered that cannot be loaded, or loaded as
+something else than it is. Source: peft 0.21.2, `LoraConfig`.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from formats.strict_json import shown
 
-#: Ways to begin training that leave the base model's weights alone, so that A and B say everything.
+#: Initialisations that leave the base model's weights unchanged, so that A and B are complete.
 PLAIN_STARTS = ("gaussian", "orthogonal", "eva")
 
 _TRANSFORMERS_MODULE = re.compile(r"transformers(?:\.[a-z0-9_]+)*")
@@ -19,7 +19,7 @@ _TRANSFORMERS_MODULE = re.compile(r"transformers(?:\.[a-z0-9_]+)*")
 
 @dataclass(frozen=True, kw_only=True)
 class RefusedFeature:
-    """One field of adapter_config.json, the values that ask for the feature, why not, and the way out."""
+    """One field of adapter_config.json: the values that enable the feature, the reason, and the remedy."""
 
     field: str
     #: Whether a value, None where the field is absent, asks for the feature.
@@ -28,13 +28,13 @@ class RefusedFeature:
     remedy: str = "train the adapter again without it"
 
     def refusal(self, config: Mapping[str, Any]) -> str:
-        """What is said of a configuration that asks for the feature."""
+        """The message for a configuration that enables the feature."""
         value = shown(config.get(self.field))
         return f"{self.field} = {value} cannot be honoured: {self.reason}; {self.remedy}"
 
 
 def refused_feature(config: Mapping[str, Any]) -> RefusedFeature | None:
-    """The first feature of the table that a configuration asks for, if any."""
+    """The first feature of the table that a configuration enables, if any."""
     return next((row for row in REFUSED_FEATURES if row.asks(config.get(row.field))), None)
 
 

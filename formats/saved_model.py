@@ -1,4 +1,4 @@
-"""The files of a saved X-LoRA model: what its folder holds, and nothing else.
+"""The files of a saved X-LoRA model, the complete content of its folder.
 
 xlora.json             format, configuration, experts with their digests, layer numbering, base model's shape
 head.safetensors       the scaling head: layers.0.weight, layers.0.bias, …

@@ -1,4 +1,4 @@
-"""JSON from strangers: UTF-8 without BOM, no NaN, no duplicate keys, no depth bombs."""
+"""Strict JSON for untrusted files: UTF-8 without BOM, no NaN, no duplicate keys, no depth bombs."""
 
 import json
 import math
@@ -16,7 +16,7 @@ class _NotStrict(ValueError):
 
 
 def parse(data: bytes, *, what: str, refusal: Refusal) -> Any:
-    """The value that `data` holds; `what` begins the message of a refusal.
+    """The value in `data`; a refusal's message begins with `what`.
 
     Raises:
         refusal: the bytes are not UTF-8 without a byte order mark, or not one JSON value, or hold a

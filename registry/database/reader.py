@@ -1,7 +1,7 @@
-"""Rows of plain SQL as dictionaries, alike from both databases. Reads only.
+"""Rows of plain SQL as dictionaries, equal for both databases. Read-only.
 
-For commands that must answer at once, over the driver: SQLAlchemy takes longer to import than such a command
-may take to run, and nothing here imports it. For everybody else, in a transaction of SQLAlchemy's.
+Commands that must answer at once use the driver, because importing SQLAlchemy takes longer than they may run;
+all other code reads in one of SQLAlchemy's transactions.
 """
 
 import json
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 Row = dict[str, Any]
-#: A whole column from a driver's values to those that every driver is to give.
+#: Converts a column of a driver's values to the values that every reader returns.
 Conversion = Callable[[Sequence[Any]], Sequence[Any]]
-#: Runs SQL with values; the driver's cursor.
+#: Runs SQL with values and returns the driver's cursor.
 Execute = Callable[[str, tuple[object, ...]], Any]
 
-#: SQLite gives the values of a column as it keeps them; the tables say what they are. One name is one type.
+#: SQLite returns values as stored; the tables declare their types. Columns of one name have one type.
 _DECLARED = """
 SELECT DISTINCT c.name, c.type
 FROM sqlite_master t JOIN pragma_table_info(t.name) c
 WHERE t.type = 'table'
 """
-#: Columns of lists that are in no table.
+#: Types of computed columns, which no table declares.
 _COMPUTED = {"is_lost": "BOOLEAN", "read_at": "DATETIME"}
-#: PostgreSQL's numbers of the types whose values are not used as its driver gives them (pg_type.dat).
+#: PostgreSQL's numbers of the types whose values are converted (pg_type.dat).
 _PG_JSON, _PG_TIMESTAMPTZ = 114, 1184
-#: Rows turned into dictionaries together: few enough that what they came in is gone when the next ones come,
-#: for Python's collector looks again and again at whatever piles up.
+#: Rows that are converted at once: few, so that Python's garbage collector does not traverse a growing number
+#: of the driver's tuples again and again.
 AT_ONCE = 500
 
 
 class Reader(Protocol):
-    """Runs SQL with `?` for each value, and gives rows as dictionaries."""
+    """Runs SQL with `?` for each value, and returns rows as dictionaries."""
 
-    #: SQL of the database's clock, which the times in it were read off.
+    #: SQL of the database's clock.
     now: str
 
     def elements(self, column: str) -> str:
@@ -57,7 +57,7 @@ class Reader(Protocol):
 
 
 class SqliteReader:
-    """Of a SQLite file."""
+    """A reader of a SQLite file."""
 
     now = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
 
@@ -65,11 +65,11 @@ class SqliteReader:
         self._execute = execute
 
     def elements(self, column: str) -> str:
-        """SQLite's words for the elements of a JSON array."""
+        """SQLite's expression for the elements of a JSON array."""
         return f"json_each({column}) AS element"
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
-        """All rows, JSON, switches and times as PostgreSQL would give them."""
+        """All rows, with JSON, booleans and times as PostgreSQL returns them."""
         return _rows(self._execute(sql, tuple(values)), lambda column: self._conversions.get(column[0]))
 
     @cached_property
@@ -80,7 +80,7 @@ class SqliteReader:
 
 
 class PostgresReader:
-    """Of a PostgreSQL server, whose driver gives JSON as text."""
+    """A reader of a PostgreSQL server, whose driver returns JSON as text."""
 
     now = "clock_timestamp()"
 
@@ -91,7 +91,7 @@ class PostgresReader:
             self._conversions[_PG_JSON] = _decoded
 
     def elements(self, column: str) -> str:
-        """PostgreSQL's words for the elements of a JSON array."""
+        """PostgreSQL's expression for the elements of a JSON array."""
         return f"json_array_elements_text({column}) AS element(value)"
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
@@ -101,21 +101,21 @@ class PostgresReader:
 
 
 class EmptyReader:
-    """Of a database that is not there yet: everything is empty."""
+    """A reader of a database that does not exist yet: everything is empty."""
 
     now = "NULL"
 
     def elements(self, column: str) -> str:
-        """Any column will do."""
+        """The expression of an empty array."""
         return column
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:  # noqa: ARG002 - nothing is run
-        """None."""
+        """No rows."""
         return []
 
 
 def reader_over(session: "Session") -> Reader:
-    """A reader of what the session's transaction sees, its own changes too."""
+    """A reader of what the session's transaction sees, including its own changes."""
     session.flush()
     connection = session.connection()
 
@@ -132,7 +132,7 @@ def open_reader(settings: Settings) -> Iterator[Reader]:
     """A reader of the current schema; an empty one if there is no database yet.
 
     Raises:
-        InvalidSetting: the database file has no folder, or is no database.
+        InvalidSetting: the database file has no folder, or is not a database.
         DatabaseUnreachable: the database does not answer.
         SchemaMismatch: its schema is that of an older or newer release.
     """
@@ -169,7 +169,7 @@ def _postgres(url: str) -> Iterator[Reader]:
     try:
         conninfo = url.replace("postgresql+psycopg://", "postgresql://", 1)
         with psycopg.connect(conninfo, connect_timeout=5, autocommit=True) as connection:
-            # Value by value, psycopg takes longer to decode JSON than for all the rest.
+            # Decoding JSON value by value takes psycopg longer than everything else together.
             connection.adapters.register_loader("json", TextLoader)
             reader = PostgresReader(connection.execute, json_is_text=True)
             tables = reader.rows("SELECT to_regclass('alembic_version') IS NOT NULL AS found")
@@ -190,7 +190,7 @@ def _checked(reader: Reader) -> Reader:
 
 
 def _rows(cursor: Any, conversion_of: Callable[[Any], Conversion | None]) -> list[Row]:
-    """What a query found; a column at a time, because to ask for every value takes longer than the query."""
+    """The rows of a query, converted by column, because checking every value takes longer than the query."""
     names = [column[0] for column in cursor.description]
     conversions = [conversion_of(column) for column in cursor.description]
     found: list[Row] = []

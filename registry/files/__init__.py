@@ -1,1 +1,1 @@
-"""Bytes: read without trust, digested, stored by digest. Knows no record."""
+"""Files: untrusted ones read safely, digested, and stored by digest. Knows no record."""

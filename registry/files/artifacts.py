@@ -1,7 +1,6 @@
-"""The artifact store: files by the digest of their bytes, handed out only after they were verified.
+"""The artifact store: files by the digest of their bytes, which is verified before they are used.
 
-Records name files; bytes are in `blobs`, and come there by way of `staging`. Nothing here knows what a file
-means.
+Records name files; bytes are in `blobs`, and get there through `staging`. Nothing here interprets a file.
 """
 
 import contextlib
@@ -30,11 +29,11 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Staging]:
-        """A folder for copies of what is to be stored; whatever of it was not stored is deleted at the end.
+        """A folder for copies of files to store; copies that were not stored are deleted at the end.
 
         Raises:
-            ArtifactError: the folder cannot be made.
-            DiskFull: there is no room for it.
+            ArtifactError: the folder cannot be created.
+            DiskFull: there is no space for it.
         """
         with storing("anything", size_bytes=0, free_bytes=self._blobs.free_bytes):
             folder = self._blobs.staging_folder()
@@ -48,7 +47,7 @@ class ArtifactStore:
 
         Raises:
             ArtifactError: a copy cannot be stored, or its bytes are not those that were staged.
-            DiskFull: there is no room.
+            DiskFull: there is no space.
         """
         return tuple(self._stored(name, staging[name]) for name in names)
 
@@ -56,7 +55,7 @@ class ArtifactStore:
         """Write a few bytes and delete them again; the bytes that are free, None where that is not known.
 
         Raises:
-            OSError, or what the file system's driver raises: the store takes no files.
+            OSError, or what the file system's driver raises: the store cannot be written to.
         """
         self._blobs.try_writing()
         return self._blobs.free_bytes()
@@ -66,18 +65,18 @@ class ArtifactStore:
         return self._blobs.exists(digest)
 
     def open(self, digest: str) -> IO[bytes] | io.FileIO:
-        """The stored bytes, unverified; what feeds a model uses `materialise`. Raises ArtifactMissing."""
+        """The stored bytes, unverified; for models use `materialise`. Raises ArtifactMissing."""
         return self._blobs.open(digest)
 
     def materialise(self, files: Sequence[FileRecord], into: Path) -> Path:
-        """A folder in `into`, named by what it holds, with just these files, every digest verified.
+        """A folder in `into`, named by its content, with just these files, every digest verified.
 
-        A folder that is there from an earlier call is verified too; if it was changed it is made anew.
+        An existing folder of an earlier call is verified too; if it was changed it is created anew.
 
         Raises:
-            ArtifactMissing: bytes of a record are gone.
-            DigestMismatch: stored bytes are not those that were stored.
-            DiskFull: there is no room; nothing of the folder is kept.
+            ArtifactMissing: a stored file is missing.
+            DigestMismatch: a stored file was changed.
+            DiskFull: there is no space; nothing of the folder is kept.
         """
         check_paths([record.path for record in files])
         folder = into / _folder_name(files)
@@ -137,7 +136,7 @@ def _folder_name(files: Iterable[FileRecord]) -> str:
 
 
 def _holds_exactly(folder: Path, files: Sequence[FileRecord]) -> bool:
-    """Whether a folder has these files, unchanged, and no other: a reader might prefer what was added."""
+    """Whether a folder has exactly these files, unchanged: a reader might use an added one instead."""
     if folder.is_symlink() or not folder.is_dir():
         return False
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not _is_folder(path)}
@@ -154,7 +153,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _swap_in(staged: Path, folder: Path, files: Sequence[FileRecord]) -> None:
-    """Rename `staged` to `folder`, which may hold damaged files, or those of a process that was faster."""
+    """Rename `staged` to `folder`, which may exist with damaged files, or those of a faster process."""
     if os.path.lexists(folder):
         if _holds_exactly(folder, files):
             return

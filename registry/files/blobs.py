@@ -1,7 +1,7 @@
-"""Where the bytes of artifacts lie: blobs named by digest, in a local folder or beneath an fsspec URL.
+"""The bytes of artifacts: blobs named by digest, in a local folder or beneath an fsspec URL.
 
-Knows nothing of records. Existing is not finished: bytes are written to a staging folder, hashed, made
-durable, then renamed, so a blob that is there is whole. Reading does not verify; `artifacts` does.
+Knows nothing of records. Existing is not finished: bytes are written to a staging folder, hashed, flushed,
+then renamed, so a blob that exists is complete. Reading does not verify; `artifacts` does.
 """
 
 import io
@@ -20,18 +20,18 @@ from registry.files.staging import copy_hashed
 
 _INCOMING = ".incoming"
 _WRITE_TEST = b"written to see whether it can be"
-#: No upload takes a day; what is older was left by a process that was killed.
+#: No upload takes a day; an older file was left by a process that was killed.
 _ABANDONED_S = 24 * 3600
 
 
 class Blobs(Protocol):
-    """Where blobs are kept; digests are `sha256:<hex>`."""
+    """A store of blobs; digests are `sha256:<hex>`."""
 
     def staging_folder(self) -> Path:
-        """A new folder on this machine, of this process alone, for files that `adopt` may take."""
+        """A new folder on this machine, for this process alone, for files to `adopt`."""
 
     def adopt(self, staged: Path, digest: str) -> None:
-        """Store a durable file of that digest, which is gone from the staging folder afterwards."""
+        """Store a flushed file of that digest, which is moved out of the staging folder."""
 
     def open(self, digest: str) -> IO[bytes] | io.FileIO:
         """The blob's bytes, unverified; raises ArtifactMissing."""
@@ -43,14 +43,14 @@ class Blobs(Protocol):
         """The blob's path or URL, for messages."""
 
     def free_bytes(self) -> int | None:
-        """Bytes that are free, None where that is not known."""
+        """Free bytes, None where that is not known."""
 
     def try_writing(self) -> None:
         """Write a few bytes and delete them again; raises what the file system does."""
 
 
 class LocalBlobs:
-    """Blobs in a folder, which is made when the first is stored."""
+    """Blobs in a folder, which is created when the first is stored."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -66,7 +66,7 @@ class LocalBlobs:
 
     def adopt(self, staged: Path, digest: str) -> None:
         """Rename a file to its digest, replacing a blob that may have been damaged; durable on return."""
-        # Read-only, so that whoever finds it by hand does not edit it by accident.
+        # Read-only, so that it is not edited by accident.
         staged.chmod(0o444)
         path = self._path(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,11 +87,11 @@ class LocalBlobs:
         return str(self._path(digest))
 
     def free_bytes(self) -> int | None:
-        """Bytes that are free on the file system."""
+        """Free bytes on the file system."""
         return free_bytes_at(self._root)
 
     def try_writing(self) -> None:
-        """Write a few bytes, where there is no store yet into what would hold it, and delete them again."""
+        """Write a few bytes to the folder, or the nearest existing one above it, and delete them again."""
         staged = _existing(self._root / _INCOMING) / uuid.uuid4().hex
         staged.write_bytes(_WRITE_TEST)
         staged.unlink()
@@ -118,7 +118,7 @@ class RemoteBlobs:
         """Upload to a key of its own, then move to the digest's key.
 
         Raises:
-            DigestMismatch: what was uploaded is not what was staged.
+            DigestMismatch: the uploaded bytes are not those that were staged.
         """
         incoming = self._path(_INCOMING, uuid.uuid4().hex)
         try:
@@ -190,17 +190,17 @@ def sync_folder(folder: Path) -> None:
 
 
 def free_bytes_at(path: Path) -> int | None:
-    """Bytes that are free on the file system that would hold `path`."""
+    """Free bytes on the file system of `path`, which need not exist yet."""
     return shutil.disk_usage(_existing(path)).free
 
 
 def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """The path, or the nearest folder above it that exists."""
     return next(above for above in (path, *path.parents) if above.exists())
 
 
 def discard_abandoned(folder: Path, *, prefix: str = "") -> None:
-    """Delete what a process that was killed left unfinished in a folder; `prefix` tells it from the rest."""
+    """Delete unfinished entries of killed processes in a folder, recognised by age and `prefix`."""
     oldest = time.time() - _ABANDONED_S
     for staged in folder.glob(f"{prefix}*"):
         try:

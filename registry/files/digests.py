@@ -1,4 +1,4 @@
-"""Digests of files, and of weights by what they hold rather than by how they are written."""
+"""Digests of files, and of weights by their content instead of their layout in files."""
 
 import hashlib
 import json

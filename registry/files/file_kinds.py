@@ -1,4 +1,4 @@
-"""What a file beside a model is, going by its name alone: to keep, to ignore, or never to load."""
+"""The kind of a file beside a model, by its name alone: to keep, to ignore, or never to load."""
 
 import re
 from enum import Enum
@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 class FileKind(Enum):
     """What may be done with a file."""
 
-    #: Kept as it is: a licence, a model card, notes.
+    #: Kept unchanged: a licence, a model card, notes.
     TEXT = "text"
     #: Belongs to the base model or to the training that made the adapter; left where it is.
     BYSTANDER = "bystander"
-    #: Loading it may run whatever its author wrote.
+    #: Loading it may run its author's code.
     PICKLE = "pickle"
     #: Python, which `trust_remote_code` would run.
     CODE = "code"
@@ -65,12 +65,12 @@ _PATTERNS: tuple[tuple[FileKind, tuple[str, ...]], ...] = (
     (FileKind.TEXT, ("readme.md", "licen[sc]e*", "notice*", "use_policy*", "citation*", "*.txt", "*.md")),
 )
 
-#: Names that every file system and shell reads alike; a text with another is not kept.
+#: Names that all file systems and shells read in the same way; a text file of another name is not kept.
 _PLAIN = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?")
 
 
 def kind_of_name(name: str, *, is_folder: bool = False) -> FileKind:
-    """The kind of a file called `name`; a folder is never looked into, whatever its name."""
+    """The kind of a file called `name`; folders are never searched."""
     if is_folder:
         return FileKind.BYSTANDER
     lowered = name.lower()

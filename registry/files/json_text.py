@@ -1,4 +1,4 @@
-"""JSON as the registry stores and digests it: one text for one value, which both databases take."""
+"""JSON as the registry stores and digests it: one text for one value, accepted by both databases."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def digest_of(value: Any) -> str:
 
 
 def storable_text(text: str) -> str:
-    """The text with what no database takes, NUL and lone surrogates, replaced by U+FFFD."""
+    """The text with NUL and lone surrogates, which databases refuse, replaced by U+FFFD."""
     return text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -1,6 +1,6 @@
-"""Opening foreign files: regular ones only, never through a link, never waiting for a pipe to answer.
+"""Opening untrusted files: regular ones only, never through a link, never waiting for a pipe.
 
-Does not know what the files hold; whoever reads them says which error a refusal is.
+Does not interpret the files; the caller chooses the error of a refusal.
 """
 
 import errno
@@ -38,10 +38,10 @@ def kind_of(mode: int) -> str | None:
 
 
 def open_regular(path: Path, *, refusal: Refusal) -> io.FileIO:
-    """Open `path` for reading, unbuffered; the check is of what was opened, so a later swap changes nothing.
+    """Open `path` for reading, unbuffered; the opened file itself is checked, so a later swap has no effect.
 
     Raises:
-        refusal: there is nothing at `path`, it may not be read, or it is a link, folder, pipe or device.
+        refusal: `path` does not exist, may not be read, or is a link, folder, pipe or device.
     """
     try:
         descriptor = os.open(path, _FLAGS)
@@ -78,7 +78,7 @@ def names_in(folder: Path, *, refusal: Refusal) -> dict[str, bool]:
     """Entries of a folder by name, sorted: True for a sub-folder, False for a regular file.
 
     Raises:
-        refusal: `folder` is no folder, or an entry is a link, pipe, socket or device.
+        refusal: `folder` is not a folder, or an entry is a link, pipe, socket or device.
     """
     try:
         with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""Safetensors files, read by a parser of our own that trusts no number in their header.
+"""Safetensors files, read by our own parser, which trusts no number in their header.
 
 Format: 8 bytes header length, little-endian; a JSON object from tensor name to dtype, shape and byte range;
 the bytes. https://huggingface.co/docs/safetensors. Knows nothing of LoRA.
@@ -57,7 +57,7 @@ _NUMPY_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 
 @dataclass(frozen=True, kw_only=True)
 class TensorEntry:
-    """One tensor: what it is, and the range of bytes it has, counted from the start of the file."""
+    """One tensor: name, dtype and shape, and its byte range from the start of the file."""
 
     name: str
     dtype: str

@@ -1,7 +1,7 @@
-"""Copies of foreign files, made before they are looked at: what was checked is what is stored.
+"""Copies of untrusted files, made before they are checked, so that the checked bytes are the stored bytes.
 
-A file is read once, hashed while it is copied, and its copy inspected; whatever becomes of the original
-meanwhile, no byte is stored that was not looked at. Nothing here knows what a file means.
+A file is read once, hashed while it is copied, and its copy checked; if the original changes meanwhile, no
+unchecked byte is stored. Nothing here interprets a file.
 """
 
 import contextlib
@@ -27,19 +27,19 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @dataclass(frozen=True, kw_only=True)
 class StagedFile:
-    """A copy that nobody else writes to, with what its digest and size were when it was written."""
+    """A private copy, with its digest and size."""
 
     path: Path
     digest: str
     size_bytes: int
 
     def read(self) -> bytes:
-        """All bytes; how many they may be was said when it was copied."""
+        """All bytes; their number was limited when the file was copied."""
         return self.path.read_bytes()
 
 
 class Staging:
-    """A folder of one registration: copies of the files that it may store; whoever opened it deletes it."""
+    """The folder of one registration with copies of the files to store; its opener deletes it."""
 
     def __init__(self, folder: Path, *, free_bytes: Callable[[], int | None] = lambda: None) -> None:
         self.folder = folder
@@ -60,7 +60,7 @@ class Staging:
         Raises:
             refusal: there is no regular file at `source`, or it is larger than `limit_bytes`.
             ArtifactError: the copy cannot be written, or `name` leads out of the folder.
-            DiskFull: there is no room; nothing of the file is kept.
+            DiskFull: there is no space; nothing of the file is kept.
         """
         with open_regular(source, refusal=refusal) as opened:
             size_bytes = os.fstat(opened.fileno()).st_size
@@ -103,7 +103,7 @@ def copy_hashed(source: IO[bytes] | io.FileIO, target: IO[bytes]) -> tuple[str, 
 
 
 def check_paths(paths: Sequence[str]) -> None:
-    """Refuse a path that may lead out of a folder, or two that some file system takes for one.
+    """Refuse a path that may lead out of a folder, or two that some file systems do not distinguish.
 
     Raises:
         ArtifactError: naming the path.
@@ -122,7 +122,7 @@ def check_paths(paths: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def storing(name: str, *, size_bytes: int, free_bytes: Callable[[], int | None]) -> Iterator[None]:
-    """Say what an operating system's refusal to store means; where the disk is full, with the sizes."""
+    """Translate an operating system's error; for a full disk, with the sizes."""
     try:
         yield
     except OSError as exc:

@@ -1,1 +1,1 @@
-"""Check, store, name: one use case for each kind of record."""
+"""Registration: copy, check, store, name; one use case for each kind of record."""

@@ -27,7 +27,7 @@ from registry.references import checked_name
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterLabels:
-    """What is said of an adapter and cannot be read from its files."""
+    """Labels of an adapter that are not in its files."""
 
     name: str
     domains: Sequence[str] = ()
@@ -40,7 +40,7 @@ class AdapterLabels:
     compute_dtype: str | None = None
 
     def columns(self) -> dict[str, Any]:
-        """As the table keeps them.
+        """The labels as columns.
 
         Raises:
             InvalidName: the name, a domain or a tag does not follow the rule.
@@ -111,7 +111,7 @@ def _derived(
         "rank_pattern": dict(config.rank_pattern),
         "alpha_pattern": dict(config.alpha_pattern),
     }
-    # What the adapter computes: other files and the module names as stated do not enter.
+    # Of what the adapter computes, without other files and the module names as listed.
     content = {"weights": manifest.weights_digest, "base": base.digest, **scaling}
     return {
         **scaling,

@@ -67,8 +67,8 @@ def _derived(manifest: BaseManifest, files: tuple[FileRecord, ...]) -> dict[str,
 
 def _added(session: Session, columns: dict[str, Any]) -> BaseModelRow:
     session.execute(insert_or_ignore(session, BaseModelRow, columns))
-    alike = or_(BaseModelRow.name == columns["name"], BaseModelRow.digest == columns["digest"])
-    rows = session.scalars(select(BaseModelRow).where(alike).with_for_update()).all()
+    is_known = or_(BaseModelRow.name == columns["name"], BaseModelRow.digest == columns["digest"])
+    rows = session.scalars(select(BaseModelRow).where(is_known).with_for_update()).all()
     for row in rows:
         if (row.name, row.digest) == (columns["name"], columns["digest"]):
             row.state = ACTIVE

@@ -45,5 +45,5 @@ def _knows_the_name(refusal: NotFound) -> bool:
 
 
 def _nothing(reference: str, refusals: list[NotFound]) -> SubjectNotFound:
-    alike = dict.fromkeys(name for refusal in refusals for name in refusal.nearest)
-    return SubjectNotFound(reference, nearest=tuple(alike))
+    nearest = dict.fromkeys(name for refusal in refusals for name in refusal.nearest)
+    return SubjectNotFound(reference, nearest=tuple(nearest))
