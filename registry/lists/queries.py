@@ -44,6 +44,11 @@ LEFT JOIN evaluation e ON e.id = (
 )
 """
 
+_ADAPTER_REFERENCES = """
+SELECT n.name || '@' || v.version AS reference
+FROM adapter_version v JOIN adapter n ON n.id = v.adapter_id
+"""
+
 _BASES = """
 SELECT v.id, v.name, v.name AS reference, v.digest, v.architecture, v.hidden_size, v.layer_count,
        v.vocabulary_size, v.dtype, v.parameter_count, v.size_bytes, v.licence, v.source, v.revision, v.state,
@@ -119,16 +124,22 @@ def adapters(
     if task:
         _require_measured(reader, task, metric)
     where = _Conditions(include_deleted=include_deleted)
-    if base is not None:
-        where.add("v.base_id = ?", find_base(reader, base, states=where.states).id)
     if domain is not None:
         elements = reader.elements("v.domains")
         where.add(f"EXISTS (SELECT 1 FROM {elements} WHERE element.value = ?)", domain)  # noqa: S608
-    if trained_on is not None:
-        dataset = find_version(reader, DATASET, trained_on, states=ACTIVE_FIRST)
-        where.add("v.parameters ->> 'train_dataset' = ?", dataset.reference)
+    _add_origin(reader, where, base=base, trained_on=trained_on)
     rows = _run(reader, _ADAPTERS, where, order=order, limit=limit, values=(task, metric))
     return _with_aliases(reader, rows, kind="adapter")
+
+
+def adapter_references(
+    reader: Reader, *, base: str | None = None, trained_on: str | None = None
+) -> list[str]:
+    """The references of adapter versions by name and number, filtered as `adapters` filters them."""
+    where = _Conditions(include_deleted=False)
+    _add_origin(reader, where, base=base, trained_on=trained_on)
+    rows = _run(reader, _ADAPTER_REFERENCES, where, order=_ORDERS["name"], limit=None)
+    return [row["reference"] for row in rows]
 
 
 def bases(reader: Reader, *, include_deleted: bool = False, limit: int | None = None) -> list[Row]:
@@ -222,6 +233,15 @@ class _Conditions:
     def add(self, text: str, *values: object) -> None:
         self.texts.append(text)
         self.values += values
+
+
+def _add_origin(reader: Reader, where: _Conditions, *, base: str | None, trained_on: str | None) -> None:
+    """Conditions of the base model and the dataset that adapter versions are made from."""
+    if base is not None:
+        where.add("v.base_id = ?", find_base(reader, base, states=where.states).id)
+    if trained_on is not None:
+        dataset = find_version(reader, DATASET, trained_on, states=ACTIVE_FIRST)
+        where.add("v.parameters ->> 'train_dataset' = ?", dataset.reference)
 
 
 def _run(

@@ -78,5 +78,6 @@ class Bases:
         """
         with self._database.read() as session:
             base = as_base(find_base(session, reference, states=ACTIVE_FIRST))
-            made_for = queries.adapters(reader_over(session), base=base.name) if base.state == ACTIVE else []
-            return {**asdict(base), "adapters": [adapter["reference"] for adapter in made_for]}
+            is_active = base.state == ACTIVE
+            adapters = queries.adapter_references(reader_over(session), base=base.name) if is_active else []
+            return {**asdict(base), "adapters": adapters}

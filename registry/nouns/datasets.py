@@ -59,5 +59,4 @@ class Datasets(Versioned[DatasetVersion]):
 
     def _related(self, session: Session, record: DatasetVersion) -> dict[str, Any]:
         """`trained`: the adapters that were trained on it."""
-        adapters = queries.adapters(reader_over(session), trained_on=record.reference)
-        return {"trained": [adapter["reference"] for adapter in adapters]}
+        return {"trained": queries.adapter_references(reader_over(session), trained_on=record.reference)}
