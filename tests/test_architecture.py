@@ -90,11 +90,6 @@ LATE_ALTHOUGH_SMALL = {
     ("zoo", "traceback"): "of the standard library too, for a fault alone",
 }
 
-#: The same, to be removed.
-LATE_TO_BE_REMOVED = {
-    "workers.commands.export",
-}
-
 #: What a person can take in at a glance.
 MOST_MODULES_IN_A_FOLDER = 16
 MOST_LINES_IN_A_MODULE = 360
@@ -237,7 +232,7 @@ def test_an_import_inside_a_function_spares_a_library_that_the_tables_name() -> 
         (one.importer, one.name, *sorted(spared))
         for one, spared in late_imports()
         if not spared & (LATE.get(one.importer, set()) | OPTIONAL.get(one.importer, set()))
-        if (one.importer, one.name) not in LATE_ALTHOUGH_SMALL and one.importer not in LATE_TO_BE_REMOVED
+        if (one.importer, one.name) not in LATE_ALTHOUGH_SMALL
     }
     assert not wrong, "import it at the top, or name in LATE the library that the module starts without"
 

@@ -1,13 +1,19 @@
 """`zoo export`: a composition as a folder, for other programs to load."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
+from workers.processes.heavy_imports import heavy_imports
 from workers.requests.methods import EXPORT_FORMATS, require_export
+from xlora_engine.sources.hub import looks_like_repository
+from xlora_engine.sources.new_folder import filling
 
 if TYPE_CHECKING:
     from registry.service import Registry
@@ -33,8 +39,6 @@ def command(composition: str, folder: Path, format: str, base_id: str | None, ou
 
     Example: zoo export science ./science --format peft
     """
-    from registry.commands.managing import opened
-
     with opened() as registry:
         record = registry.compositions.get(composition)
         require_export(record.method, format)
@@ -64,17 +68,11 @@ def _names_its_place(folder: Path) -> bool:
 
 
 def _source_of(registry: "Registry", base_digest: str) -> str | None:
-    from xlora_engine.sources.hub import looks_like_repository
-
     source = registry.bases.get(base_digest).source
     return source if looks_like_repository(source) else None
 
 
 def _convert(method: str, source: Path, folder: Path, layout: str, base_id: str | None) -> None:
-    from dataclasses import replace
-
-    from workers.processes.heavy_imports import heavy_imports
-
     with heavy_imports():
         from workers.methods.mixing import mixing_method
         from xlora_engine.saved.formats import write_model
@@ -83,10 +81,6 @@ def _convert(method: str, source: Path, folder: Path, layout: str, base_id: str 
 
 
 def _copy(source: Path, folder: Path) -> None:
-    import shutil
-
-    from xlora_engine.sources.new_folder import filling
-
     with filling(folder) as staging:
         for path in sorted(source.rglob("*")):
             place = staging / path.relative_to(source)
