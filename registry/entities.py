@@ -39,6 +39,8 @@ class BaseModel:
     #: Module path -> (d_out, d_in) of every linear layer an adapter could touch.
     modules: Mapping[str, tuple[int, int]]
     files: tuple[FileRecord, ...]
+    #: What it cannot be used for, found when it was registered.
+    warnings: tuple[str, ...] = ()
     state: str = "active"
     created_at: datetime
 

@@ -94,6 +94,11 @@ class Output:
         else:
             _align(columns, cells, to_stderr=to_stderr)
 
+    def notes(self, warnings: Sequence[str]) -> None:
+        """Say what a record warns of, in every format: it is on stderr, where no script reads data."""
+        for warning in warnings:
+            click.echo(f"note: {warning}", err=True)
+
     def hint(self, text: str) -> None:
         """Print a hint beside the data, for people only."""
         if self.is_human:

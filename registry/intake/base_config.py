@@ -13,6 +13,7 @@ from registry.files.regular_files import read_bounded
 
 CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 _JSON_LIMIT_BYTES = 16 * 1024 * 1024
 _TEMPLATE_LIMIT_BYTES = 1024 * 1024
@@ -21,7 +22,7 @@ _TEMPLATE_LIMIT_BYTES = 1024 * 1024
 SIZE_LIMITS: Mapping[str, int] = {
     CONFIG_FILE: _JSON_LIMIT_BYTES,
     TOKENIZER_CONFIG_FILE: _JSON_LIMIT_BYTES,
-    "generation_config.json": _JSON_LIMIT_BYTES,
+    GENERATION_CONFIG_FILE: _JSON_LIMIT_BYTES,
     "model.safetensors.index.json": _JSON_LIMIT_BYTES,
     CHAT_TEMPLATE_FILE: _TEMPLATE_LIMIT_BYTES,
     CARD_FILE: CARD_LIMIT_BYTES,

@@ -20,6 +20,7 @@ from registry.intake.adapter_tensors import dtype_name
 from registry.intake.base_config import (
     CHAT_TEMPLATE_FILE,
     CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
     SIZE_LIMITS,
     TOKENIZER_CONFIG_FILE,
     BaseConfig,
@@ -27,6 +28,7 @@ from registry.intake.base_config import (
     read_chat_template,
     read_json,
 )
+from registry.intake.base_limits import require_head, template_warnings, token_warnings
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -34,7 +36,7 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
     *("added_tokens.json", "special_tokens_map.json"),
 )
-_JSON_FILES = (CONFIG_FILE, TOKENIZER_CONFIG_FILE, "generation_config.json")
+_JSON_FILES = (CONFIG_FILE, TOKENIZER_CONFIG_FILE, GENERATION_CONFIG_FILE)
 #: One of these alone makes a tokenizer.
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
@@ -44,6 +46,8 @@ _CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 _CONV1D_MODULES = ("c_attn", "q_attn", "c_fc", "c_proj")
 #: What transformers calls the output head of every causal language model that an adapter may name.
 _HEAD = "lm_head"
+#: Output heads of all families.
+_HEADS = (_HEAD, "embed_out", "output")
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 
 
@@ -88,14 +92,18 @@ def stage_base(folder: Path, staging: Staging) -> BaseManifest:
     for name in names.intersection(_JSON_FILES):
         read_json(staging[name].path)
     config = read_base_config(staging.folder)
-    tokenizer, template = _tokenizer_digests(folder, staging)
+    tokenizer_config = _tokenizer_config(staging)
+    tokenizer, template = _tokenizer_digests(folder, staging, tokenizer_config)
     weights = _stage_weights(folder, names, staging)
+    modules = _modules(weights.entries, config)
+    require_head(config, modules, heads=_HEADS)
     files = tuple(sorted((*_kept(names), *weights.shards, *index)))
     parts = {
         "weights": weights.digest,
         "config": config.digest,
         "tokenizer": tokenizer,
         "chat_template": template,
+        **_generation_part(staging),
     }
     return BaseManifest(
         digest=digest_of(parts),
@@ -112,9 +120,13 @@ def stage_base(folder: Path, staging: Staging) -> BaseManifest:
         parameter_count=sum(entry.size for entry in weights.entries),
         size_bytes=sum(staging[shard].size_bytes for shard in weights.shards),
         licence=licence_in(staging),
-        modules=_modules(weights.entries, config),
+        modules=modules,
         files=files,
-        warnings=_warnings(names, files),
+        warnings=(
+            *template_warnings(staging, tokenizer_config),
+            *token_warnings(staging, embeddings=_embeddings(modules)),
+            *_warnings(names, files),
+        ),
     )
 
 
@@ -188,13 +200,31 @@ def _check_index(found: Mapping[str, str], weight_map: Mapping[str, str]) -> Non
         )
 
 
-def _tokenizer_digests(folder: Path, staging: Staging) -> tuple[str, str | None]:
+def _tokenizer_config(staging: Staging) -> dict[str, Any]:
+    if TOKENIZER_CONFIG_FILE not in staging:
+        return {}
+    return read_json(staging[TOKENIZER_CONFIG_FILE].path)
+
+
+def _generation_part(staging: Staging) -> dict[str, str]:
+    """The generation config's part of the identity: it decides where an answer ends."""
+    if GENERATION_CONFIG_FILE not in staging:
+        return {}
+    said = read_json(staging[GENERATION_CONFIG_FILE].path)
+    volatile = ("transformers_version", "_from_model_config")
+    return {"generation_config": digest_of({key: said[key] for key in said if key not in volatile})}
+
+
+def _embeddings(modules: Mapping[str, tuple[int, int]]) -> int | None:
+    """How many tokens have an embedding; None where no module is known to be the embedding."""
+    found = next((shape for path, shape in modules.items() if path.rpartition(".")[2] in _EMBEDDINGS), None)
+    return None if found is None else found[0]
+
+
+def _tokenizer_digests(folder: Path, staging: Staging, config: Mapping[str, Any]) -> tuple[str, str | None]:
     """Digests of the tokenizer without its chat template, and of the template."""
     if not any(name in staging for name in _VOCABULARIES):
         raise InvalidBase(f"{folder} has no tokenizer; save it there with tokenizer.save_pretrained")
-    config: dict[str, Any] = {}
-    if TOKENIZER_CONFIG_FILE in staging:
-        config = read_json(staging[TOKENIZER_CONFIG_FILE].path)
     parts: dict[str, Any] = {name: staging[name].digest for name in TOKENIZER_FILES if name in staging}
     volatile = ("chat_template", "name_or_path", "is_local", "local_files_only")
     parts[TOKENIZER_CONFIG_FILE] = {key: value for key, value in config.items() if key not in volatile}
@@ -221,7 +251,7 @@ def _kept(names: frozenset[str]) -> list[str]:
         TOKENIZER_CONFIG_FILE,
         CHAT_TEMPLATE_FILE,
         CONFIG_FILE,
-        "generation_config.json",
+        GENERATION_CONFIG_FILE,
     }
     return [name for name in names if name in known or kind_of_name(name) is FileKind.TEXT]
 

@@ -45,6 +45,7 @@ class BaseModelRow(Table):
     revision: Mapped[str | None]
     modules: Mapped[dict[str, Any]]
     files: Mapped[list[Any]]
+    warnings: Mapped[list[Any]]
     state: Mapped[str] = mapped_column(insert_default="active")
     created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
 

@@ -24,7 +24,9 @@ from registry.records.models import (
 def as_base(row: BaseModelRow) -> BaseModel:
     """The base model."""
     modules = {path: (int(d_out), int(d_in)) for path, (d_out, d_in) in row.modules.items()}
-    return BaseModel(**_columns(BaseModel, row, modules=modules, files=_files(row.files)))
+    return BaseModel(
+        **_columns(BaseModel, row, modules=modules, files=_files(row.files), warnings=tuple(row.warnings))
+    )
 
 
 def as_adapter(row: AdapterVersionRow) -> AdapterVersion:

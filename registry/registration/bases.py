@@ -62,6 +62,7 @@ def _derived(manifest: BaseManifest, files: tuple[FileRecord, ...]) -> dict[str,
         **{field: getattr(manifest, field) for field in same},
         "modules": {path: list(shape) for path, shape in manifest.modules.items()},
         "files": file_columns(files),
+        "warnings": list(manifest.warnings),
     }
 
 

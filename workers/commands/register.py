@@ -36,6 +36,7 @@ def base(
             output.hint("converting to safetensors, once; this takes half a minute")
         record = register_base(registry, path, name=name, source=source, revision=revision, licence=licence)
         output.emit_made(record.reference, {"base": record.name, "digest": record.digest})
+        output.notes(record.warnings)
 
 
 @command.command()
@@ -54,8 +55,7 @@ def adapter(folder: Path, output: Output, **facts: Any) -> None:
     """
     with opened() as registry:
         record = registry.adapters.register(folder, **facts)
-        for warning in record.warnings:
-            output.hint(f"note: {warning}")
+        output.notes(record.warnings)
         output.emit_made(
             record.reference,
             {
@@ -91,5 +91,4 @@ def dataset(
             record.reference,
             {"dataset": record.reference, "examples": record.examples, "digest": record.digest},
         )
-        for warning in record.warnings:
-            output.hint(f"note: {warning}")
+        output.notes(record.warnings)

@@ -93,8 +93,13 @@ def load_tokenizer(folder: Path) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises this class itself
         raise BaseUnreadable(f"cannot load a tokenizer from {folder}: {error}") from error
-    if tokenizer.chat_template is None:
-        raise BaseUnreadable(f"the tokenizer in {folder} has no chat template; add chat_template.jinja")
+    template = tokenizer.chat_template
+    if template is None or (isinstance(template, dict) and "default" not in template):
+        lacks = "chat template" if template is None else f"default template among {sorted(template)}"
+        raise BaseUnreadable(
+            f"the base model's tokenizer has no {lacks}; add chat_template.jinja to the folder that was"
+            " registered, and register that under another name"
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
