@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from benchmarks.subject import Subject
 from xlora_engine.config import XLoraConfig
-from xlora_engine.data.chat import EncodedRow, collate
+from xlora_engine.data.chat import EncodedExample, collate
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.mixture_training import mixture_loss
-from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.model import XLoraModel
 from xlora_engine.saved.zoo_format import read_zoo
 
@@ -34,14 +34,14 @@ class Contender:
     score: Callable[[Int[Tensor, "batch seq"]], object]
     #: Prepares a training step and returns it: forward and backward for the scaling head on the loss of the
     #: examples' answers, which the step returns. All examples are equally long.
-    prepare_step: Callable[[Sequence[EncodedRow]], Callable[[], object]]
+    prepare_step: Callable[[Sequence[EncodedExample]], Callable[[], object]]
 
 
 def base_alone(base: PreTrainedModel, _subject: Subject) -> Contender:
     """`transformers` with its cache; its step goes forward and back to its input, a lower bound for heads."""
     embedding = base.get_input_embeddings()
 
-    def prepare_step(examples: Sequence[EncodedRow]) -> Callable[[], object]:
+    def prepare_step(examples: Sequence[EncodedExample]) -> Callable[[], object]:
         batch = collate(examples, pad_id=0).to(base.device)
 
         def step() -> Tensor:
@@ -85,7 +85,7 @@ def peft_xlora(base: PreTrainedModel, subject: Subject) -> Contender:
     model: Any = new_peft_xlora(base, subject.experts.values(), saved.config, saved.head)
     classifier = model.internal_xlora_classifier
 
-    def prepare_step(examples: Sequence[EncodedRow]) -> Callable[[], object]:
+    def prepare_step(examples: Sequence[EncodedExample]) -> Callable[[], object]:
         batch = collate(examples, pad_id=0).to(base.device)
 
         def step() -> Tensor:
@@ -155,7 +155,7 @@ CONTENDERS: dict[str, Callable[[PreTrainedModel, Subject], Contender]] = {
 
 
 def _engine(model: XLoraModel, *, prefetch_scalings: bool) -> Contender:
-    def prepare_step(examples: Sequence[EncodedRow]) -> Callable[[], object]:
+    def prepare_step(examples: Sequence[EncodedExample]) -> Callable[[], object]:
         routed = _routed(model, examples)
 
         def step() -> Tensor:
@@ -174,11 +174,11 @@ def _engine(model: XLoraModel, *, prefetch_scalings: bool) -> Contender:
     )
 
 
-def _routed(model: XLoraModel, examples: Sequence[EncodedRow]) -> RoutedRows:
+def _routed(model: XLoraModel, examples: Sequence[EncodedExample]) -> RoutedExamples:
     """Examples with their hidden states, which are computed once for all epochs and compositions."""
     batch = collate(examples, pad_id=0).to(model.device)
     hidden = model.scaling_pass(batch.input_ids, attention_mask=batch.attention_mask)
-    return RoutedRows(
+    return RoutedExamples(
         hidden=HiddenStates(
             values=hidden.flatten(0, 1).cpu(), starts=torch.arange(len(examples) + 1) * hidden.shape[1]
         ),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmarks.subject import DOMAINS, EXAMPLES
 from formats.chat_examples import ChatExample
-from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode
+from xlora_engine.data.chat import ChatTokenizer, EncodedExample, encode
 from xlora_engine.data.shared_prefix import shared_prefix
 
 
@@ -30,15 +30,17 @@ def chats(
     )
 
 
-def all_labelled(tokenizer: ChatTokenizer, *, batch_size: int, tokens: int, start: int) -> list[EncodedRow]:
+def all_labelled(
+    tokenizer: ChatTokenizer, *, batch_size: int, tokens: int, start: int
+) -> list[EncodedExample]:
     """The same chats, with every token as a label."""
     ids = chats(tokenizer, batch_size=batch_size, tokens=tokens, start=start)
-    return [EncodedRow(token_ids=tuple(sequence), prompt_length=0) for sequence in ids.tolist()]
+    return [EncodedExample(token_ids=tuple(sequence), prompt_length=0) for sequence in ids.tolist()]
 
 
 def answers_labelled(
     tokenizer: ChatTokenizer, *, batch_size: int, tokens: int, start: int
-) -> list[EncodedRow]:
+) -> list[EncodedExample]:
     """Chats with the shared prefix whose last answer alone is labelled, as in training.
 
     Chats that are too long lose tokens after the shared prefix.
@@ -52,18 +54,18 @@ def answers_labelled(
     ]
 
 
-def _whole(tokenizer: ChatTokenizer, domain: str, start: int) -> EncodedRow:
+def _whole(tokenizer: ChatTokenizer, domain: str, start: int) -> EncodedExample:
     turns = tuple((message["role"], message["content"]) for message in _messages(domain, start))
     return encode(tokenizer, ChatExample(messages=turns, domain=domain), max_tokens=sys.maxsize)
 
 
-def _shortened(example: EncodedRow, tokens: int, *, prefix_length: int) -> EncodedRow:
+def _shortened(example: EncodedExample, tokens: int, *, prefix_length: int) -> EncodedExample:
     cut = _surplus(example.token_ids, tokens, str(example.domain))
     if prefix_length >= example.prompt_length - cut:
         raise SystemExit(
             f"{tokens} tokens do not hold the shared prefix and the last answer of {example.domain}"
         )
-    return EncodedRow(
+    return EncodedExample(
         token_ids=example.token_ids[:prefix_length] + example.token_ids[prefix_length + cut :],
         prompt_length=example.prompt_length - cut,
     )

@@ -16,10 +16,10 @@ from examples.demo import find_gguf
 from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.train_adapter import train_adapter
 from xlora_engine.config import XLoraConfig
-from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode, pad_token, read_examples
+from xlora_engine.data.chat import ChatTokenizer, EncodedExample, encode, pad_token, read_examples
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.head_training.hidden_states import compute_hidden_states
-from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.head_training.warm_start import WarmStart, warm_start
 from xlora_engine.model import XLoraModel
 from xlora_engine.sources.base_model import convert_gguf, load_base, load_tokenizer
@@ -73,7 +73,7 @@ def find_or_make(folder: Path, head: XLoraConfig = HEAD) -> Path:
     return record
 
 
-def domain_examples(tokenizer: ChatTokenizer, split: str) -> dict[str, list[EncodedRow]]:
+def domain_examples(tokenizer: ChatTokenizer, split: str) -> dict[str, list[EncodedExample]]:
     """The encoded examples of each domain; `split` is train or eval."""
     return {
         domain: [
@@ -120,7 +120,7 @@ def _compose(
     base: PreTrainedModel,
     experts: dict[str, Path],
     head: XLoraConfig,
-    examples: dict[str, list[EncodedRow]],
+    examples: dict[str, list[EncodedExample]],
     *,
     pad_id: int,
 ) -> XLoraModel:
@@ -129,7 +129,9 @@ def _compose(
     return model.eval()
 
 
-def routed_examples(model: XLoraModel, examples: dict[str, list[EncodedRow]], *, pad_id: int) -> RoutedRows:
+def routed_examples(
+    model: XLoraModel, examples: dict[str, list[EncodedExample]], *, pad_id: int
+) -> RoutedExamples:
     """The first examples of each domain with their hidden states, in the form that training takes."""
     flat = [example for domain in DOMAINS for example in examples[domain][:ROUTED_EXAMPLES]]
     hidden = compute_hidden_states(
@@ -141,7 +143,7 @@ def routed_examples(model: XLoraModel, examples: dict[str, list[EncodedRow]], *,
         device=model.device,
     )
     indices = range(len(flat))
-    return RoutedRows(
+    return RoutedExamples(
         hidden=hidden,
         experts=torch.arange(len(DOMAINS)).repeat_interleave(ROUTED_EXAMPLES),
         train=tuple(index for index in indices if index % 8),

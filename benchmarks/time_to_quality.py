@@ -30,7 +30,7 @@ from benchmarks.subject import (
     find_or_make,
     routed_examples,
 )
-from xlora_engine.data.chat import IGNORED, EncodedRow, collate, length_grouped, pad_token, training_order
+from xlora_engine.data.chat import IGNORED, EncodedExample, collate, length_grouped, pad_token, training_order
 from xlora_engine.head_training.warm_start import warm_start
 from xlora_engine.model import XLoraModel
 from xlora_engine.sources.base_model import load_base, load_tokenizer
@@ -47,7 +47,7 @@ EVALUATED_AFTER = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 #: The default of transformers' Trainer.
 GRADIENT_NORM = 1.0
 
-Examples = Mapping[str, Sequence[EncodedRow]]
+Examples = Mapping[str, Sequence[EncodedExample]]
 Losses = Mapping[str, float]
 
 
@@ -212,7 +212,7 @@ def until_reached(name: str, evaluations: Iterator[Evaluation], between: Bounds)
     return seen
 
 
-def _mean_loss(call: Callable[..., Tensor], examples: Sequence[EncodedRow], *, pad_id: int) -> float:
+def _mean_loss(call: Callable[..., Tensor], examples: Sequence[EncodedExample], *, pad_id: int) -> float:
     total, tokens = 0.0, 0
     with torch.no_grad():
         for indices in length_grouped(examples, tokens_per_batch=1024):
@@ -245,11 +245,11 @@ def _logits(model: torch.nn.Module) -> Callable[..., Tensor]:
     return call
 
 
-def _batches(examples: Sequence[EncodedRow], batch_size: int) -> Iterator[list[int]]:
+def _batches(examples: Sequence[EncodedExample], batch_size: int) -> Iterator[list[int]]:
     """Batches of indices in endless epochs, each example once an epoch."""
     steps = -(-len(examples) // batch_size)
     for epoch in count():
-        yield from training_order(examples, rows_per_batch=batch_size, steps=steps, seed=epoch)
+        yield from training_order(examples, batch_size=batch_size, steps=steps, seed=epoch)
 
 
 def _parser() -> argparse.ArgumentParser:

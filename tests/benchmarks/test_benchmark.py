@@ -17,7 +17,7 @@ from benchmarks.ratios import Sample, summarise, table
 from benchmarks.subject import EXAMPLES, Subject, domain_examples
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama, pico_tokenizer
 from xlora_engine.config import XLoraConfig
-from xlora_engine.data.chat import EncodedRow, collate
+from xlora_engine.data.chat import EncodedExample, collate
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.mixture.cache import XLoraCache
 from xlora_engine.model import XLoraModel
@@ -60,7 +60,7 @@ def test_every_contender_does_every_task(
 
 @pytest.mark.parametrize("labelled", [all_labelled, answers_labelled])
 def test_a_training_step_is_of_the_same_loss_for_peft_and_the_engine(
-    subject: Subject, labelled: Callable[..., list[EncodedRow]]
+    subject: Subject, labelled: Callable[..., list[EncodedExample]]
 ) -> None:
     examples = labelled(pico_tokenizer(), batch_size=3, tokens=96, start=0)
 

@@ -22,7 +22,7 @@ from benchmarks.time_to_quality import (
 from formats.chat_examples import ChatExample
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_llama, pico_tokenizer
 from xlora_engine.config import XLoraConfig
-from xlora_engine.data.chat import EncodedRow, encode
+from xlora_engine.data.chat import EncodedExample, encode
 from xlora_engine.model import XLoraModel
 
 HEAD = XLoraConfig(layerwise_scalings=True, xlora_depth=2, xlora_size=8)
@@ -39,8 +39,8 @@ def experts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def examples() -> dict[str, list[EncodedRow]]:
-    def example(domain: str, number: int) -> EncodedRow:
+def examples() -> dict[str, list[EncodedExample]]:
+    def example(domain: str, number: int) -> EncodedExample:
         messages = (("user", f"{domain} {number}?"), ("assistant", f"{number}"))
         return encode(pico_tokenizer(), ChatExample(messages=messages), max_tokens=128)
 
@@ -71,7 +71,7 @@ def test_looking_ends_at_the_first_look_that_reached_the_goal() -> None:
 
 
 def test_the_engine_begins_anew_for_each_budget(
-    experts: dict[str, Path], examples: dict[str, list[EncodedRow]]
+    experts: dict[str, Path], examples: dict[str, list[EncodedExample]]
 ) -> None:
     evaluations = engine_evaluations(
         lambda: XLoraModel.from_adapters(pico_llama(), experts, HEAD),
@@ -88,7 +88,7 @@ def test_the_engine_begins_anew_for_each_budget(
 
 
 def test_peft_trains_its_head_until_its_time_is_up(
-    experts: dict[str, Path], examples: dict[str, list[EncodedRow]]
+    experts: dict[str, Path], examples: dict[str, list[EncodedExample]]
 ) -> None:
     model = XLoraModel.from_adapters(pico_llama(), experts, HEAD)
     between = bounds(model, examples, pad_id=0)

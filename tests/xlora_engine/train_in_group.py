@@ -24,11 +24,11 @@ from xlora_engine.adapter_training.train_adapter import (
     TrainedAdapter,
     train_adapter,
 )
-from xlora_engine.data.chat import EncodedRow, encode
+from xlora_engine.data.chat import EncodedExample, encode
 from xlora_engine.devices.process_group import ALONE, ProcessGroup, joined
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
 
-#: Batches of 6 out of 14 rows: the last one of an epoch has 2, fewer than the micro-batches of `CUT`.
+#: Batches of 6 out of 14 examples: the last one of an epoch has 2, fewer than the micro-batches of `CUT`.
 WHOLE = AdapterTraining(
     rank=4, alpha=8, steps=6, batch_size=6, warmup_steps=2, learning_rate=1e-2, seed=3, weight_decay=0.01
 )
@@ -37,7 +37,7 @@ CUT = replace(WHOLE, micro_batch_size=1)
 DROPPING = replace(WHOLE, dropout=0.2, checkpoint_every_s=1e-9)
 
 
-def unequal_rows() -> list[EncodedRow]:
+def unequal_rows() -> list[EncodedExample]:
     """Answers of one to many tokens, so that the processes' shares of a batch differ in what they weigh."""
     pairs = [(f"{number} plus one" + "?" * (number % 3), "x" * (1 + number % 5 * 6)) for number in range(14)]
     return [
@@ -55,7 +55,7 @@ def train(
     steps: list[StepMetrics] | None = None,
     stop_after: int | None = None,
 ) -> TrainedAdapter:
-    """Train on the rows above; `steps` takes what is told of each one."""
+    """Train on the examples above; `steps` takes what is told of each one."""
     heard = [] if steps is None else steps
     return train_adapter(
         (base or pico_llama()).requires_grad_(False),

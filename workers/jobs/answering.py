@@ -20,7 +20,7 @@ from workers.jobs.loading import BeforeWeights, LoadedBase, loaded_base
 from workers.methods.mixing import ComposedModel, alone, mixing_method
 from workers.requests.subjects import Record, find, subject_of
 from xlora_engine.data.answer_scores import AnswerScores, score_answers
-from xlora_engine.data.chat import ChatTokenizer, EncodedRow
+from xlora_engine.data.chat import ChatTokenizer, EncodedExample
 from xlora_engine.model import XLoraModel
 
 
@@ -44,7 +44,7 @@ class Answerer:
         device: torch.device = self.model.device
         return device
 
-    def score(self, examples: Sequence[EncodedRow], *, tokens_per_batch: int) -> AnswerScores:
+    def score(self, examples: Sequence[EncodedExample], *, tokens_per_batch: int) -> AnswerScores:
         """Loss and exact match of this subject's answers."""
         return score_answers(
             self.logits,

@@ -15,7 +15,7 @@ from workers.jobs.figures import TokenMap
 from workers.jobs.report import BASE, COMPOSED, UNIFORM
 from workers.methods.mixing import ComposedModel, alone, uniform
 from xlora_engine.data.answer_scores import AnswerScores
-from xlora_engine.data.chat import Batch, ChatTokenizer, EncodedRow, collate, length_grouped, pad_token
+from xlora_engine.data.chat import Batch, ChatTokenizer, EncodedExample, collate, length_grouped, pad_token
 from xlora_engine.measuring.routing import Routing, RoutingRecorder
 from xlora_engine.model import XLoraModel
 
@@ -23,7 +23,7 @@ from xlora_engine.model import XLoraModel
 SAMPLES_DRAWN = 1
 
 #: Encoded examples by task.
-Examples = Mapping[str, Sequence[EncodedRow]]
+Examples = Mapping[str, Sequence[EncodedExample]]
 
 
 def compared(composed: ComposedModel, tokenizer: ChatTokenizer) -> list[Answerer]:
@@ -78,7 +78,7 @@ def record_routing(
     return routing, maps
 
 
-def _token_map(model: XLoraModel, tokenizer: ChatTokenizer, task: str, example: EncodedRow) -> TokenMap:
+def _token_map(model: XLoraModel, tokenizer: ChatTokenizer, task: str, example: EncodedExample) -> TokenMap:
     batch = collate([example], pad_id=pad_token(tokenizer)).to(model.device)
     scalings = _head_scalings(model, batch)
     return TokenMap(

@@ -118,8 +118,8 @@ def _differences(scores: Scores, tasks: Tasks, *, seed: int) -> list[dict[str, A
             if subject == COMPOSED:
                 continue
             other = scores[subject][task]
-            loss = paired_difference(composed.row_losses, other.row_losses, seed=seed)
-            match = paired_difference(composed.row_matches, other.row_matches, seed=seed)
+            loss = paired_difference(composed.example_losses, other.example_losses, seed=seed)
+            match = paired_difference(composed.example_matches, other.example_matches, seed=seed)
             differences.append(
                 {"task": task, "against": subject, "loss": asdict(loss), "exact_match": asdict(match)}
             )

@@ -8,7 +8,7 @@ from workers.methods.training_examples import DrawnRows, cached_hidden_states, s
 from xlora_engine.data.chat import pad_token
 from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.mixture_training import MixtureTraining, train_mixture
-from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.head_training.stage_checkpoints import StageCheckpoints
 from xlora_engine.head_training.warm_start import StageStep, WarmStart, warm_start
 from xlora_engine.model import XLoraModel
@@ -34,7 +34,7 @@ class HiddenStatesStage:
                 pass_digest=scaling_pass_digest(making.parts.base, making.parts.adapters, making.spec.head),
                 pad_id=pad_token(making.tokenizer),
                 tokens_per_batch=making.context.micro_batch(TOKENS_PER_BATCH),
-                on_rows=self._on_examples,
+                on_examples=self._on_examples,
             )
 
     def _on_examples(self, count: int) -> None:
@@ -46,7 +46,7 @@ class HiddenStatesStage:
 class WarmStartStage:
     """The head learns which domain a token is of."""
 
-    def __init__(self, making: Making, model: XLoraModel, routed: RoutedRows) -> None:
+    def __init__(self, making: Making, model: XLoraModel, routed: RoutedExamples) -> None:
         self._making = making
         self._model = model
         self._routed = routed
@@ -71,7 +71,9 @@ class WarmStartStage:
 class MixtureStage:
     """The head learns by the language-model loss of the mixture, from checkpoint to checkpoint."""
 
-    def __init__(self, making: Making, model: XLoraModel, examples: DrawnRows, routed: RoutedRows) -> None:
+    def __init__(
+        self, making: Making, model: XLoraModel, examples: DrawnRows, routed: RoutedExamples
+    ) -> None:
         self._making = making
         self._model = model
         self._examples = examples
@@ -93,14 +95,14 @@ class MixtureStage:
         training = MixtureTraining(
             steps=spec.mixture_steps, learning_rate=spec.mixture_learning_rate, seed=spec.seed
         )
-        micro_batch = making.context.micro_batch(training.rows_per_step)
+        micro_batch = making.context.micro_batch(training.batch_size)
         making.context.run.tags({"zoo.micro_batch_size": micro_batch})
         with making.watch.phase("mixture training"):
             train_mixture(
                 self._model,
                 self._examples.encoded,
                 self._routed,
-                replace(training, micro_batch_rows=micro_batch),
+                replace(training, micro_batch_size=micro_batch),
                 pad_id=pad_token(making.tokenizer),
                 checkpoints=self._checkpoints,
                 on_step=_recorder(making, "mixture training", "mixture", spec.mixture_steps),

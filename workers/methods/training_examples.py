@@ -17,10 +17,10 @@ import torch
 
 from registry.entities import AdapterVersion, BaseModel
 from registry.service import Registry
-from xlora_engine.data.chat import ChatTokenizer, EncodedRow, encode, read_examples
+from xlora_engine.data.chat import ChatTokenizer, EncodedExample, encode, read_examples
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.head_training.hidden_states import HiddenStates, compute_hidden_states
-from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.model import XLoraModel
 
 #: One row in so many is held out of training, to stop it early, up to so many a domain.
@@ -32,7 +32,7 @@ HELD_OUT_ROWS = 32
 class DrawnRows:
     """Encoded rows of all domains, end to end, and the expert each belongs to."""
 
-    encoded: tuple[EncodedRow, ...]
+    encoded: tuple[EncodedExample, ...]
     experts: tuple[int, ...]
     train: tuple[int, ...]
     held_out: tuple[int, ...]
@@ -45,9 +45,9 @@ class DrawnRows:
             hashed.update(repr(row.token_ids).encode())
         return hashed.hexdigest()
 
-    def routed(self, hidden: HiddenStates) -> RoutedRows:
+    def routed(self, hidden: HiddenStates) -> RoutedExamples:
         """With their hidden states, as both training stages take them."""
-        return RoutedRows(
+        return RoutedExamples(
             hidden=hidden,
             experts=torch.tensor(self.experts),
             train=self.train,
@@ -60,7 +60,7 @@ def draw_rows(
     files: Mapping[int, Path], tokenizer: ChatTokenizer, *, rows_per_domain: int, max_tokens: int, seed: int
 ) -> DrawnRows:
     """Draw rows from each expert's dataset; the same seed draws the same rows and holds out the same."""
-    encoded: list[EncodedRow] = []
+    encoded: list[EncodedExample] = []
     experts: list[int] = []
     train: list[int] = []
     held_out: list[int] = []
@@ -84,7 +84,7 @@ def dataset_file(registry: Registry, reference: str) -> Path:
 
 def encode_sample(
     path: Path, tokenizer: ChatTokenizer, *, count: int | None, max_tokens: int, seed: int
-) -> list[EncodedRow]:
+) -> list[EncodedExample]:
     """Encode the rows of a dataset, or `count` of them drawn by `seed`."""
     rows = read_examples(path)
     if count is not None and len(rows) > count:
@@ -109,7 +109,7 @@ def cached_hidden_states(
     pass_digest: str,
     pad_id: int,
     tokens_per_batch: int,
-    on_rows: Callable[[int], None],
+    on_examples: Callable[[int], None],
 ) -> HiddenStates:
     """The rows' hidden states: as an earlier composition left them in `folder`, else computed and left.
 
@@ -118,7 +118,7 @@ def cached_hidden_states(
     key = hashlib.sha256(f"{pass_digest} {rows.digest}".encode()).hexdigest()
     path = folder / f"{key}.safetensors"
     if path.exists():
-        on_rows(len(rows.encoded))
+        on_examples(len(rows.encoded))
         return HiddenStates.load(path)
     return compute_hidden_states(
         model.scaling_pass,
@@ -128,5 +128,5 @@ def cached_hidden_states(
         tokens_per_batch=tokens_per_batch,
         device=model.device,
         into=path,
-        on_rows=on_rows,
+        on_examples=on_examples,
     )

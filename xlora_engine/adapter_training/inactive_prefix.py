@@ -1,10 +1,10 @@
-"""Training an adapter for company: it is silent on the tokens with which every row begins.
+"""Training an adapter to be inactive on the shared prompt prefix, so that it behaves the same in a mixture.
 
-In a mixture the gates cannot know the domain before the first token that tells it: until then every expert
-acts at about 1/n. An adapter that only ever saw its full strength there has learnt to lean on it, and its
-answers get worse in every mixture, however well the rest is routed. So its factors A are kept orthogonal to
-what each module is given on those tokens. There it adds nothing at any strength, alone or in company, and
-what follows meets the keys and values of the base model.
+In a mixture the gates cannot know the domain before the first token that depends on it: until then every
+expert has a scaling of about 1/n. An adapter that is trained alone always has a scaling of 1 there and learns
+to rely on it, so its answers get worse in every mixture, however good the routing. So its factors A are kept
+orthogonal to the input of each module on those tokens. There it adds nothing at any scaling, and later tokens
+see the keys and values of the base model.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,15 +24,15 @@ _DIRECTIONS_TO_KEEP = 8
 
 
 class InactivePrefix:
-    """Holds the adapter of one PEFT model silent on a prefix, from its construction on.
+    """Keeps the adapter of one PEFT model inactive on a prefix, from its construction on.
 
     Args:
         model: a base model with a LoRA adapter that changes nothing yet (B = 0).
-        prefix_ids: what all rows begin with; of a prefix longer than an eighth of the narrowest input,
-            the tokens up to there.
+        prefix_ids: the tokens that all examples begin with; if they are more than an eighth of the narrowest
+            input, only the first of them count.
 
     Raises:
-        ConfigInvalid: embeddings are adapted, and with them what the modules are given on the prefix.
+        ConfigInvalid: embeddings are adapted, and with them the modules' input on the prefix.
     """
 
     def __init__(self, model: PeftModel, prefix_ids: Sequence[int]) -> None:
@@ -41,11 +41,11 @@ class InactivePrefix:
             for name, module in model.named_modules()
             if ".lora_A." in f".{name}." and isinstance(module, nn.Linear)
         ]
-        room = min((down.in_features for down in downs), default=0) // _DIRECTIONS_TO_KEEP
-        #: Tokens on which the adapter is silent.
-        self.length = min(len(prefix_ids), room)
-        #: Keys and values of those tokens for one row, which no step changes; None where there are none, or
-        #: where windows slide and the padding of a row would push them out.
+        limit = min((down.in_features for down in downs), default=0) // _DIRECTIONS_TO_KEEP
+        #: Number of tokens on which the adapter is inactive.
+        self.length = min(len(prefix_ids), limit)
+        #: Keys and values of those tokens for one sequence, which no step changes; None if there are none, or
+        #: with sliding windows, from which padding would push them out.
         self.cache: Cache | None = None
         self._directions: dict[nn.Linear, Float[Tensor, "in direction"]] = {}
         if self.length:
@@ -57,7 +57,7 @@ class InactivePrefix:
 
     @torch.no_grad()
     def impose(self) -> None:
-        """Take out of every A what the last step of an optimiser put in along the prefix."""
+        """Remove from every A what the last optimiser step added along the prefix."""
         for down, directions in self._directions.items():
             weight = down.weight.float()
             down.weight.copy_(weight - weight @ directions @ directions.T)
@@ -67,7 +67,7 @@ class InactivePrefix:
 
 
 def _spanned(vectors: Float[Tensor, "seq in"]) -> Float[Tensor, "in direction"]:
-    """An orthonormal basis of what the vectors span; the first token's are many times as long as others."""
+    """An orthonormal basis of the vectors' span; they are normalised, as the first token's is far longer."""
     unit = vectors / vectors.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     basis, sizes, _ = torch.linalg.svd(unit.T, full_matrices=False)
     spanned: Tensor = basis[:, sizes > 1e-5 * sizes[0]]
@@ -94,7 +94,7 @@ def _require_plain_embeddings(model: PeftModel) -> None:
 
 @torch.no_grad()
 def _run(model: PeftModel, token_ids: Sequence[int]) -> Cache:
-    # A PEFT model says that it is training even where all that it wraps is not.
+    # A PEFT model is in training mode even if everything that it wraps is not.
     training = [module for module in model.modules() if module.training]
     model.eval()
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))

@@ -20,22 +20,22 @@ from xlora_engine.adapter_training.inactive_prefix import InactivePrefix
 from xlora_engine.adapter_training.lora_injection import injected, write_adapter
 from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.training_batches import Batches, only
-from xlora_engine.data.chat import ChatTokenizer, EncodedRow, pad_token, training_order
+from xlora_engine.data.chat import ChatTokenizer, EncodedExample, pad_token, training_order
 from xlora_engine.data.shared_prefix import repeated, shared_prefix
 from xlora_engine.devices.process_group import ALONE, ProcessGroup
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.sources.manifest import last_complete, step_of, write_manifest
 
-#: What a checkpoint holds and nobody reads: a pickle, and a card that tells where the base model lay.
+#: Files of a checkpoint that are never read: a pickle, and a card with the base model's path.
 UNREAD_FILES = (TRAINING_ARGS_NAME, "README.md")
 
-#: What the first process of a group wishes after a step.
+#: The first process's decision after a step.
 _GO_ON, _SAVE, _STOP = range(3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics:
-    """One step, for whoever records it."""
+    """The values of one step."""
 
     step: int
     loss: float
@@ -46,14 +46,14 @@ class StepMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedAdapter:
-    """An adapter folder as PEFT writes it, and what making it took."""
+    """An adapter folder as PEFT writes it, and the figures of its training."""
 
     folder: Path
     #: Training loss of every step, those before a resumption included.
     losses: tuple[float, ...]
     #: Tokens seen in all steps.
     tokens: int
-    #: Spent in this call.
+    #: Duration of this call.
     seconds: float
 
     @property
@@ -65,7 +65,7 @@ class TrainedAdapter:
 def train_adapter(
     base: PreTrainedModel,
     tokenizer: ChatTokenizer,
-    rows: Sequence[EncodedRow],
+    examples: Sequence[EncodedExample],
     settings: AdapterTraining,
     *,
     base_name: str,
@@ -74,51 +74,51 @@ def train_adapter(
     on_step: Callable[[StepMetrics], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainedAdapter:
-    """Train an adapter on a base model, which is left as it was, frozen and evaluating.
+    """Train an adapter on a base model, which is restored, frozen and in eval mode.
 
     Checkpoints go to `folder/checkpoints`; a second call with the same arguments goes on from the
-    last whole one, to the same weights as an undisturbed run. The adapter goes to `folder/adapter`.
+    last complete one, to the same weights as an uninterrupted run. The adapter goes to `folder/adapter`.
 
     Every process of a group calls it with the same arguments. Each takes its share of every batch, so that
     steps are those of one process; dropout, if any, is drawn by each for itself. The first one writes the
     adapter, and only its `on_step` and `stop` are called.
 
     Raises:
-        ConfigInvalid: there are no rows, a target module that the base model does not have, a batch that the
-            processes of the group cannot share, or a base model whose loss they cannot.
+        ConfigInvalid: there are no examples, a target module that the base model does not have, a batch that
+            the processes of the group cannot share, or a base model whose loss they cannot.
         TrainingStopped: `stop` answered true; a checkpoint was written first.
         TrainingDiverged: a loss or gradient is not finite.
     """
     started = time.monotonic()
-    # The seed decides, so a resumed run sees the same.
-    order = training_order(rows, rows_per_batch=settings.batch_size, steps=settings.steps, seed=settings.seed)
+    # The seed decides, so a resumed run has the same order.
+    order = training_order(examples, batch_size=settings.batch_size, steps=settings.steps, seed=settings.seed)
     parts = settings.parts(group.size)
-    run = _run_digest(base, rows, settings, base_name, group)
+    run = _run_digest(base, examples, settings, base_name, group)
     watcher = _Watcher(settings, run, group, on_step, stop)
     checkpoints = folder / "checkpoints"
     with injected(base, _lora(settings), seed=settings.seed) as model:
-        silent = InactivePrefix(model, shared_prefix(rows) if settings.inactive_prefix else ())
+        inactive = InactivePrefix(model, shared_prefix(examples) if settings.inactive_prefix else ())
         batches = Batches(
-            rows,
+            examples,
             order,
             parts=parts,
             pad_id=pad_token(tokenizer),
-            cached=0 if silent.cache is None else silent.length,
+            cached=0 if inactive.cache is None else inactive.length,
         )
         trainer = _PrefixTrainer(
-            prefix=silent.cache,
+            prefix=inactive.cache,
             model=model,
             args=_arguments(settings, checkpoints, group, on_cpu=base.device.type == "cpu"),
             train_dataset=batches,
             data_collator=only,
-            callbacks=[_InactivityKeeper(silent), watcher],
+            callbacks=[_InactivityKeeper(inactive), watcher],
         )
         trainer.remove_callback(PrinterCallback)
         if group.size > 1 and not trainer.model_accepts_loss_kwargs:
             allowed = "1 with this base model, which cannot average its loss over the tokens of all"
             raise ConfigInvalid("processes", allowed, group.size)
         if group.size > 1:
-            # Otherwise every process would drop the same units, each of its own rows.
+            # Otherwise dropout would drop the same units in every process.
             set_seed((settings.seed + group.index) % 2**32)
         last = _last_checkpoint(checkpoints, run, group)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
@@ -149,7 +149,7 @@ def _lora(settings: AdapterTraining) -> LoraConfig:
 
 
 def _last_checkpoint(folder: Path, run: str, group: ProcessGroup) -> Path | None:
-    """The one that the first process finds whole; it removes the others."""
+    """The newest complete one that the first process finds; it removes the others."""
     found = last_complete(folder, run=run) if group.is_first else None
     step = group.from_first(-1 if found is None else step_of(found))
     return None if step < 0 else folder / f"checkpoint-{step}"
@@ -161,11 +161,11 @@ def _arguments(
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
-        per_device_train_batch_size=1,  # one item of `Batches` is a whole micro-batch
-        # Of the items of a step, accelerate gives every process the next one in turn.
+        per_device_train_batch_size=1,  # one item of `Batches` is a micro-batch
+        # accelerate deals the items of a step to the processes in turn.
         gradient_accumulation_steps=settings.parts(group.size) // group.size,
-        average_tokens_across_devices=True,  # rows differ in length, so processes differ in tokens
-        ddp_broadcast_buffers=False,  # rotary frequencies may follow the length of a process's own rows
+        average_tokens_across_devices=True,  # examples differ in length, so processes differ in tokens
+        ddp_broadcast_buffers=False,  # rotary frequencies may depend on a process's own sequences
         train_sampling_strategy="sequential",
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine",
@@ -187,7 +187,7 @@ def _arguments(
 
 
 class _PrefixTrainer(Trainer):
-    """A Trainer whose batches go on from the cache of a prefix, where there is one."""
+    """A Trainer whose batches continue from the cache of a prefix, if there is one."""
 
     def __init__(self, *, prefix: Cache | None, **settings: Any) -> None:
         super().__init__(**settings)
@@ -202,18 +202,18 @@ class _PrefixTrainer(Trainer):
 
 
 class _InactivityKeeper(TrainerCallback):
-    """Keeps the adapter silent on the shared prefix, whatever the optimiser did."""
+    """Keeps the adapter inactive on the shared prefix after every optimiser step."""
 
-    def __init__(self, silent: InactivePrefix) -> None:
-        self._silent = silent
+    def __init__(self, inactive: InactivePrefix) -> None:
+        self._inactive = inactive
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """After every optimiser step, before what is made of it is saved."""
-        self._silent.impose()
+        """After every optimiser step, before a checkpoint is saved."""
+        self._inactive.impose()
 
 
 class _Watcher(TrainerCallback):
-    """Hears every step; asks for a checkpoint when it is time, and for the end when told to stop."""
+    """Observes every step; requests a checkpoint when one is due, and the end when asked to stop."""
 
     def __init__(
         self,
@@ -233,9 +233,11 @@ class _Watcher(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """After every optimiser step."""
-        wish = self._group.from_first(self._wish(state.global_step) if self._group.is_first else _GO_ON)
-        control.should_save = control.should_save or wish != _GO_ON
-        if wish == _STOP:
+        decision = self._group.from_first(
+            self._decision(state.global_step) if self._group.is_first else _GO_ON
+        )
+        control.should_save = control.should_save or decision != _GO_ON
+        if decision == _STOP:
             self.stopped = control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
@@ -249,7 +251,7 @@ class _Watcher(TrainerCallback):
         write_manifest(checkpoint, run=self._run)
         self._saved_at = time.monotonic()
 
-    def _wish(self, step: int) -> int:
+    def _decision(self, step: int) -> int:
         if self._stop() and step < self._settings.steps:
             return _STOP
         return _SAVE if time.monotonic() - self._saved_at >= self._settings.checkpoint_every_s else _GO_ON
@@ -273,15 +275,15 @@ class _Watcher(TrainerCallback):
 
 def _run_digest(
     base: PreTrainedModel,
-    rows: Sequence[EncodedRow],
+    examples: Sequence[EncodedExample],
     settings: AdapterTraining,
     base_name: str,
     group: ProcessGroup,
 ) -> str:
-    """Of all that decides what training gives; a checkpoint of another digest is of another run."""
+    """Digest of everything the result depends on; a checkpoint with another digest is of another run."""
     deciding = {**asdict(settings), "checkpoint_every_s": None, "micro_batch_size": None}
     model = (base_name, str(base.dtype), base.num_parameters())
     hashed = hashlib.sha256(json.dumps([deciding, model, group.size]).encode())
-    for row in rows:
-        hashed.update(repr((row.token_ids, row.prompt_length)).encode())
+    for example in examples:
+        hashed.update(repr((example.token_ids, example.prompt_length)).encode())
     return f"sha256:{hashed.hexdigest()}"

@@ -11,17 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from xlora_engine.data.chat import ChatTokenizer, EncodedRow, collate, length_grouped, pad_token
+from xlora_engine.data.chat import ChatTokenizer, EncodedExample, collate, length_grouped, pad_token
 from xlora_engine.data.shared_prefix import repeated, shared_prefix
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import ConfigInvalid
 
-#: How many tokens more than the expected answer a model may take to write it differently.
+#: How many tokens more than the expected answer a differently written one may have.
 EXTRA_TOKENS = 8
 
 
 class LogitsCall(Protocol):
-    """Runs a model; a base model, an adapter and a mixture are asked alike."""
+    """Runs a base model, an adapter or a mixture."""
 
     def __call__(
         self,
@@ -48,82 +48,84 @@ class GenerateCall(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerScores:
-    """Scores over some rows, row by row in their order."""
+    """Scores of some examples, in their order."""
 
-    #: Mean loss (nats) over each row's answer tokens.
-    row_losses: tuple[float, ...]
+    #: Mean loss (nats) over each example's answer tokens.
+    example_losses: tuple[float, ...]
     #: 1 where greedy decoding gives the answer, after normalisation.
-    row_matches: tuple[float, ...]
-    #: Answer tokens in each row.
-    row_tokens: tuple[int, ...]
+    example_matches: tuple[float, ...]
+    #: Answer tokens in each example.
+    example_tokens: tuple[int, ...]
 
     @property
     def n(self) -> int:
-        """Rows."""
-        return len(self.row_losses)
+        """Number of examples."""
+        return len(self.example_losses)
 
     @property
     def loss(self) -> float:
         """Mean loss (nats) over all answer tokens."""
-        total = sum(loss * tokens for loss, tokens in zip(self.row_losses, self.row_tokens, strict=True))
-        return total / sum(self.row_tokens)
+        total = sum(
+            loss * tokens for loss, tokens in zip(self.example_losses, self.example_tokens, strict=True)
+        )
+        return total / sum(self.example_tokens)
 
     @property
     def loss_standard_error(self) -> float:
-        """Standard error of that mean: of a ratio estimator, for rows differ in their number of tokens."""
-        mean, per_row = self.loss, sum(self.row_tokens) / self.n
+        """Standard error of that mean: of a ratio estimator, as examples differ in their number of tokens."""
+        mean, per_example = self.loss, sum(self.example_tokens) / self.n
         return _standard_error(
             [
-                (loss - mean) * tokens / per_row
-                for loss, tokens in zip(self.row_losses, self.row_tokens, strict=True)
+                (loss - mean) * tokens / per_example
+                for loss, tokens in zip(self.example_losses, self.example_tokens, strict=True)
             ]
         )
 
     @property
     def exact_match(self) -> float:
-        """Share of rows answered exactly."""
-        return fmean(self.row_matches)
+        """Share of examples answered exactly."""
+        return fmean(self.example_matches)
 
     @property
     def exact_match_standard_error(self) -> float:
         """Standard error of that share."""
-        return _standard_error(self.row_matches)
+        return _standard_error(self.example_matches)
 
 
 def score_answers(
     logits_call: LogitsCall,
     generate_call: GenerateCall,
     tokenizer: ChatTokenizer,
-    rows: Sequence[EncodedRow],
+    examples: Sequence[EncodedExample],
     *,
     new_cache: Callable[[], Cache],
     tokens_per_batch: int,
     device: torch.device,
 ) -> AnswerScores:
-    """Loss and exact match of every row's answer.
+    """Loss and exact match of every example's answer.
 
-    What all rows begin with is run once, into the empty cache that `new_cache` makes.
+    Tokens that all examples begin with are run once, into the empty cache that `new_cache` makes.
 
     Greedy decoding agrees with teacher forcing up to the first token where the likeliest is not the
-    answer's, so one forward decides nearly every match; only a row whose answer may still come out
-    right in other tokens is really generated, from that token on.
+    answer's, so one forward decides nearly every match; only an example whose answer may still be
+    right in other tokens is generated, from that token on.
 
     Raises:
-        ConfigInvalid: there are no rows.
+        ConfigInvalid: there are no examples.
     """
-    if not rows:
-        raise ConfigInvalid("rows", "at least one", 0)
+    if not examples:
+        raise ConfigInvalid("examples", "at least one", 0)
     pad_id = pad_token(tokenizer)
     losses: dict[int, float] = {}
     matches: dict[int, bool] = {}
     undecided: dict[int, tuple[int, ...]] = {}
     with torch.no_grad():
         cache = new_cache()
-        # Where windows slide, the padding of a shorter row would push the prefix out of them.
-        prefix = () if any(cache.is_sliding) else shared_prefix(rows)
+        # With sliding windows, the padding of a shorter example would push the prefix out of them.
+        prefix = () if any(cache.is_sliding) else shared_prefix(examples)
         if prefix:
             _run_prefix(logits_call, prefix, cache, device=device)
-        own = [row.after(len(prefix)) for row in rows]
+        own = [example.after(len(prefix)) for example in examples]
         for indices in length_grouped(own, tokens_per_batch=tokens_per_batch):
             batch = collate([own[index] for index in indices], pad_id=pad_id).to(device)
             logits = logits_call(
@@ -133,20 +135,20 @@ def score_answers(
                 batch.keep,
                 repeated(cache, len(indices)) if prefix else None,
             )
-            for index, row_logits in zip(indices, logits, strict=True):
-                losses[index], predicted = _forced(row_logits, rows[index])
-                decided = decide(tokenizer, rows[index], predicted)
+            for index, example_logits in zip(indices, logits, strict=True):
+                losses[index], predicted = _forced(example_logits, examples[index])
+                decided = decide(tokenizer, examples[index], predicted)
                 if decided is None:
-                    undecided[index] = _begun(rows[index], predicted)
+                    undecided[index] = _prefix_of_greedy(examples[index], predicted)
                 else:
                     matches[index] = decided
         matches |= _generated_matches(
-            generate_call, tokenizer, rows, undecided, tokens_per_batch=tokens_per_batch, device=device
+            generate_call, tokenizer, examples, undecided, tokens_per_batch=tokens_per_batch, device=device
         )
     return AnswerScores(
-        row_losses=tuple(losses[index] for index in range(len(rows))),
-        row_matches=tuple(float(matches[index]) for index in range(len(rows))),
-        row_tokens=tuple(len(row.answer_ids) for row in rows),
+        example_losses=tuple(losses[index] for index in range(len(examples))),
+        example_matches=tuple(float(matches[index]) for index in range(len(examples))),
+        example_tokens=tuple(len(example.answer_ids) for example in examples),
     )
 
 
@@ -158,19 +160,19 @@ def _run_prefix(
     logits_call(input_ids, torch.ones_like(input_ids), positions, 1, cache)
 
 
-def decide(tokenizer: ChatTokenizer, row: EncodedRow, predicted: Sequence[int]) -> bool | None:
+def decide(tokenizer: ChatTokenizer, example: EncodedExample, predicted: Sequence[int]) -> bool | None:
     """Whether greedy decoding gives the answer, from the likeliest token at each of its positions.
 
-    None where teacher forcing cannot tell: the first other token may begin another way to write the
+    None if teacher forcing cannot decide: the first other token may begin another way to write the
     same answer.
     """
-    begun = _begun(row, predicted)
-    if begun == row.answer_ids:
+    beginning = _prefix_of_greedy(example, predicted)
+    if beginning == example.answer_ids:
         return True
-    if begun[-1] in _stops(tokenizer, row):
-        return _is_answer(tokenizer, row, begun)
-    expected = normalise(_text(tokenizer, row.answer_ids))
-    text = " ".join(_text(tokenizer, begun).casefold().split())
+    if beginning[-1] in _stops(tokenizer, example):
+        return _is_answer(tokenizer, example, beginning)
+    expected = normalise(_text(tokenizer, example.answer_ids))
+    text = " ".join(_text(tokenizer, beginning).casefold().split())
     # A lone byte of a longer character decodes to the replacement sign: it can still become anything.
     possible = "\ufffd" in text or f"{expected}.".startswith(text) or f"{expected} .".startswith(text)
     return None if possible else False
@@ -181,16 +183,16 @@ def normalise(text: str) -> str:
     return " ".join(text.casefold().split()).removesuffix(".").rstrip()
 
 
-def _forced(logits: Float[Tensor, "kept vocabulary"], row: EncodedRow) -> tuple[float, list[int]]:
+def _forced(logits: Float[Tensor, "kept vocabulary"], example: EncodedExample) -> tuple[float, list[int]]:
     """Mean loss of the answer's tokens, and the likeliest token at each of their positions."""
-    ahead = logits[-len(row.answer_ids) - 1 : -1].float()
-    targets = upload(row.answer_ids, logits.device)
+    ahead = logits[-len(example.answer_ids) - 1 : -1].float()
+    targets = upload(example.answer_ids, logits.device)
     return float(F.cross_entropy(ahead, targets)), ahead.argmax(-1).tolist()
 
 
-def _begun(row: EncodedRow, predicted: Sequence[int]) -> tuple[int, ...]:
-    """What greedy decoding begins with: the answer up to and with the first token where it differs."""
-    answer = row.answer_ids
+def _prefix_of_greedy(example: EncodedExample, predicted: Sequence[int]) -> tuple[int, ...]:
+    """The beginning of greedy decoding: the answer up to and including the first token that differs."""
+    answer = example.answer_ids
     differing = next((i for i, (a, p) in enumerate(zip(answer, predicted, strict=True)) if a != p), None)
     return answer if differing is None else (*answer[:differing], predicted[differing])
 
@@ -198,48 +200,50 @@ def _begun(row: EncodedRow, predicted: Sequence[int]) -> tuple[int, ...]:
 def _generated_matches(
     generate_call: GenerateCall,
     tokenizer: ChatTokenizer,
-    rows: Sequence[EncodedRow],
+    examples: Sequence[EncodedExample],
     undecided: Mapping[int, tuple[int, ...]],
     *,
     tokens_per_batch: int,
     device: torch.device,
 ) -> dict[int, bool]:
-    """Matches by row index of what really is generated after each undecided row's beginning."""
-    places = list(undecided)
+    """Matches by example index, from generating after each undecided example's beginning."""
+    order = list(undecided)
     prompts = [
-        EncodedRow(
-            token_ids=rows[index].token_ids[: rows[index].prompt_length] + undecided[index],
-            prompt_length=rows[index].prompt_length,
+        EncodedExample(
+            token_ids=examples[index].token_ids[: examples[index].prompt_length] + undecided[index],
+            prompt_length=examples[index].prompt_length,
         )
-        for index in places
+        for index in order
     ]
     matches = {}
     for group in length_grouped(prompts, tokens_per_batch=tokens_per_batch):
-        batch = collate([prompts[place] for place in group], pad_id=pad_token(tokenizer)).to(device)
-        limits = [_token_limit(rows[places[p]]) - len(undecided[places[p]]) for p in group]
+        batch = collate([prompts[number] for number in group], pad_id=pad_token(tokenizer)).to(device)
+        limits = [_token_limit(examples[order[number]]) - len(undecided[order[number]]) for number in group]
         out = generate_call(batch.input_ids, batch.attention_mask, max(limits))
-        for place, limit, new in zip(group, limits, out[:, batch.input_ids.shape[1] :].tolist(), strict=True):
-            index = places[place]
-            matches[index] = _is_answer(tokenizer, rows[index], (*undecided[index], *new[:limit]))
+        for number, limit, new in zip(
+            group, limits, out[:, batch.input_ids.shape[1] :].tolist(), strict=True
+        ):
+            index = order[number]
+            matches[index] = _is_answer(tokenizer, examples[index], (*undecided[index], *new[:limit]))
     return matches
 
 
-def _token_limit(row: EncodedRow) -> int:
-    return len(row.answer_ids) + EXTRA_TOKENS
+def _token_limit(example: EncodedExample) -> int:
+    return len(example.answer_ids) + EXTRA_TOKENS
 
 
-def _is_answer(tokenizer: ChatTokenizer, row: EncodedRow, generated: Sequence[int]) -> bool:
-    """Whether generated tokens end, and say what the answer says before they do."""
-    stops = _stops(tokenizer, row)
+def _is_answer(tokenizer: ChatTokenizer, example: EncodedExample, generated: Sequence[int]) -> bool:
+    """Whether the generated tokens end, and equal the answer as text."""
+    stops = _stops(tokenizer, example)
     end = next((i for i, token in enumerate(generated) if token in stops), None)
     if end is None:
         return False
-    return normalise(_text(tokenizer, generated[:end])) == normalise(_text(tokenizer, row.answer_ids))
+    return normalise(_text(tokenizer, generated[:end])) == normalise(_text(tokenizer, example.answer_ids))
 
 
-def _stops(tokenizer: ChatTokenizer, row: EncodedRow) -> Collection[int]:
-    """Tokens that end an answer; padding is what follows one that ended by another of the model's."""
-    return {tokenizer.eos_token_id, pad_token(tokenizer), row.answer_ids[-1]}
+def _stops(tokenizer: ChatTokenizer, example: EncodedExample) -> Collection[int]:
+    """Tokens that end an answer; padding follows an answer that ended with another end token."""
+    return {tokenizer.eos_token_id, pad_token(tokenizer), example.answer_ids[-1]}
 
 
 def _text(tokenizer: ChatTokenizer, token_ids: Sequence[int]) -> str:

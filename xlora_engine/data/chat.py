@@ -1,4 +1,4 @@
-"""Chat rows as tokens: encoding with the base model's template, left-padded batches, grouping by length."""
+"""Chat examples as tokens: encoding with the base model's template, left-padded batches, order."""
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,19 +16,19 @@ from formats.data_formats import format_of
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import AnswerTooLong, ChatInvalid, ConfigInvalid
 
-#: What the loss ignores, as torch's cross-entropy and transformers have it.
+#: The label that the loss ignores, in torch's cross-entropy and in transformers.
 IGNORED = -100
 
 
 class ChatTokenizer(Protocol):
-    """What is asked of a tokenizer; those of `transformers` give it."""
+    """What is used of a tokenizer of `transformers`."""
 
     pad_token_id: int | None
     eos_token_id: int
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, Any]:
-        """Tokens outside the ordinary vocabulary; those with `special` set are no text."""
+        """Tokens outside the ordinary vocabulary; those with `special` set are not text."""
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any:
         """Messages as one text, or its tokens."""
@@ -41,7 +41,7 @@ class ChatTokenizer(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodedRow:
+class EncodedExample:
     """One conversation as tokens; the answer is everything from `prompt_length` on."""
 
     token_ids: tuple[int, ...]
@@ -53,25 +53,25 @@ class EncodedRow:
         """Tokens of the answer, the end of its turn included."""
         return self.token_ids[self.prompt_length :]
 
-    def after(self, count: int) -> "EncodedRow":
-        """The row without its first tokens, which a cache holds."""
+    def after(self, count: int) -> "EncodedExample":
+        """The example without its first tokens, which a cache holds."""
         return replace(self, token_ids=self.token_ids[count:], prompt_length=self.prompt_length - count)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
-    """Rows padded on the left, so that every answer ends at the last position."""
+    """Examples as sequences padded on the left, so that every answer ends at the last position."""
 
     input_ids: Int[Tensor, "batch seq"]
     attention_mask: Int[Tensor, "batch seq"]
     position_ids: Int[Tensor, "batch seq"]
     #: Token ids at the answers' positions, `IGNORED` elsewhere.
     labels: Int[Tensor, "batch seq"]
-    #: Logits are needed for so many last positions: the longest answer and the token before it.
+    #: Number of last positions whose logits are needed: the longest answer and the token before it.
     keep: int
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch elsewhere."""
+        """The same batch on another device."""
         return Batch(
             input_ids=upload(self.input_ids, device),
             attention_mask=upload(self.attention_mask, device),
@@ -98,7 +98,7 @@ def read_examples(path: Path) -> list[ChatExample]:
         raise ChatInvalid(f"cannot read {path}: {error}") from error
 
 
-def encode(tokenizer: ChatTokenizer, example: ChatExample, *, max_tokens: int) -> EncodedRow:
+def encode(tokenizer: ChatTokenizer, example: ChatExample, *, max_tokens: int) -> EncodedExample:
     """Encode an example with the tokenizer's chat template, without what it writes after the answer's turn.
 
     Raises:
@@ -112,7 +112,7 @@ def encode(tokenizer: ChatTokenizer, example: ChatExample, *, max_tokens: int) -
     prompt_ids = _tokens(tokenizer, prompt)
     token_ids = _tokens(tokenizer, prompt + answer)
     if token_ids[: len(prompt_ids)] != prompt_ids:
-        # A token would reach over the border, but generation starts after the prompt's last one.
+        # A token would span prompt and answer, but generation starts after the prompt's last token.
         token_ids = prompt_ids + _tokens(tokenizer, answer)
     if token_ids[-1] not in special:
         raise ChatInvalid(
@@ -124,70 +124,70 @@ def encode(tokenizer: ChatTokenizer, example: ChatExample, *, max_tokens: int) -
             f"{example.origin} has {len(token_ids)} tokens ({len(prompt_ids)} before the answer), "
             f"the limit is {max_tokens}; shorten it or raise the limit (at most the base model's context)"
         )
-    return EncodedRow(token_ids=tuple(token_ids), prompt_length=len(prompt_ids), domain=example.domain)
+    return EncodedExample(token_ids=tuple(token_ids), prompt_length=len(prompt_ids), domain=example.domain)
 
 
 def pad_token(tokenizer: ChatTokenizer) -> int:
-    """Id of the token to pad with: the end token, where there is none for it."""
+    """Id of the padding token, or of the end token if there is none."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
 
-def collate(rows: Sequence[EncodedRow], *, pad_id: int) -> Batch:
-    """Rows as one batch, padded on the left."""
-    width = max(len(row.token_ids) for row in rows)
-    input_ids = torch.full((len(rows), width), pad_id)
-    labels = torch.full((len(rows), width), IGNORED)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for place, row in enumerate(rows):
-        start = width - len(row.token_ids)
-        input_ids[place, start:] = torch.tensor(row.token_ids)
-        mask[place, start:] = 1
-        labels[place, start + row.prompt_length :] = torch.tensor(row.answer_ids)
+def collate(examples: Sequence[EncodedExample], *, pad_id: int) -> Batch:
+    """Examples as one batch, padded on the left."""
+    width = max(len(example.token_ids) for example in examples)
+    input_ids = torch.full((len(examples), width), pad_id)
+    labels = torch.full((len(examples), width), IGNORED)
+    mask = torch.zeros(len(examples), width, dtype=torch.long)
+    for index, example in enumerate(examples):
+        start = width - len(example.token_ids)
+        input_ids[index, start:] = torch.tensor(example.token_ids)
+        mask[index, start:] = 1
+        labels[index, start + example.prompt_length :] = torch.tensor(example.answer_ids)
     return Batch(
         input_ids=input_ids,
         attention_mask=mask,
         position_ids=(mask.cumsum(1) - 1).clamp_min(0),
         labels=labels,
-        keep=max(len(row.answer_ids) for row in rows) + 1,
+        keep=max(len(example.answer_ids) for example in examples) + 1,
     )
 
 
-def length_grouped(rows: Sequence[EncodedRow], *, tokens_per_batch: int) -> Iterator[list[int]]:
-    """Indices of all rows, longest first, in batches of at most so many tokens, padding included."""
+def length_grouped(examples: Sequence[EncodedExample], *, tokens_per_batch: int) -> Iterator[list[int]]:
+    """Indices of all examples, longest first, in batches of at most this many tokens, padding included."""
     batch: list[int] = []
     width = 0
-    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].token_ids)):
-        width = max(width, len(rows[index].token_ids))
+    for index in sorted(range(len(examples)), key=lambda index: -len(examples[index].token_ids)):
+        width = max(width, len(examples[index].token_ids))
         if batch and width * (len(batch) + 1) > tokens_per_batch:
             yield batch
-            batch, width = [], len(rows[index].token_ids)
+            batch, width = [], len(examples[index].token_ids)
         batch.append(index)
     if batch:
         yield batch
 
 
 def training_order(
-    rows: Sequence[EncodedRow], *, rows_per_batch: int, steps: int, seed: int
+    examples: Sequence[EncodedExample], *, batch_size: int, steps: int, seed: int
 ) -> list[list[int]]:
-    """Indices for each step: every row once an epoch, rows of a batch alike in length, all decided by `seed`.
+    """Indices for each step: every example once an epoch, similar lengths in a batch, all decided by `seed`.
 
-    Rows are shuffled, then sorted by length within stretches of a few batches, then the batches are
-    shuffled: little padding, and no epoch like the last.
+    Examples are shuffled, then sorted by length within groups of a few batches, then the batches are
+    shuffled: little padding, and a new order in every epoch.
 
     Raises:
-        ConfigInvalid: there are no rows.
+        ConfigInvalid: there are no examples.
     """
-    if not rows:
-        raise ConfigInvalid("rows", "at least one", 0)
+    if not examples:
+        raise ConfigInvalid("examples", "at least one", 0)
     generator = random.Random(seed)  # noqa: S311 - a data order, not a secret
     order: list[list[int]] = []
     while len(order) < steps:
-        shuffled = generator.sample(range(len(rows)), len(rows))
-        stretch = rows_per_batch * 8
+        shuffled = generator.sample(range(len(examples)), len(examples))
+        group = batch_size * 8
         epoch = []
-        for start in range(0, len(shuffled), stretch):
-            alike = sorted(shuffled[start : start + stretch], key=lambda index: len(rows[index].token_ids))
-            epoch += [alike[i : i + rows_per_batch] for i in range(0, len(alike), rows_per_batch)]
+        for start in range(0, len(shuffled), group):
+            alike = sorted(shuffled[start : start + group], key=lambda index: len(examples[index].token_ids))
+            epoch += [alike[i : i + batch_size] for i in range(0, len(alike), batch_size)]
         order += generator.sample(epoch, len(epoch))
     return order[:steps]
 
@@ -203,7 +203,7 @@ def _templated(tokenizer: ChatTokenizer, example: ChatExample) -> tuple[str, str
     if not prompt or not whole.startswith(prompt):
         raise ChatInvalid(
             f"{example.origin}: the chat template does not begin a conversation with its generation prompt, "
-            "so the answer cannot be told from the question; use a base model whose template does"
+            "so the answer cannot be separated from the question; use a base model whose template does"
         )
     answer = whole[len(prompt) :].rstrip()
     if not answer:

@@ -1,6 +1,6 @@
-"""The tokens with which all rows begin: what a causal model makes of them is the same for every row.
+"""The tokens that all examples begin with, for which a causal model computes the same in every example.
 
-A chat template's opening and a system message are often half of a short row.
+A chat template's opening and a system message are often half of a short example.
 """
 
 import copy
@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from xlora_engine.data.chat import EncodedRow
+from xlora_engine.data.chat import EncodedExample
 from xlora_engine.devices.host_copy import upload
 
 
 class ScalingPass(Protocol):
-    """What computes hidden states; `Mixture.scaling_pass` is one."""
+    """Computes hidden states, as `Mixture.scaling_pass` does."""
 
     def __call__(
         self,
@@ -34,43 +34,45 @@ class ScalingPass(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SharedPrefix:
-    """Hidden states, keys and values of the tokens all rows begin with."""
+    """Hidden states, keys and values of the tokens that all examples begin with."""
 
     hidden: Float[Tensor, "prefix hidden"]
     cache: Cache
 
     @property
     def length(self) -> int:
-        """Tokens."""
+        """Number of tokens."""
         return len(self.hidden)
 
-    def repeated(self, rows: int) -> Cache:
-        """A cache that holds the prefix for so many rows, to be gone on from once."""
-        return repeated(self.cache, rows)
+    def repeated(self, batch: int) -> Cache:
+        """A cache that holds the prefix for a batch of sequences, to be continued once."""
+        return repeated(self.cache, batch)
 
 
-def repeated(cache: Cache, rows: int) -> Cache:
-    """A copy of a cache of one row, for so many rows."""
+def repeated(cache: Cache, batch: int) -> Cache:
+    """A copy of a cache of one sequence, repeated for a batch."""
     copied = copy.deepcopy(cache)
-    copied.batch_repeat_interleave(rows)
+    copied.batch_repeat_interleave(batch)
     return copied
 
 
-def shared_prefix(rows: Sequence[EncodedRow]) -> tuple[int, ...]:
-    """Tokens with which the prompt of every row begins, but for one at least that is a row's own."""
-    columns = zip(*(row.token_ids[: max(row.prompt_length - 1, 0)] for row in rows), strict=False)
+def shared_prefix(examples: Sequence[EncodedExample]) -> tuple[int, ...]:
+    """Tokens that the prompt of every example begins with; at least its last token is not shared."""
+    columns = zip(
+        *(example.token_ids[: max(example.prompt_length - 1, 0)] for example in examples), strict=False
+    )
     return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def run_shared_prefix(
     scaling_pass: ScalingPass,
-    rows: Sequence[EncodedRow],
+    examples: Sequence[EncodedExample],
     *,
     new_cache: Callable[[], Cache],
     device: torch.device,
 ) -> SharedPrefix | None:
-    """Run the scaling pass over the rows' shared prefix; None where they share none."""
-    token_ids = shared_prefix(rows)
+    """Run the scaling pass over the examples' shared prefix; None if they share none."""
+    token_ids = shared_prefix(examples)
     if not token_ids:
         return None
     input_ids = upload([token_ids], device)

@@ -1,4 +1,4 @@
-"""Early stopping of a stage of head training: what is trained, as it was at its least held-out loss."""
+"""Early stopping of a stage of head training: the weights with the lowest held-out loss."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:
-    """How a stage ended; what was trained is left at its least held-out loss."""
+    """How a stage ended; the trained weights are those with the lowest held-out loss."""
 
     steps: int
     first_held_out_loss: float
@@ -19,25 +19,25 @@ class StageResult:
 
 
 class BestState:
-    """Keeps a copy of what is trained as it was at its least held-out loss."""
+    """Keeps a copy of the trained weights with the lowest held-out loss."""
 
     def __init__(self, trained: Mapping[str, Tensor], loss: float) -> None:
         self.trained = trained
         self.first = self.loss = loss
         self.step = 0
-        #: Looks since the last improvement.
+        #: Evaluations since the last improvement.
         self.age = 0
         self._state = self._copy()
 
     def offer(self, loss: float, step: int) -> None:
-        """Keep the present state if its loss is the least yet."""
+        """Keep the present weights if their loss is the lowest so far."""
         self.age += 1
         if loss < self.loss:
             self.loss, self.step, self.age = loss, step, 0
             self._state = self._copy()
 
     def restore(self, steps: int) -> StageResult:
-        """Put the best state back and tell how the stage went."""
+        """Restore the best weights; returns the stage's result."""
         with torch.no_grad():
             for name, value in self._state.items():
                 self.trained[name].copy_(value)
@@ -49,7 +49,7 @@ class BestState:
         )
 
     def state(self) -> dict[str, Any]:
-        """All of it, for a checkpoint."""
+        """Everything, for a checkpoint."""
         return {
             "first": self.first,
             "loss": self.loss,
@@ -59,7 +59,7 @@ class BestState:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Be what another one was when its state was taken."""
+        """Load a saved state."""
         self.first, self.loss = state["first"], state["loss"]
         self.step, self.age = state["step"], state["age"]
         self._state = {name: value.to(self.trained[name].device) for name, value in state["best"].items()}

@@ -1,4 +1,4 @@
-"""The file that hidden states are computed into: mapped, so that a corpus larger than memory has room.
+"""The memory-mapped file that hidden states are computed into, so that they may exceed memory.
 
 A safetensors file (https://huggingface.co/docs/safetensors, "Format"), laid out before its values are known.
 """
@@ -28,10 +28,10 @@ class HiddenStatesFile:
         self._staging = staging
 
     def lay_out(self, starts: Int[Tensor, " row_bound"], width: int) -> Float[Tensor, "token hidden"]:
-        """The values, to be written in place.
+        """The tensor of the values, to be written in place.
 
         Raises:
-            OSError: the disk has not the room.
+            OSError: the disk has no room for it.
         """
         tokens = int(starts[-1])
         bounds = starts.numpy().tobytes()
@@ -46,14 +46,14 @@ class HiddenStatesFile:
         before = len(header).to_bytes(8, "little") + header + bounds
         with self._staging.open("wb") as file:
             file.write(before)
-            # Room that is found missing when a page is written kills the process.
+            # A full disk that is found only when a page is written kills the process.
             os.posix_fallocate(file.fileno(), 0, len(before) + sizes[1])
         storage = torch.UntypedStorage.from_file(str(self._staging), True, len(before) + sizes[1])
         values = torch.empty(0, dtype=torch.bfloat16)
         return values.set_(storage, len(before) // _BYTES, (tokens, width), (width, 1))  # type: ignore[arg-type]
 
     def publish(self, path: Path) -> None:
-        """Give it its name, over what had it before; its values are on the disk by then."""
+        """Rename it to `path`, replacing a file there; its values are on the disk by then."""
         with self._staging.open("rb") as file:
             os.fsync(file.fileno())
         self._staging.replace(path)
@@ -61,9 +61,9 @@ class HiddenStatesFile:
 
 @contextmanager
 def new_hidden_states_file(path: Path) -> Iterator[HiddenStatesFile]:
-    """A file that is to be published at this path; removed if the block ends without.
+    """A file to be published at this path; removed if the block ends without that.
 
-    It is locked while the block runs. What killed processes left is not, and is removed first.
+    It is locked while the block runs. Files left by killed processes are not, and are removed first.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path.parent)
@@ -78,7 +78,7 @@ def new_hidden_states_file(path: Path) -> Iterator[HiddenStatesFile]:
 
 def _sweep(folder: Path) -> None:
     for left in folder.glob("*.partial"):
-        # A new one is not locked for a moment yet.
+        # A new one is not locked in its first moments.
         with suppress(OSError), left.open("r+b") as file:
             if time.time() - left.stat().st_mtime > _ABANDONED_AFTER_S:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,22 +13,22 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from xlora_engine.data.chat import EncodedRow, collate
+from xlora_engine.data.chat import EncodedExample, collate
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
 from xlora_engine.head_training.best_state import BestState, StageResult
-from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.head_training.stage_checkpoints import StageCheckpoints, StageState
 from xlora_engine.head_training.warm_start import StageStep, require_finite
 from xlora_engine.mixture.head import seeded_dropout
 from xlora_engine.mixture.mixture import Mixture
 
-#: So many tokens saved pay for a pass over the shared prefix alone, which reads all weights for a few tokens.
-#: Both costs grow with the base model; measured to be about 53 on one thread of a CPU.
+#: Tokens that must be saved to pay for a pass over the shared prefix alone, which reads all weights for a few
+#: tokens. Both costs grow with the base model; measured to be about 53 on one thread of a CPU.
 _TOKENS_THAT_PAY = 64
 
-#: Held-out rows passed at once.
-_HELD_OUT_ROWS = 16
+#: Held-out examples in one forward pass.
+_HELD_OUT_BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,26 +37,26 @@ class MixtureTraining:
 
     #: The most optimiser steps; 0 leaves this stage out.
     steps: int = 6
-    #: Rows for each step, drawn from all domains in turn.
-    rows_per_step: int = 12
-    #: Rows passed at once, whose gradients add up to the step's; None: all. Less memory, the same step.
-    micro_batch_rows: int | None = None
+    #: Examples in each step, drawn from all domains in turn.
+    batch_size: int = 12
+    #: Sequences in one forward pass, whose gradients are summed for the step; None: all. Saves memory.
+    micro_batch_size: int | None = None
     learning_rate: float = 2e-4
     weight_decay: float = 0.0
     #: Gradients are scaled down to this norm at most.
     gradient_norm: float = 1.0
-    #: Held-out loss is looked at this often, in steps.
+    #: Steps between two evaluations of the held-out loss.
     evaluate_every: int = 6
-    #: Looks without a better held-out loss before training stops.
+    #: Evaluations without a better held-out loss before training stops.
     patience: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field, least in (("steps", 0), ("rows_per_step", 1), ("evaluate_every", 1), ("patience", 1)):
+        for field, least in (("steps", 0), ("batch_size", 1), ("evaluate_every", 1), ("patience", 1)):
             if getattr(self, field) < least:
                 raise ConfigInvalid(field, f"at least {least}", getattr(self, field))
-        if self.micro_batch_rows is not None and self.micro_batch_rows < 1:
-            raise ConfigInvalid("micro_batch_rows", "at least 1", self.micro_batch_rows)
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ConfigInvalid("micro_batch_size", "at least 1", self.micro_batch_size)
         for field in ("learning_rate", "gradient_norm"):
             if not getattr(self, field) > 0:
                 raise ConfigInvalid(field, "above 0", getattr(self, field))
@@ -64,8 +64,8 @@ class MixtureTraining:
 
 def train_mixture(
     model: Mixture,
-    encoded: Sequence[EncodedRow],
-    rows: RoutedRows,
+    encoded: Sequence[EncodedExample],
+    examples: RoutedExamples,
     settings: MixtureTraining,
     *,
     pad_id: int,
@@ -75,25 +75,27 @@ def train_mixture(
 ) -> StageResult:
     """Train the head (and the experts, where configured) on the loss of the answers' tokens.
 
-    Hidden states come from `rows`, so each step is one forward and backward through the mixture pass. Stops
-    early on held-out loss and restores the best state. With checkpoints, a second call with the same
-    arguments goes on from the last one, to the same weights as an undisturbed run.
+    Hidden states come from `examples`, so each step is one forward and backward through the mixture pass.
+    Stops early on held-out loss and restores the best state. With checkpoints, a second call with the same
+    arguments goes on from the last one, to the same weights as an uninterrupted run.
 
     Raises:
         TrainingDiverged: a loss or gradient is not finite.
-        TrainingStopped: `stop` answered true; a checkpoint was written first, where there are any.
+        TrainingStopped: `stop` answered true; a checkpoint was written first, if they are used.
     """
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     optimiser = torch.optim.AdamW(
         trained.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    draws = _draws(rows, settings)
+    draws = _draws(examples, settings)
 
     def held_out_loss() -> float:
-        model.eval()  # the head's dropout would blur what is compared
-        at_once = min(settings.micro_batch_rows or _HELD_OUT_ROWS, _HELD_OUT_ROWS)
+        model.eval()  # the head's dropout would add noise to the comparison
+        at_once = min(settings.micro_batch_size or _HELD_OUT_BATCH, _HELD_OUT_BATCH)
         with torch.no_grad():
-            losses = [float(loss) for loss in _losses(model, encoded, rows, rows.held_out, at_once, pad_id)]
+            losses = [
+                float(loss) for loss in _losses(model, encoded, examples, examples.held_out, at_once, pad_id)
+            ]
         model.train()
         return sum(losses)
 
@@ -108,7 +110,7 @@ def train_mixture(
     with seeded_dropout(settings.seed, model.device):
         if last is not None:
             step = standing.load(last)
-            deque(islice(draws, step), maxlen=0)  # the rows of the steps that are done
+            deque(islice(draws, step), maxlen=0)  # the batches of the steps that are done
             model.train()
         while step < settings.steps and best.age < settings.patience:
             if stop():
@@ -116,35 +118,35 @@ def train_mixture(
                     checkpoints.write(step, standing.state(step))
                 raise TrainingStopped(f"mixture training was stopped after {step} steps")
             step += 1
-            loss, norm = _step(model, encoded, rows, next(draws), optimiser, settings, pad_id)
+            loss, norm = _step(model, encoded, examples, next(draws), optimiser, settings, pad_id)
             looked = None
             if step % settings.evaluate_every == 0 or step == settings.steps:
                 looked = held_out_loss()
                 best.offer(looked, step)
             on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
-            # Before what it made of the weights is kept: the next step's loss would say so too late.
+            # Before the weights are kept: the next step's loss would show it too late.
             require_finite(norm, step, what="gradient norm")
             if checkpoints is not None and checkpoints.is_due:
                 checkpoints.write(step, standing.state(step))
     if checkpoints is not None:
-        checkpoints.write(step, standing.state(step))  # what comes after this stage may be disturbed, too
+        checkpoints.write(step, standing.state(step))  # what follows this stage may be interrupted too
     model.eval()
     return best.restore(step)
 
 
 def _step(
     model: Mixture,
-    encoded: Sequence[EncodedRow],
-    rows: RoutedRows,
+    encoded: Sequence[EncodedExample],
+    examples: RoutedExamples,
     indices: Sequence[int],
     optimiser: torch.optim.Optimizer,
     settings: MixtureTraining,
     pad_id: int,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """One optimiser step on these rows; their mean loss before it, and the norm of its gradients."""
+    """One optimiser step on these examples; their mean loss before it, and the norm of its gradients."""
     optimiser.zero_grad()
     loss = torch.zeros((), device=model.device)
-    for part in _losses(model, encoded, rows, indices, settings.micro_batch_rows or len(indices), pad_id):
+    for part in _losses(model, encoded, examples, indices, settings.micro_batch_size or len(indices), pad_id):
         part.backward()
         loss += part.detach()
     trained = [value for group in optimiser.param_groups for value in group["params"]]
@@ -155,38 +157,38 @@ def _step(
 
 def _losses(
     model: Mixture,
-    encoded: Sequence[EncodedRow],
-    rows: RoutedRows,
+    encoded: Sequence[EncodedExample],
+    examples: RoutedExamples,
     indices: Sequence[int],
     at_once: int,
     pad_id: int,
 ) -> Iterator[Float[Tensor, ""]]:
-    """What so many rows at once add to the mean loss of all, each part made when the last is done with."""
+    """What each part of at most `at_once` examples adds to the mean loss of all, computed one by one."""
     tokens = sum(len(encoded[index].answer_ids) for index in indices)
     for start in range(0, len(indices), at_once):
         part = indices[start : start + at_once]
         share = sum(len(encoded[index].answer_ids) for index in part) / tokens
-        yield share * mixture_loss(model, encoded, rows, part, pad_id=pad_id)
+        yield share * mixture_loss(model, encoded, examples, part, pad_id=pad_id)
 
 
 def mixture_loss(
     model: Mixture,
-    encoded: Sequence[EncodedRow],
-    rows: RoutedRows,
+    encoded: Sequence[EncodedExample],
+    examples: RoutedExamples,
     indices: Sequence[int],
     *,
     pad_id: int,
 ) -> Float[Tensor, ""]:
-    """Mean loss (nats a token) of the answers of some rows, from their cached hidden states.
+    """Mean loss (nats a token) of the answers of some examples, from their cached hidden states.
 
-    What all rows begin with is run once, as one row, where that pays, and gradients flow through it as
-    through whole rows. The vocabulary is wide: logits are made for the last positions, which hold the
-    labels, alone.
+    Tokens that all examples begin with are run once, as one sequence, if that pays; gradients flow through
+    it as through whole examples. The vocabulary is large: logits are computed only for the last positions,
+    which hold the labels.
     """
-    cache = _prefix_cache(model, encoded, rows, indices)
-    shared = 0 if cache is None else rows.shared
+    cache = _prefix_cache(model, encoded, examples, indices)
+    shared = 0 if cache is None else examples.shared
     batch = collate([encoded[index].after(shared) for index in indices], pad_id=pad_id).to(model.device)
-    hidden = upload(rows.hidden.left_padded(indices, after=shared), model.device)
+    hidden = upload(examples.hidden.left_padded(indices, after=shared), model.device)
     out = model.mixture_pass(
         model.head(hidden),
         input_ids=batch.input_ids,
@@ -201,20 +203,20 @@ def mixture_loss(
 
 
 def _prefix_cache(
-    model: Mixture, encoded: Sequence[EncodedRow], rows: RoutedRows, indices: Sequence[int]
+    model: Mixture, encoded: Sequence[EncodedExample], examples: RoutedExamples, indices: Sequence[int]
 ) -> Cache | None:
-    """Keys and values of the shared prefix for these rows, with their graph; None to run rows whole."""
+    """Keys and values of the shared prefix for these examples, with their graph; None to run them whole."""
     cache = model.new_cache().mixture
-    # Where windows slide, a row's padding would push the prefix out; a recurrent state is written in place.
+    # With sliding windows, padding would push the prefix out; a recurrent state is written in place.
     grows = all(type(layer) is DynamicLayer for layer in cache.layers)
-    pays = (len(indices) - 1) * rows.shared >= _TOKENS_THAT_PAY
+    pays = (len(indices) - 1) * examples.shared >= _TOKENS_THAT_PAY
     if not (pays and grows) or model.is_gradient_checkpointing:
         return None
     first = indices[0]
-    hidden = upload(rows.hidden.left_padded([first])[:, : rows.shared], model.device)
+    hidden = upload(examples.hidden.left_padded([first])[:, : examples.shared], model.device)
     with model.context.using(model.head(hidden)):
         model.base.get_decoder()(
-            input_ids=upload([encoded[first].token_ids[: rows.shared]], model.device),
+            input_ids=upload([encoded[first].token_ids[: examples.shared]], model.device),
             cache=cache,
             use_cache=True,
         )
@@ -222,17 +224,17 @@ def _prefix_cache(
     return cache
 
 
-def _draws(rows: RoutedRows, settings: MixtureTraining) -> Iterator[list[int]]:
-    """Batches that hold every expert's rows in turn, each expert's rows shuffled anew when used up."""
+def _draws(examples: RoutedExamples, settings: MixtureTraining) -> Iterator[list[int]]:
+    """Batches with every expert's examples in turn, each expert's reshuffled when used up."""
     generator = random.Random(settings.seed)  # noqa: S311 - a data order, not a secret
     by_expert: dict[int, list[int]] = {}
-    for index in rows.train:
-        by_expert.setdefault(int(rows.experts[index]), []).append(index)
+    for index in examples.train:
+        by_expert.setdefault(int(examples.experts[index]), []).append(index)
     queues: dict[int, list[int]] = {expert: [] for expert in by_expert}
     turn = 0
     while True:
         batch = []
-        for _ in range(settings.rows_per_step):
+        for _ in range(settings.batch_size):
             expert = sorted(by_expert)[turn % len(by_expert)]
             turn += 1
             if not queues[expert]:

@@ -1,4 +1,4 @@
-"""Training a few experts' gates alone, after a mixture was changed: everything else stays bit for bit."""
+"""Training only a few experts' gates, after a mixture was changed: everything else stays bit for bit."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,11 +14,11 @@ from xlora_engine.mixture.mixture import Mixture
 
 @contextmanager
 def training_only(model: Mixture, experts: Sequence[str]) -> Iterator[list[nn.Parameter]]:
-    """Inside, only these experts' rows of the head's last layer learn; gives the parameters that hold them.
+    """Inside, only these experts' rows of the head's last layer are trained; yields the parameters with them.
 
-    Other rows of the same parameters get no gradient, and whatever an optimiser does to them all the same
-    (weight decay, momentum) is undone after its every step. The head's other layers and the experts
-    themselves need no gradient meanwhile, so make the optimiser inside.
+    Other rows of the same parameters get no gradient, and changes that an optimiser still makes to them
+    (weight decay, momentum) are undone after each step. The head's other layers and the experts themselves
+    are frozen meanwhile, so create the optimiser inside.
 
     Raises:
         ConfigInvalid: there is no such expert.

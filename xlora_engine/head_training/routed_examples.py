@@ -1,4 +1,4 @@
-"""Rows whose expert is known, and the tokens of some of them, read where they lie: it may be on disk."""
+"""Examples whose expert is known, and the tokens of some of them, which may be read from disk."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from torch import Tensor
 
 from xlora_engine.head_training.hidden_states import HiddenStates
 
-#: Tokens brought into memory at once where all are looked at.
+#: Tokens in memory at once when all are read.
 _AT_ONCE = 2**16
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RoutedTokens:
-    """Tokens out of many rows, with the expert that each belongs to."""
+    """Tokens of many examples, with the expert that each belongs to."""
 
     values: Float[Tensor, "position hidden"]
-    #: Where in `values` each token is.
+    #: Index of each token in `values`.
     positions: Int[Tensor, " token"]
     experts: Int[Tensor, " token"]
 
@@ -30,7 +30,7 @@ class RoutedTokens:
         return self.values[self.positions[picked]]
 
     def parts(self, at_once: int = _AT_ONCE) -> Iterator["RoutedTokens"]:
-        """The same tokens, so many at a time."""
+        """The same tokens, `at_once` at a time."""
         for positions, experts in zip(
             self.positions.split(at_once), self.experts.split(at_once), strict=True
         ):
@@ -50,26 +50,26 @@ class RoutedTokens:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RoutedRows:
-    """Rows with the expert each belongs to, the last of them held out."""
+class RoutedExamples:
+    """Examples with the expert each belongs to, some of them held out."""
 
     hidden: HiddenStates
-    #: Position of each row's expert.
-    experts: Int[Tensor, " row"]
+    #: Index of each example's expert.
+    experts: Int[Tensor, " example"]
     train: tuple[int, ...]
     held_out: tuple[int, ...]
-    #: Tokens with which all rows begin.
+    #: Number of tokens that all examples begin with.
     shared: int = 0
 
     def tokens(self, indices: Sequence[int], *, with_prefix: int | None = None) -> RoutedTokens:
-        """The rows' own tokens; of one row in so many, the shared ones too."""
+        """The examples' own tokens; the shared ones too for one of every `with_prefix` examples."""
         bounds = self.hidden.starts.tolist()
         positions = [
             torch.arange(
-                bounds[index] + (0 if with_prefix and place % with_prefix == 0 else self.shared),
+                bounds[index] + (0 if with_prefix and number % with_prefix == 0 else self.shared),
                 bounds[index + 1],
             )
-            for place, index in enumerate(indices)
+            for number, index in enumerate(indices)
         ]
         lengths = torch.tensor([len(position) for position in positions])
         return RoutedTokens(

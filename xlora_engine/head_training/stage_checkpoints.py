@@ -1,4 +1,4 @@
-"""Checkpoints of a stage of head training: where it stands, written now and then and when it is stopped."""
+"""Checkpoints of a stage of head training, written at intervals and when it is stopped."""
 
 import io
 import logging
@@ -22,63 +22,63 @@ _STATE_FILE = "state.pt"
 
 
 class StageCheckpoints:
-    """A folder that holds the newest checkpoint of one run; those of other runs in it are removed."""
+    """A folder that holds the newest checkpoint of one run; those of other runs are removed."""
 
     def __init__(self, folder: Path, *, run: str, every_s: float = 60.0) -> None:
-        """`run` names all that decides what the stage gives: another name is another run."""
+        """`run` identifies everything that the result of the stage depends on."""
         self._folder = folder
         self._run = run
         self._every_s = every_s
         self._written_at = time.monotonic()
 
     def last(self) -> dict[str, Any] | None:
-        """The newest state that was written whole; None where there is none that this torch can read."""
+        """The newest complete state; None if there is none that this torch can read."""
         whole = last_complete(self._folder, run=self._run)
         if whole is None:
             return None
         try:
             state: dict[str, Any] = torch.load(whole / _STATE_FILE, weights_only=True, map_location="cpu")
         except (RuntimeError, UnpicklingError) as error:
-            _log.warning("%s cannot be read, so the stage starts over: %s", whole, error)
+            _log.warning("%s cannot be read, so the stage starts again: %s", whole, error)
             return None
         return state
 
     @property
     def is_due(self) -> bool:
-        """Whether the last one was written so long ago that it is time for another."""
+        """Whether it is time to write another one."""
         return time.monotonic() - self._written_at >= self._every_s
 
     def write(self, step: int, state: Mapping[str, Any]) -> None:
         """Keep the state of a step: tensors, numbers, and lists and mappings of them.
 
-        Where there is no room for it, the last one stays, and training goes on.
+        If the disk has no room for it, the last one stays, and training goes on.
         """
-        place = self._folder / f"checkpoint-{step}"
+        path = self._folder / f"checkpoint-{step}"
         self._written_at = time.monotonic()
         try:
-            self._write(place, state)
+            self._write(path, state)
         except OSError as error:
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
             _log.warning("no checkpoint of step %d: %s", step, error)
             return
         for older in self._folder.glob("checkpoint-*"):
-            if older != place:
+            if older != path:
                 shutil.rmtree(older)
 
-    def _write(self, place: Path, state: Mapping[str, Any]) -> None:
-        if place.exists():
+    def _write(self, path: Path, state: Mapping[str, Any]) -> None:
+        if path.exists():
             return
-        place.mkdir(parents=True)
-        # Of a file of its own, torch tells a full disk as any other error.
+        path.mkdir(parents=True)
+        # When writing to a file itself, torch does not report a full disk as such.
         content = io.BytesIO()
         torch.save(dict(state), content)
-        (place / _STATE_FILE).write_bytes(content.getbuffer())
-        write_manifest(place, run=self._run)
+        (path / _STATE_FILE).write_bytes(content.getbuffer())
+        write_manifest(path, run=self._run)
 
 
 @dataclass(frozen=True, eq=False)
 class StageState:
-    """All that a step changes and the next one needs; not the order of the rows, which the seed decides."""
+    """Everything that a step changes and the next one needs, except the data order: the seed decides it."""
 
     trained: Mapping[str, Tensor]
     optimiser: torch.optim.Optimizer
@@ -99,7 +99,7 @@ class StageState:
         }
 
     def load(self, state: Mapping[str, Any]) -> int:
-        """Stand where a checkpoint says; the step."""
+        """Restore from a checkpoint; returns its step."""
         with torch.no_grad():
             for name, value in self.trained.items():
                 value.copy_(state["trained"][name])

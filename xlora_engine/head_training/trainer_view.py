@@ -1,4 +1,4 @@
-"""A mixture as `transformers.Trainer` takes a model: its checkpoints hold what learns, not the base model."""
+"""A mixture in the form that `transformers.Trainer` takes: checkpoints hold what is trained, not the base."""
 
 from collections.abc import Mapping
 from inspect import Parameter, signature
@@ -15,14 +15,14 @@ from xlora_engine.mixture.mixture import Mixture
 class TrainerView(nn.Module):
     """`Trainer(model=TrainerView(mixture), …)` trains the mixture; save it with its own `save_pretrained`.
 
-    A `Trainer` writes into the configuration of a model that has one, saves whatever a state holds, and
-    predicts with all that a model gives: hence a view, which has none of a mixture's more than that.
+    A `Trainer` changes the configuration of a model that has one, saves its whole state, and predicts with
+    all of its outputs. This view has no configuration, only trained state, and only loss and logits.
     """
 
     def __init__(self, mixture: Mixture) -> None:
         super().__init__()
         self.mixture = mixture
-        # By these a `Trainer` decides over how many tokens the model takes the mean of its loss.
+        # From these a `Trainer` decides over how many tokens the model averages its loss.
         self.loss_type = getattr(mixture.base, "loss_type", None)
         self.accepts_loss_kwargs = any(
             given.kind is Parameter.VAR_KEYWORD
@@ -38,7 +38,7 @@ class TrainerView(nn.Module):
         labels: Int[Tensor, "batch seq"] | None = None,
         **kwargs: Any,
     ) -> dict[str, Tensor]:
-        """Loss, if there are labels, and logits; a `Trainer` reads from the names which columns to give."""
+        """Loss, if there are labels, and logits; a `Trainer` reads from the names which columns to pass."""
         out = self.mixture(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -50,7 +50,7 @@ class TrainerView(nn.Module):
         return {name: out[name] for name in ("loss", "logits") if name in out}
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What learns, each tensor once: layers that share their input share one stack of experts."""
+        """What is trained, each tensor once: layers that share their input share one stack of experts."""
         learns = self._learns()
         return {name: value for name, value in super().state_dict(*args, **kwargs).items() if name in learns}
 
@@ -60,14 +60,14 @@ class TrainerView(nn.Module):
         strict: bool = True,  # noqa: ARG002  # a `Trainer` asks for leniency, which would hide a mistake
         assign: bool = False,
     ) -> _IncompatibleKeys:
-        """What `state_dict` gave.
+        """Load what `state_dict` returned.
 
         Raises:
-            ConfigInvalid: the state is of a mixture in which something else learns.
+            ConfigInvalid: the state is of a mixture in which other parameters are trained.
         """
         learns = self._learns()
         if learns != set(state_dict):
-            raise ConfigInvalid("state", f"of {len(learns)} tensors that learn", sorted(state_dict)[:3])
+            raise ConfigInvalid("state", f"of {len(learns)} trained tensors", sorted(state_dict)[:3])
         super().load_state_dict(state_dict, strict=False, assign=assign)
         return _IncompatibleKeys([], [])
 

@@ -1,8 +1,8 @@
 """First stage of training a scaling head: which domain does a token come from? No language-model pass.
 
-The paper trains the head on the language-model loss alone, from a random start. Which expert a token
-wants is mostly a matter of its domain, and that can be learnt from cached hidden states in seconds;
-mixture training then has little left to do.
+The paper trains the head on the language-model loss alone, from a random start. The best expert for a token
+mostly depends on its domain, which can be learnt from cached hidden states in seconds; mixture training then
+has little left to do.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,12 @@ from torch.optim.swa_utils import AveragedModel
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.head_training.best_state import BestState, StageResult
-from xlora_engine.head_training.routed_examples import RoutedRows, RoutedTokens
+from xlora_engine.head_training.routed_examples import RoutedExamples, RoutedTokens
 from xlora_engine.mixture.head import ScalingHead, seeded_dropout
 
-#: What all rows begin with tells no domain, and a few rows are enough to learn just that: one in so many.
-_ROWS_FOR_A_PREFIX = 16
+#: Tokens that all examples begin with say nothing of the domain, which takes few examples to learn: one in
+#: this many includes them.
+_EXAMPLES_PER_PREFIX = 16
 
 #: Held-out tokens that pass the head at once.
 _HELD_OUT_TOKENS = 2**14
@@ -34,20 +35,20 @@ class WarmStart:
 
     #: The most optimiser steps; 0 leaves this stage out.
     steps: int = 1000
-    #: Tokens drawn for each step, from all rows alike.
+    #: Tokens drawn for each step, uniformly from all examples.
     tokens_per_step: int = 1024
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
     #: Standard deviation of the noise on hidden states, as a share of each dimension's own. A head that
-    #: never saw the same state twice is not as sure of a new wording's last token as it is of a known one's.
+    #: never sees the same state twice is not overconfident on states it has seen.
     hidden_noise: float = 0.5
     #: Share of the running average of weights that each step keeps; 0 keeps the last step's alone. The
-    #: average of many steps errs less than any of them on wordings that were not trained on.
+    #: average of many steps generalises better than any of them to unseen wordings.
     averaging: float = 0.99
-    #: Held-out loss is looked at this often, in steps.
+    #: Steps between two evaluations of the held-out loss.
     evaluate_every: int = 40
-    #: Looks without a better held-out loss before training stops.
-    #: Many, because the right expert's scaling goes on rising after cross-entropy has stopped to fall.
+    #: Evaluations without a better held-out loss before training stops.
+    #: Many, because the right expert's scaling goes on rising after cross-entropy has stopped falling.
     patience: int = 10
     seed: int = 0
 
@@ -69,23 +70,23 @@ class StageStep:
 
     step: int
     loss: float
-    #: Loss on held-out rows, where this step looked at it.
+    #: Loss on held-out examples, if this step evaluated it.
     held_out_loss: float | None = None
 
 
 def warm_start(
     head: ScalingHead,
-    rows: RoutedRows,
+    examples: RoutedExamples,
     settings: WarmStart,
     *,
     on_step: Callable[[StageStep], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> StageResult:
-    """Train the head to name each token's domain: cross-entropy of its logits against the row's expert.
+    """Train the head to name each token's domain: cross-entropy of its logits against the example's expert.
 
-    The target is the same for every layer, so one layer's gate is learnt and repeated for all: as many
-    times cheaper as there are layers. What is kept is a running average of the weights
-    (arXiv:1803.05407), looked at on held-out rows: training stops early on its loss and restores its best.
+    The target is the same for every layer, so one layer's gate is learnt and repeated for all, which
+    divides the cost by the number of layers. What is kept is a running average of the weights
+    (arXiv:1803.05407), evaluated on held-out examples: training stops early and restores the best.
 
     Raises:
         TrainingDiverged: a loss is not finite.
@@ -93,8 +94,8 @@ def warm_start(
     """
     device = next(head.parameters()).device
     single = head.single(seed=settings.seed)
-    tokens = rows.tokens(rows.train, with_prefix=_ROWS_FOR_A_PREFIX)
-    held_out = rows.tokens(rows.held_out)
+    tokens = examples.tokens(examples.train, with_prefix=_EXAMPLES_PER_PREFIX)
+    held_out = examples.tokens(examples.held_out)
     noise = tokens.spread() * settings.hidden_noise
     draw = torch.Generator().manual_seed(settings.seed)
     averaged = AveragedModel(single, avg_fn=_running_average(settings.averaging))
@@ -156,7 +157,7 @@ def routing_loss(
 
 
 def require_finite(loss: Tensor, step: int, *, what: str = "loss") -> float:
-    """The loss, or what else it is, as a number.
+    """The loss, or another value, as a number.
 
     Raises:
         TrainingDiverged: it is NaN or infinite.

@@ -17,7 +17,7 @@ MIXED = Tasks(own_expert={"bio": "bio", "protein": "protein"}, mixed=("both",))
 def scored(*losses: float, right: int | None = None) -> AnswerScores:
     """Examples of one token each; the first `right` answers match, all if left out."""
     matches = tuple(float(right is None or number < right) for number in range(len(losses)))
-    return AnswerScores(row_losses=losses, row_matches=matches, row_tokens=(1,) * len(losses))
+    return AnswerScores(example_losses=losses, example_matches=matches, example_tokens=(1,) * len(losses))
 
 
 @pytest.mark.parametrize(

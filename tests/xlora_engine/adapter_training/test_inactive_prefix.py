@@ -14,7 +14,7 @@ from tests.small_bases import SMALL_BASES
 from xlora_engine.adapter_training.inactive_prefix import InactivePrefix
 from xlora_engine.adapter_training.lora_injection import injected
 from xlora_engine.adapter_training.training_batches import Batches
-from xlora_engine.data.chat import EncodedRow
+from xlora_engine.data.chat import EncodedExample
 from xlora_engine.data.shared_prefix import repeated
 from xlora_engine.errors import ConfigInvalid
 
@@ -113,16 +113,16 @@ def test_the_mode_of_the_model_is_left_alone(adapted: PeftModel) -> None:
     assert adapted.training
 
 
-ROWS = [
-    EncodedRow(token_ids=(1, 5, 9, 4, 8), prompt_length=4),
-    EncodedRow(token_ids=(1, 5, 3, 8, 7, 6, 2), prompt_length=4),
+EXAMPLES = [
+    EncodedExample(token_ids=(1, 5, 9, 4, 8), prompt_length=4),
+    EncodedExample(token_ids=(1, 5, 3, 8, 7, 6, 2), prompt_length=4),
 ]
 
 
 def loss_and_gradients(model: PeftModel, prefix: Cache | None, *, cached: int) -> dict[str, Tensor]:
     """Of one batch: the loss, and the gradients of every factor B."""
-    item = Batches(ROWS, [[0, 1]], parts=1, pad_id=0, cached=cached)[0]
-    given = {} if prefix is None else {"cache": repeated(prefix, len(ROWS))}
+    item = Batches(EXAMPLES, [[0, 1]], parts=1, pad_id=0, cached=cached)[0]
+    given = {} if prefix is None else {"cache": repeated(prefix, len(EXAMPLES))}
     model.zero_grad()
     loss = model(**{**item, "use_cache": prefix is not None}, **given).loss
     loss.backward()

@@ -23,7 +23,7 @@ from xlora_engine.adapter_training.train_adapter import (
     TrainedAdapter,
     train_adapter,
 )
-from xlora_engine.data.chat import EncodedRow, collate, encode, training_order
+from xlora_engine.data.chat import EncodedExample, collate, encode, training_order
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.sources.adapter_weights import read_expert
@@ -59,7 +59,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="module")
-def rows(tokenizer: PreTrainedTokenizerFast) -> list[EncodedRow]:
+def examples(tokenizer: PreTrainedTokenizerFast) -> list[EncodedExample]:
     pairs = [(f"{number} plus one" + "?" * (number % 3), str(number + 1)) for number in range(14)]
     return [
         encode(tokenizer, ChatExample(messages=(("user", q), ("assistant", a))), max_tokens=100)
@@ -76,8 +76,10 @@ def frozen(dtype: torch.dtype = torch.float32) -> LlamaForCausalLM:
 class Run:
     """One way to call `train_adapter`; each call goes on in the same folder."""
 
-    def __init__(self, tokenizer: Any, rows: list[EncodedRow], folder: Path, dtype: torch.dtype) -> None:
-        self.tokenizer, self.rows, self.folder, self.dtype = tokenizer, rows, folder, dtype
+    def __init__(
+        self, tokenizer: Any, examples: list[EncodedExample], folder: Path, dtype: torch.dtype
+    ) -> None:
+        self.tokenizer, self.examples, self.folder, self.dtype = tokenizer, examples, folder, dtype
         self.steps: list[StepMetrics] = []
 
     def __call__(self, settings: AdapterTraining = SETTINGS, stop_after: int | None = None) -> TrainedAdapter:
@@ -85,7 +87,7 @@ class Run:
         return train_adapter(
             frozen(self.dtype),
             self.tokenizer,
-            self.rows,
+            self.examples,
             settings,
             base_name="pico",
             folder=self.folder,
@@ -101,18 +103,22 @@ class Run:
 
 
 @pytest.fixture
-def run(tokenizer: PreTrainedTokenizerFast, rows: list[EncodedRow], tmp_path: Path) -> Callable[..., Run]:
+def run(
+    tokenizer: PreTrainedTokenizerFast, examples: list[EncodedExample], tmp_path: Path
+) -> Callable[..., Run]:
     def make(name: str, dtype: torch.dtype = torch.float32) -> Run:
-        return Run(tokenizer, rows, tmp_path / name, dtype)
+        return Run(tokenizer, examples, tmp_path / name, dtype)
 
     return make
 
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    tokenizer: PreTrainedTokenizerFast, rows: list[EncodedRow], tmp_path_factory: pytest.TempPathFactory
+    tokenizer: PreTrainedTokenizerFast,
+    examples: list[EncodedExample],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> TrainedAdapter:
-    return Run(tokenizer, rows, tmp_path_factory.mktemp("undisturbed"), torch.float32)(DROPPING)
+    return Run(tokenizer, examples, tmp_path_factory.mktemp("undisturbed"), torch.float32)(DROPPING)
 
 
 def weights(trained: TrainedAdapter) -> bytes:
@@ -122,7 +128,9 @@ def weights(trained: TrainedAdapter) -> bytes:
 # ---------------------------------------------------------------------- what comes out
 
 
-def test_the_weights_are_those_of_a_plain_loop(run: Callable[..., Run], rows: list[EncodedRow]) -> None:
+def test_the_weights_are_those_of_a_plain_loop(
+    run: Callable[..., Run], examples: list[EncodedExample]
+) -> None:
     # Given PEFT and torch alone, with the schedule, clipping and batches that the settings mean
     torch.manual_seed(SETTINGS.seed)
     model = get_peft_model(
@@ -131,11 +139,11 @@ def test_the_weights_are_those_of_a_plain_loop(run: Callable[..., Run], rows: li
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     optimiser = torch.optim.AdamW(trained.values(), lr=1e-2, weight_decay=0.01)
     losses, rates = [], []
-    for step, indices in enumerate(training_order(rows, rows_per_batch=4, steps=8, seed=3)):
+    for step, indices in enumerate(training_order(examples, batch_size=4, steps=8, seed=3)):
         warm = step / 2 if step < 2 else 0.5 * (1 + math.cos(math.pi * (step - 2) / 6))
         rates.append(1e-2 * warm)
         optimiser.param_groups[0]["lr"] = rates[-1]
-        batch = collate([rows[index] for index in indices], pad_id=0)
+        batch = collate([examples[index] for index in indices], pad_id=0)
         loss = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
@@ -152,8 +160,8 @@ def test_the_weights_are_those_of_a_plain_loop(run: Callable[..., Run], rows: li
     assert result.losses[-1] < 0.9 * result.losses[0]
     assert result.final_loss == result.losses[-1]
     assert result.tokens == sum(
-        len(rows[i].token_ids)
-        for batch in training_order(rows, rows_per_batch=4, steps=8, seed=3)
+        len(examples[i].token_ids)
+        for batch in training_order(examples, batch_size=4, steps=8, seed=3)
         for i in batch
     )
     written = load_file(result.folder / "adapter_model.safetensors")
@@ -165,12 +173,12 @@ def test_the_weights_are_those_of_a_plain_loop(run: Callable[..., Run], rows: li
 
 
 def test_a_trained_adapter_is_silent_on_the_shared_prefix_and_nowhere_else(
-    run: Callable[..., Run], rows: list[EncodedRow]
+    run: Callable[..., Run], examples: list[EncodedExample]
 ) -> None:
     trained = run("silent")(replace(SETTINGS, inactive_prefix=True))
     # As far as an eighth of the narrowest input has room.
-    assert len(shared_prefix(rows)) > (prefix := 4)
-    ids = torch.tensor([rows[0].token_ids])
+    assert len(shared_prefix(examples)) > (prefix := 4)
+    ids = torch.tensor([examples[0].token_ids])
     base = frozen()
     with torch.no_grad():
         plain = base(input_ids=ids).logits[0]
@@ -200,14 +208,14 @@ def test_the_folder_holds_configuration_and_weights_and_nothing_else(run: Callab
 
 
 def test_nothing_written_tells_where_the_base_lay(
-    tokenizer: PreTrainedTokenizerFast, rows: list[EncodedRow], tmp_path: Path
+    tokenizer: PreTrainedTokenizerFast, examples: list[EncodedExample], tmp_path: Path
 ) -> None:
     base_folder = pico_base_folder(tmp_path / "secret-place")
     base = load_base(base_folder, dtype=torch.float32, device=torch.device("cpu"))
     train_adapter(
         base,
         tokenizer,
-        rows,
+        examples,
         replace(SETTINGS, steps=2, checkpoint_every_s=1e-9),
         base_name="pico",
         folder=tmp_path / "run",
@@ -218,10 +226,10 @@ def test_nothing_written_tells_where_the_base_lay(
 
 
 def test_the_adapter_read_back_answers_better_than_the_base(
-    run: Callable[..., Run], rows: list[EncodedRow]
+    run: Callable[..., Run], examples: list[EncodedExample]
 ) -> None:
     result = run("better")(replace(SETTINGS, steps=20, target_modules=("q_proj", "v_proj", "up_proj")))
-    batch = collate(rows, pad_id=0)
+    batch = collate(examples, pad_id=0)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
     with torch.no_grad():
         without = float(frozen()(**inputs).loss)
@@ -257,7 +265,7 @@ def state_of(model: LlamaForCausalLM) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("end", ["finished", "stopped", "diverged", "refused"])
 def test_the_base_is_left_as_it_was_however_training_ends(
-    tokenizer: PreTrainedTokenizerFast, rows: list[EncodedRow], tmp_path: Path, end: str
+    tokenizer: PreTrainedTokenizerFast, examples: list[EncodedExample], tmp_path: Path, end: str
 ) -> None:
     base = frozen()
     before, state = {name: value.clone() for name, value in base.state_dict().items()}, state_of(base)
@@ -273,7 +281,7 @@ def test_the_base_is_left_as_it_was_however_training_ends(
         train_adapter(
             base,
             tokenizer,
-            rows,
+            examples,
             settings,
             base_name="pico",
             folder=tmp_path,
@@ -317,7 +325,7 @@ def test_a_run_on_a_bfloat16_base_goes_on_likewise(run: Callable[..., Run]) -> N
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3])
 def test_small_micro_batches_learn_the_same(run: Callable[..., Run], micro_batch_size: int) -> None:
-    # 14 rows in batches of 4: the last batch of an epoch is shorter than the others.
+    # 14 examples in batches of 4: the last batch of an epoch is shorter than the others.
     whole = load_file(run("whole")().folder / "adapter_model.safetensors")
     cut_run = run("cut")
     cut_up = cut_run(replace(SETTINGS, micro_batch_size=micro_batch_size))
@@ -362,16 +370,16 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
     assert result.losses == undisturbed.losses
 
 
-@pytest.mark.parametrize("other", ["settings", "rows"])
+@pytest.mark.parametrize("other", ["settings", "examples"])
 def test_a_checkpoint_of_another_run_is_not_gone_on_from(
     run: Callable[..., Run], undisturbed: TrainedAdapter, other: str
 ) -> None:
     reused = run("reused")
-    rows = reused.rows
-    reused.rows = rows if other == "settings" else rows[::-1]
+    examples = reused.examples
+    reused.examples = examples if other == "settings" else examples[::-1]
     with pytest.raises(TrainingStopped):
         reused(replace(DROPPING, learning_rate=5e-3) if other == "settings" else DROPPING, stop_after=3)
-    reused.rows = rows
+    reused.examples = examples
     result = reused(DROPPING)
     assert [step.step for step in reused.steps] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert weights(result) == weights(undisturbed)
@@ -414,7 +422,7 @@ def test_a_loss_that_is_no_number_ends_training_by_name(run: Callable[..., Run])
 
 
 def test_training_on_no_rows_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    with pytest.raises(ConfigInvalid, match="rows"):
+    with pytest.raises(ConfigInvalid, match="examples"):
         train_adapter(frozen(), tokenizer, [], SETTINGS, base_name="pico", folder=tmp_path)
 
 

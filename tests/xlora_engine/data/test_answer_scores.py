@@ -18,7 +18,7 @@ from formats.chat_examples import ChatExample
 from tests.pico import pico_llama, pico_tokenizer
 from tests.small_bases import SMALL_BASES
 from xlora_engine.data.answer_scores import EXTRA_TOKENS, AnswerScores, decide, normalise, score_answers
-from xlora_engine.data.chat import EncodedRow, collate, encode, training_order
+from xlora_engine.data.chat import EncodedExample, collate, encode, training_order
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.errors import ConfigInvalid
 
@@ -57,36 +57,36 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return pico_tokenizer()
 
 
-def row(tokenizer: PreTrainedTokenizerFast, question: str, answer: str) -> EncodedRow:
+def example(tokenizer: PreTrainedTokenizerFast, question: str, answer: str) -> EncodedExample:
     found = encode(
         tokenizer, ChatExample(messages=(("user", question), ("assistant", answer or "?"))), max_tokens=200
     )
     if answer:
         return found
-    return EncodedRow(
+    return EncodedExample(
         token_ids=(*found.token_ids[: found.prompt_length], found.token_ids[-1]),
         prompt_length=found.prompt_length,
     )
 
 
-def training_rows(tokenizer: PreTrainedTokenizerFast) -> list[EncodedRow]:
+def training_rows(tokenizer: PreTrainedTokenizerFast) -> list[EncodedExample]:
     generator = random.Random(0)
-    rows = []
+    examples = []
     for question, answers in WRITTEN.items():
         for number in range(8):
             answer = answers[generator.randrange(len(answers))]
-            rows.append(row(tokenizer, f"{question}{number}", answer))
-    return rows
+            examples.append(example(tokenizer, f"{question}{number}", answer))
+    return examples
 
 
 @pytest.fixture(scope="module")
 def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A pico model that has half learnt the answers above."""
     model = pico_llama()
-    rows = training_rows(tokenizer)
+    examples = training_rows(tokenizer)
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for indices in training_order(rows, rows_per_batch=16, steps=70, seed=0):
-        batch = collate([rows[index] for index in indices], pad_id=0)
+    for indices in training_order(examples, batch_size=16, steps=70, seed=0):
+        batch = collate([examples[index] for index in indices], pad_id=0)
         loss = model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,
@@ -135,7 +135,7 @@ def generation_of(model: PreTrainedModel) -> Callable[..., Tensor]:
 def score(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
-    rows: list[EncodedRow],
+    examples: list[EncodedExample],
     *,
     call: Callable[..., Tensor] | None = None,
     generate: Callable[..., Tensor] | None = None,
@@ -145,22 +145,22 @@ def score(
         call or logits_of(model),
         generate or generation_of(model),
         tokenizer,
-        rows,
+        examples,
         new_cache=lambda: DynamicCache(config=model.config),
         tokens_per_batch=tokens_per_batch,
         device=CPU,
     )
 
 
-def plainly_generated(model: LlamaForCausalLM, tokenizer: Any, row: EncodedRow) -> bool:
+def plainly_generated(model: LlamaForCausalLM, tokenizer: Any, example: EncodedExample) -> bool:
     """The reference: generate from the prompt alone, cut at the end token, normalise, compare."""
-    prompt = torch.tensor([row.token_ids[: row.prompt_length]])
-    out = generation_of(model)(prompt, torch.ones_like(prompt), len(row.answer_ids) + EXTRA_TOKENS)
+    prompt = torch.tensor([example.token_ids[: example.prompt_length]])
+    out = generation_of(model)(prompt, torch.ones_like(prompt), len(example.answer_ids) + EXTRA_TOKENS)
     new = out[0, prompt.shape[1] :].tolist()
     ends = [place for place, token in enumerate(new) if token in (0, tokenizer.eos_token_id)]
     if not ends:
         return False
-    expected = tokenizer.decode(row.answer_ids, skip_special_tokens=True)
+    expected = tokenizer.decode(example.answer_ids, skip_special_tokens=True)
     return normalise(tokenizer.decode(new[: ends[0]], skip_special_tokens=True)) == normalise(expected)
 
 
@@ -168,8 +168,8 @@ def test_exact_match_is_that_of_generating_every_answer(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     # Given many questions, each with many answers that may be expected
-    rows = [
-        row(tokenizer, f"{question}{number}", expected)
+    examples = [
+        example(tokenizer, f"{question}{number}", expected)
         for question in WRITTEN
         for number in range(2)
         for expected in EXPECTED
@@ -182,61 +182,61 @@ def test_exact_match_is_that_of_generating_every_answer(
         return generation_of(model)(input_ids, attention_mask, max_new_tokens)
 
     # When they are scored, and when every answer is generated plainly
-    scores = score(model, tokenizer, rows, generate=counted, tokens_per_batch=400)
-    reference = [plainly_generated(model, tokenizer, row) for row in rows]
+    scores = score(model, tokenizer, examples, generate=counted, tokens_per_batch=400)
+    reference = [plainly_generated(model, tokenizer, example) for example in examples]
     # Then both find the same matches, though few were generated
-    assert [bool(match) for match in scores.row_matches] == reference
-    assert 0 < generated < len(rows) / 3
-    # and hits, misses and both fates of an undecided row did happen
-    fates = Counter(zip(decisions(model, tokenizer, rows), reference, strict=True))
+    assert [bool(match) for match in scores.example_matches] == reference
+    assert 0 < generated < len(examples) / 3
+    # and hits, misses and both fates of an undecided example did happen
+    fates = Counter(zip(decisions(model, tokenizer, examples), reference, strict=True))
     assert set(fates) == {(True, True), (False, False), (None, True), (None, False)}, fates
 
 
 def decisions(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: list[EncodedRow]
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, examples: list[EncodedExample]
 ) -> list[bool | None]:
     found = []
-    for row in rows:
-        logits = model(torch.tensor([row.token_ids])).logits[0]
-        found.append(decide(tokenizer, row, logits[row.prompt_length - 1 : -1].argmax(-1).tolist()))
+    for example in examples:
+        logits = model(torch.tensor([example.token_ids])).logits[0]
+        found.append(decide(tokenizer, example, logits[example.prompt_length - 1 : -1].argmax(-1).tolist()))
     return found
 
 
-def loss_alone(model: PreTrainedModel, row: EncodedRow) -> float:
-    """The reference: one forward over the whole row."""
-    logprobs = model(torch.tensor([row.token_ids])).logits[0].log_softmax(-1)
-    answer = torch.tensor(row.answer_ids)
-    return float(-logprobs[row.prompt_length - 1 : -1].gather(1, answer[:, None]).mean())
+def loss_alone(model: PreTrainedModel, example: EncodedExample) -> float:
+    """The reference: one forward over the whole example."""
+    logprobs = model(torch.tensor([example.token_ids])).logits[0].log_softmax(-1)
+    answer = torch.tensor(example.answer_ids)
+    return float(-logprobs[example.prompt_length - 1 : -1].gather(1, answer[:, None]).mean())
 
 
 def test_losses_are_those_of_each_row_alone(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    rows = [
-        row(tokenizer, "a1", "red"),
-        row(tokenizer, "a longer question", "grün"),
-        row(tokenizer, "g", "7"),
+    examples = [
+        example(tokenizer, "a1", "red"),
+        example(tokenizer, "a longer question", "grün"),
+        example(tokenizer, "g", "7"),
     ]
-    scores = score(model, tokenizer, rows)
-    for alone, loss in zip(rows, scores.row_losses, strict=True):
+    scores = score(model, tokenizer, examples)
+    for alone, loss in zip(examples, scores.example_losses, strict=True):
         assert loss == pytest.approx(loss_alone(model, alone), abs=1e-5)
-    assert scores.row_tokens == (4, 6, 2)
+    assert scores.example_tokens == (4, 6, 2)
 
 
 def test_scores_do_not_depend_on_how_rows_are_batched(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    rows = [row(tokenizer, f"{q}{n}", "red") for q in "ab" for n in range(4)]
-    one, many = (score(model, tokenizer, rows, tokens_per_batch=tokens) for tokens in (1, 10_000))
-    assert one.row_matches == many.row_matches
-    assert one.row_losses == pytest.approx(many.row_losses, abs=1e-5)
+    examples = [example(tokenizer, f"{q}{n}", "red") for q in "ab" for n in range(4)]
+    one, many = (score(model, tokenizer, examples, tokens_per_batch=tokens) for tokens in (1, 10_000))
+    assert one.example_matches == many.example_matches
+    assert one.example_losses == pytest.approx(many.example_losses, abs=1e-5)
 
 
 def test_what_all_rows_begin_with_is_run_once(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    # Given rows that begin alike, and a call that notes how many tokens it is given and attends to
-    rows = [row(tokenizer, f"{q}{n}", "red") for q in "ab" for n in range(4)]
+    # Given examples that begin alike, and a call that notes how many tokens it is given and attends to
+    examples = [example(tokenizer, f"{q}{n}", "red") for q in "ab" for n in range(4)]
     given: list[tuple[int, int]] = []
 
     def noted(ids: Tensor, mask: Tensor, positions: Tensor, keep: int, cache: Cache) -> Tensor:
@@ -244,9 +244,9 @@ def test_what_all_rows_begin_with_is_run_once(
         return logits_of(model)(ids, mask, positions, keep, cache)
 
     # When they are scored two at a time
-    score(model, tokenizer, rows, call=noted, tokens_per_batch=20)
+    score(model, tokenizer, examples, call=noted, tokens_per_batch=20)
     # Then the prefix is in the first call alone, and every later one attends to it
-    shared, longest = len(shared_prefix(rows)), max(len(row.token_ids) for row in rows)
+    shared, longest = len(shared_prefix(examples)), max(len(example.token_ids) for example in examples)
     assert given[0] == (shared, shared)
     assert len(given) > 2
     assert max(width for width, _ in given[1:]) == longest - shared
@@ -254,21 +254,21 @@ def test_what_all_rows_begin_with_is_run_once(
 
 
 def test_where_windows_slide_rows_are_run_whole(tokenizer: PreTrainedTokenizerFast) -> None:
-    # Given a model of short windows, and rows that begin alike: padding must not push that out of sight
+    # Given a model of short windows, and examples that begin alike: padding must not push that out of sight
     model = SMALL_BASES["Mistral"].build().requires_grad_(False)
-    rows = [
-        EncodedRow(token_ids=(5, 6, 7, *own, 8, 2), prompt_length=3 + len(own))
+    examples = [
+        EncodedExample(token_ids=(5, 6, 7, *own, 8, 2), prompt_length=3 + len(own))
         for own in ((9,), (10, 11, 12, 13, 14))
     ]
     # When they are scored together
-    scores = score(model, tokenizer, rows)
+    scores = score(model, tokenizer, examples)
     # Then the losses are those of each alone
-    assert scores.row_losses == pytest.approx([loss_alone(model, one) for one in rows], abs=1e-5)
+    assert scores.example_losses == pytest.approx([loss_alone(model, one) for one in examples], abs=1e-5)
 
 
 def decided(tokenizer: PreTrainedTokenizerFast, expected: str, likeliest: str) -> bool | None:
     """The decision where the bytes of `likeliest` are predicted, and its last one again and again."""
-    wanted = row(tokenizer, "q", expected)
+    wanted = example(tokenizer, "q", expected)
     predicted = tokenizer(likeliest, add_special_tokens=False)["input_ids"]
     count = len(wanted.answer_ids)
     return decide(tokenizer, wanted, (predicted + predicted[-1:] * count)[:count])
@@ -314,7 +314,7 @@ def test_no_text_that_can_still_match_is_decided_a_miss(
 ) -> None:
     if not expected.strip() or normalise(written) != normalise(expected):
         return
-    wanted = row(tokenizer, "q", expected)
+    wanted = example(tokenizer, "q", expected)
     # One token a byte: greedy decoding writes `written`, and the end of the turn after it
     ids = [*tokenizer(written, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     predicted = [ids[min(place, len(ids) - 1)] for place in range(len(wanted.answer_ids))]
@@ -355,38 +355,40 @@ def written(
 def test_an_answer_matches_only_if_it_ends_within_its_tokens(
     tokenizer: PreTrainedTokenizerFast, text: str, match: float
 ) -> None:
-    # Given the row in question, and a longer one that is generated in the same batch
-    rows = [row(tokenizer, "q", "7"), row(tokenizer, "q", "  eight")]
+    # Given the example in question, and a longer one that is generated in the same batch
+    examples = [example(tokenizer, "q", "7"), example(tokenizer, "q", "  eight")]
     # When a model answers by spaces first
     scores = score_answers(
         *written(tokenizer, text),
         tokenizer,
-        rows,
+        examples,
         new_cache=DynamicCache,
         tokens_per_batch=1000,
         device=CPU,
     )
     # Then the number counts if its end came within so many more tokens than the expected answer has
-    assert scores.row_matches == (match, 0.0)
+    assert scores.example_matches == (match, 0.0)
 
 
 def test_totals_weigh_tokens_and_errors_are_those_of_the_mean() -> None:
-    scores = AnswerScores(row_losses=(1.0, 3.0), row_matches=(1.0, 0.0), row_tokens=(3, 1))
+    scores = AnswerScores(example_losses=(1.0, 3.0), example_matches=(1.0, 0.0), example_tokens=(3, 1))
     assert scores.n == 2
     assert scores.loss == 1.5
-    # residuals of 4 tokens in 2 rows: 3·(1-1.5)/2 and 1·(3-1.5)/2
+    # residuals of 4 tokens in 2 examples: 3·(1-1.5)/2 and 1·(3-1.5)/2
     assert scores.loss_standard_error == pytest.approx(math.sqrt((0.75**2 + 0.75**2) / 1 / 2))
     assert scores.exact_match == 0.5
     assert scores.exact_match_standard_error == pytest.approx(0.5)
 
 
 def test_the_standard_error_of_a_loss_covers_what_resampling_shows() -> None:
-    # Given rows whose loss depends on their length, the case where weighing matters
+    # Given examples whose loss depends on their length, the case where weighing matters
     generator = random.Random(0)
     tokens = [generator.randint(1, 20) for _ in range(400)]
     losses = [1 + 0.1 * count + generator.gauss(0, 0.5) for count in tokens]
-    scores = AnswerScores(row_losses=tuple(losses), row_matches=(0.0,) * 400, row_tokens=tuple(tokens))
-    # When the rows are drawn again and again
+    scores = AnswerScores(
+        example_losses=tuple(losses), example_matches=(0.0,) * 400, example_tokens=tuple(tokens)
+    )
+    # When the examples are drawn again and again
     means = []
     for _ in range(300):
         drawn = generator.choices(range(400), k=400)
@@ -397,12 +399,12 @@ def test_the_standard_error_of_a_loss_covers_what_resampling_shows() -> None:
 
 
 def test_one_row_has_no_error_to_estimate() -> None:
-    scores = AnswerScores(row_losses=(1.0,), row_matches=(1.0,), row_tokens=(2,))
+    scores = AnswerScores(example_losses=(1.0,), example_matches=(1.0,), example_tokens=(2,))
     assert scores.loss_standard_error == scores.exact_match_standard_error == 0
 
 
 def test_scores_of_no_rows_are_refused(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ConfigInvalid, match="rows"):
+    with pytest.raises(ConfigInvalid, match="examples"):
         score(model, tokenizer, [])
 
 

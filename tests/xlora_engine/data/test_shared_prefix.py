@@ -1,4 +1,4 @@
-"""Tokens that all rows begin with are run once, and every row's hidden states stay what they were."""
+"""Tokens that all examples begin with are run once, and every example's hidden states stay what they were."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from tests.small_bases import SMALL_BASES
-from xlora_engine.data.chat import EncodedRow
+from xlora_engine.data.chat import EncodedExample
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.head_training.hidden_states import compute_hidden_states
 from xlora_engine.mixture.cache import XLoraCache
 
-ROWS = [
-    EncodedRow(token_ids=(1, 2, 3, 9, 4, 5), prompt_length=5),
-    EncodedRow(token_ids=(1, 2, 3, 8, 5), prompt_length=4),
-    EncodedRow(token_ids=(1, 2, 3, 7, 6, 4, 5), prompt_length=6),
+EXAMPLES = [
+    EncodedExample(token_ids=(1, 2, 3, 9, 4, 5), prompt_length=5),
+    EncodedExample(token_ids=(1, 2, 3, 8, 5), prompt_length=4),
+    EncodedExample(token_ids=(1, 2, 3, 7, 6, 4, 5), prompt_length=6),
 ]
 
 
@@ -42,12 +42,12 @@ class CountingPass:
 
 
 def test_the_shared_prefix_ends_before_the_first_token_of_a_rows_own() -> None:
-    assert shared_prefix(ROWS) == (1, 2, 3)
-    assert shared_prefix([*ROWS, EncodedRow(token_ids=(2, 3, 4), prompt_length=2)]) == ()
+    assert shared_prefix(EXAMPLES) == (1, 2, 3)
+    assert shared_prefix([*EXAMPLES, EncodedExample(token_ids=(2, 3, 4), prompt_length=2)]) == ()
 
 
 def test_equal_prompts_keep_a_token_of_their_own() -> None:
-    assert shared_prefix([EncodedRow(token_ids=(1, 2, 3, 4), prompt_length=3)] * 2) == (1, 2)
+    assert shared_prefix([EncodedExample(token_ids=(1, 2, 3, 4), prompt_length=3)] * 2) == (1, 2)
 
 
 @pytest.mark.parametrize("name", SMALL_BASES)
@@ -55,35 +55,35 @@ def test_hidden_states_are_those_of_each_row_alone(name: str) -> None:
     counting = CountingPass(SMALL_BASES[name].build())
     hidden = compute_hidden_states(
         counting,
-        ROWS,
+        EXAMPLES,
         new_cache=counting.new_cache,
         pad_id=0,
         tokens_per_batch=64,
         device=torch.device("cpu"),
     )
-    # The prefix once, and what is left of three rows, padded to the longest.
+    # The prefix once, and what is left of three examples, padded to the longest.
     assert counting.tokens == 3 + 3 * 4
-    for index, row in enumerate(ROWS):
-        input_ids = torch.tensor([row.token_ids])
+    for index, example in enumerate(EXAMPLES):
+        input_ids = torch.tensor([example.token_ids])
         alone = counting(
             input_ids,
             attention_mask=torch.ones_like(input_ids),
-            position_ids=torch.arange(len(row.token_ids))[None],
+            position_ids=torch.arange(len(example.token_ids))[None],
         )[0]
         # Stored in bfloat16: 8 bits.
-        torch.testing.assert_close(hidden.row(index).float(), alone, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(hidden.of(index).float(), alone, rtol=1e-2, atol=1e-2)
 
 
 def test_rows_that_share_nothing_are_run_whole() -> None:
-    rows = [*ROWS, EncodedRow(token_ids=(2, 3, 4), prompt_length=2)]
+    examples = [*EXAMPLES, EncodedExample(token_ids=(2, 3, 4), prompt_length=2)]
     counting = CountingPass(SMALL_BASES["Llama"].build())
     hidden = compute_hidden_states(
         counting,
-        rows,
+        examples,
         new_cache=counting.new_cache,
         pad_id=0,
         tokens_per_batch=64,
         device=torch.device("cpu"),
     )
     assert counting.tokens == 4 * 7
-    assert [len(hidden.row(index)) for index in range(4)] == [6, 5, 7, 3]
+    assert [len(hidden.of(index)) for index in range(4)] == [6, 5, 7, 3]

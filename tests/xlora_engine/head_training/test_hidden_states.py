@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from tests.xlora_engine.conftest import Mixture
-from xlora_engine.data.chat import EncodedRow
+from xlora_engine.data.chat import EncodedExample
 from xlora_engine.errors import SavedFileUnreadable
 from xlora_engine.head_training.hidden_states import HiddenStates, compute_hidden_states
 
-#: Of several lengths, so that batches are not in the rows' order, and with a beginning that all share.
-ROWS = [EncodedRow(token_ids=(1, 2, *range(9, 9 + length)), prompt_length=2) for length in (7, 2, 5, 1, 6)]
+#: Of several lengths, so that batches are not in the examples' order, and with a beginning that all share.
+EXAMPLES = [
+    EncodedExample(token_ids=(1, 2, *range(9, 9 + length)), prompt_length=2) for length in (7, 2, 5, 1, 6)
+]
 
 Compute = Callable[..., HiddenStates]
 
@@ -26,16 +28,16 @@ Compute = Callable[..., HiddenStates]
 def compute(mixture: Mixture) -> Compute:
     model = mixture()
 
-    def computed(into: Path | None, *, on_rows: Callable[[int], None] = lambda _: None) -> HiddenStates:
+    def computed(into: Path | None, *, on_examples: Callable[[int], None] = lambda _: None) -> HiddenStates:
         return compute_hidden_states(
             model.scaling_pass,
-            ROWS,
+            EXAMPLES,
             new_cache=lambda: model.new_cache().scaling,
             pad_id=0,
             tokens_per_batch=16,
             device=torch.device("cpu"),
             into=into,
-            on_rows=on_rows,
+            on_examples=on_examples,
         )
 
     return computed
@@ -50,7 +52,9 @@ def test_those_of_a_file_are_those_of_memory(compute: Compute, tmp_path: Path) -
     written = compute(path)
     assert same(written, compute(None))
     assert same(HiddenStates.load(path), written)
-    assert [len(written.row(index)) for index in range(len(ROWS))] == [len(row.token_ids) for row in ROWS]
+    assert [len(written.of(index)) for index in range(len(EXAMPLES))] == [
+        len(example.token_ids) for example in EXAMPLES
+    ]
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -63,7 +67,7 @@ def test_a_file_of_before_stays_until_the_new_one_is_whole(compute: Compute, tmp
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        compute(path, on_rows=fail)
+        compute(path, on_examples=fail)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -90,7 +94,7 @@ def test_two_that_compute_the_same_do_not_write_into_each_others_file(
         if not found:
             found.append(compute(path))
 
-    outer = compute(path, on_rows=meanwhile)
+    outer = compute(path, on_examples=meanwhile)
     assert same(outer, found[0])
     assert same(outer, compute(None))
 
@@ -127,6 +131,6 @@ def test_rows_are_padded_on_the_left_after_what_they_share(compute: Compute) -> 
     batch = states.left_padded([3, 0], after=2)
     assert batch.shape[:2] == (2, 7)
     assert not batch[0, :6].any()
-    torch.testing.assert_close(batch[0, 6:], states.row(3)[2:].float(), rtol=0, atol=0)
-    whole: Tensor = states.row(0)[2:].float()
+    torch.testing.assert_close(batch[0, 6:], states.of(3)[2:].float(), rtol=0, atol=0)
+    whole: Tensor = states.of(0)[2:].float()
     torch.testing.assert_close(batch[1], whole, rtol=0, atol=0)

@@ -10,57 +10,57 @@ import pytest
 import torch
 
 from tests.xlora_engine.conftest import Mixture
-from tests.xlora_engine.rows_begun_alike import (
+from tests.xlora_engine.examples_begun_alike import (
     TOKENS_ONCE,
     TOKENS_WHOLE,
     assert_same_step,
-    rows_begun_alike,
+    examples_begun_alike,
     step,
 )
-from xlora_engine.data.chat import EncodedRow, collate
+from xlora_engine.data.chat import EncodedExample, collate
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.head_training.best_state import StageResult
 from xlora_engine.head_training.hidden_states import compute_hidden_states
 from xlora_engine.head_training.mixture_training import MixtureTraining, mixture_loss, train_mixture
-from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.head_training.stage_checkpoints import StageCheckpoints
 from xlora_engine.head_training.warm_start import StageStep
 from xlora_engine.model import XLoraModel
 from xlora_engine.sources.manifest import write_manifest
 
 EXPERTS = 3
-Problem = tuple[XLoraModel, list[EncodedRow], RoutedRows]
+Problem = tuple[XLoraModel, list[EncodedExample], RoutedExamples]
 
 
 @pytest.fixture(scope="module")
-def answered(mixture: Mixture) -> tuple[list[EncodedRow], RoutedRows]:
-    """Rows answered as the expert that their first tokens name would."""
+def answered(mixture: Mixture) -> tuple[list[EncodedExample], RoutedExamples]:
+    """Examples answered as the expert that their first tokens name would."""
     model = mixture()
     generator = torch.Generator().manual_seed(3)
-    rows = []
+    examples = []
     for number in range(36):
         expert = number % EXPERTS
         marker = torch.full((2,), 5 + expert)
         prompt = torch.cat([marker, torch.randint(20, 250, (4,), generator=generator)])
         with model.fixed_scalings(one_hot(model, expert)):
             written = model.generate(prompt[None], max_new_tokens=3, min_new_tokens=3, do_sample=False)
-        rows.append(EncodedRow(token_ids=tuple(written[0].tolist()), prompt_length=len(prompt)))
+        examples.append(EncodedExample(token_ids=tuple(written[0].tolist()), prompt_length=len(prompt)))
     hidden = compute_hidden_states(
         model.scaling_pass,
-        rows,
+        examples,
         new_cache=lambda: model.new_cache().scaling,
         pad_id=0,
         tokens_per_batch=512,
         device=torch.device("cpu"),
     )
-    experts = torch.arange(len(rows)) % EXPERTS
+    experts = torch.arange(len(examples)) % EXPERTS
     train, held_out = tuple(range(24)), tuple(range(24, 36))
-    return rows, RoutedRows(hidden=hidden, experts=experts, train=train, held_out=held_out)
+    return examples, RoutedExamples(hidden=hidden, experts=experts, train=train, held_out=held_out)
 
 
 @pytest.fixture
-def problem(mixture: Mixture, answered: tuple[list[EncodedRow], RoutedRows]) -> Callable[[], Problem]:
-    """Those rows, and a model with an untrained head."""
+def problem(mixture: Mixture, answered: tuple[list[EncodedExample], RoutedExamples]) -> Callable[[], Problem]:
+    """Those examples, and a model with an untrained head."""
     return lambda: (mixture(spread=1.0), *answered)
 
 
@@ -72,9 +72,9 @@ def head_of(model: XLoraModel) -> torch.Tensor:
     return torch.cat([values.detach().flatten() for values in model.head.parameters()])
 
 
-def loss_with(model: XLoraModel, rows: list[EncodedRow], scalings: torch.Tensor) -> float:
-    """Loss of the held-out rows under constant scalings."""
-    batch = collate(rows[24:], pad_id=0)
+def loss_with(model: XLoraModel, examples: list[EncodedExample], scalings: torch.Tensor) -> float:
+    """Loss of the held-out examples under constant scalings."""
+    batch = collate(examples[24:], pad_id=0)
     out = model.mixture_pass(
         scalings,
         input_ids=batch.input_ids,
@@ -88,7 +88,7 @@ def loss_with(model: XLoraModel, rows: list[EncodedRow], scalings: torch.Tensor)
 
 
 def settings(**changes: Any) -> MixtureTraining:
-    return replace(MixtureTraining(learning_rate=1e-2, steps=40, rows_per_step=6), **changes)
+    return replace(MixtureTraining(learning_rate=1e-2, steps=40, batch_size=6), **changes)
 
 
 @pytest.mark.parametrize("use_trainable_adapters", [False, True])
@@ -96,10 +96,10 @@ def test_a_shared_prefix_is_run_once_and_gradients_are_those_of_whole_rows(
     mixture: Mixture, use_trainable_adapters: bool
 ) -> None:
     model = mixture(use_trainable_adapters=use_trainable_adapters)
-    rows, routed = rows_begun_alike(model)
+    examples, routed = examples_begun_alike(model)
 
-    whole = step(model, rows, replace(routed, shared=0))
-    once = step(model, rows, routed)
+    whole = step(model, examples, replace(routed, shared=0))
+    once = step(model, examples, routed)
 
     assert (once.tokens, whole.tokens) == (TOKENS_ONCE, TOKENS_WHOLE)
     assert any(not name.startswith("head.") for name in once.gradients) == use_trainable_adapters
@@ -108,34 +108,34 @@ def test_a_shared_prefix_is_run_once_and_gradients_are_those_of_whole_rows(
 
 def test_rows_are_run_whole_where_few_tokens_would_be_saved(mixture: Mixture) -> None:
     model = mixture()
-    rows, routed = rows_begun_alike(model)
-    assert step(model, rows, replace(routed, shared=4)).tokens == TOKENS_WHOLE
+    examples, routed = examples_begun_alike(model)
+    assert step(model, examples, replace(routed, shared=4)).tokens == TOKENS_WHOLE
 
 
 def test_rows_are_run_whole_where_windows_slide(mixture: Mixture) -> None:
     model = mixture()
     model.base.config.layer_types = ["full_attention", "sliding_attention"]
     model.base.config.sliding_window = 4
-    rows, routed = rows_begun_alike(model)
-    assert step(model, rows, routed).tokens == TOKENS_WHOLE
+    examples, routed = examples_begun_alike(model)
+    assert step(model, examples, routed).tokens == TOKENS_WHOLE
 
 
 def test_rows_are_run_whole_where_activations_are_computed_again(mixture: Mixture) -> None:
     model = mixture()
-    rows, routed = rows_begun_alike(model)
+    examples, routed = examples_begun_alike(model)
     model.gradient_checkpointing_enable()
-    assert step(model.train(), rows, routed).tokens == TOKENS_WHOLE
+    assert step(model.train(), examples, routed).tokens == TOKENS_WHOLE
     model.gradient_checkpointing_disable()
-    assert step(model, rows, routed).tokens == TOKENS_ONCE
+    assert step(model, examples, routed).tokens == TOKENS_ONCE
 
 
 def test_the_head_learns_which_expert_answers_best(problem: Callable[[], Problem]) -> None:
-    model, rows, routed = problem()
+    model, examples, routed = problem()
     looked: dict[int, float] = {}
 
     result = train_mixture(
         model,
-        rows,
+        examples,
         routed,
         settings(),
         pad_id=0,
@@ -145,9 +145,9 @@ def test_the_head_learns_which_expert_answers_best(problem: Callable[[], Problem
     # Better than it was and than any expert alone; and what was best is what is left
     assert result.best_held_out_loss < 0.9 * result.first_held_out_loss
     for expert in range(EXPERTS):
-        assert result.best_held_out_loss < loss_with(model, rows, one_hot(model, expert))
+        assert result.best_held_out_loss < loss_with(model, examples, one_hot(model, expert))
     assert result.best_held_out_loss == min(looked.values()) == looked[result.best_step]
-    left = mixture_loss(model, rows, routed, routed.held_out, pad_id=0)
+    left = mixture_loss(model, examples, routed, routed.held_out, pad_id=0)
     assert float(left.detach()) == pytest.approx(result.best_held_out_loss, rel=1e-5)
     assert not model.training
 
@@ -155,29 +155,32 @@ def test_the_head_learns_which_expert_answers_best(problem: Callable[[], Problem
 def test_a_seed_decides_what_is_learnt_whatever_was_drawn_before(problem: Callable[[], Problem]) -> None:
     learnt = []
     for seed, drawn_before in ((0, 0), (0, 5), (1, 0)):
-        model, rows, routed = problem()
+        model, examples, routed = problem()
         torch.rand(drawn_before)
-        train_mixture(model, rows, routed, settings(steps=2, evaluate_every=2, seed=seed), pad_id=0)
+        train_mixture(model, examples, routed, settings(steps=2, evaluate_every=2, seed=seed), pad_id=0)
         learnt.append(head_of(model))
     assert torch.equal(learnt[0], learnt[1])
     assert not torch.equal(learnt[0], learnt[2])
 
 
 def test_rows_passed_few_at_once_take_the_same_step(
-    mixture: Mixture, answered: tuple[list[EncodedRow], RoutedRows]
+    mixture: Mixture, answered: tuple[list[EncodedExample], RoutedExamples]
 ) -> None:
-    rows, routed = answered
-    # Answers of one and of three tokens, so that rows do not count alike
-    rows = [replace(row, prompt_length=row.prompt_length + 2 * (place % 2)) for place, row in enumerate(rows)]
+    examples, routed = answered
+    # Answers of one and of three tokens, so that examples do not count alike
+    examples = [
+        replace(example, prompt_length=example.prompt_length + 2 * (place % 2))
+        for place, example in enumerate(examples)
+    ]
     found = []
-    for micro_batch_rows in (None, 4, 1):
+    for micro_batch_size in (None, 4, 1):
         model = mixture(spread=1.0, xlora_dropout_p=0.0)
         seen: list[int] = []
         counting = model.base.get_decoder().register_forward_hook(
             lambda _module, _inputs, made, seen=seen: seen.append(len(made.last_hidden_state))
         )
-        few = settings(steps=2, evaluate_every=1, micro_batch_rows=micro_batch_rows)
-        result = train_mixture(model, rows, routed, few, pad_id=0)
+        few = settings(steps=2, evaluate_every=1, micro_batch_size=micro_batch_size)
+        result = train_mixture(model, examples, routed, few, pad_id=0)
         counting.remove()
         found.append((head_of(model), result.best_held_out_loss, max(seen)))
     heads, losses, most = zip(*found, strict=True)
@@ -189,11 +192,11 @@ def test_rows_passed_few_at_once_take_the_same_step(
 
 def test_a_worse_head_is_not_kept(problem: Callable[[], Problem]) -> None:
     # Given steps so long that they do harm
-    model, rows, routed = problem()
+    model, examples, routed = problem()
     before = head_of(model)
     harmful = MixtureTraining(steps=4, evaluate_every=1, learning_rate=30.0)
     # When training looks and finds nothing better
-    result = train_mixture(model, rows, routed, harmful, pad_id=0)
+    result = train_mixture(model, examples, routed, harmful, pad_id=0)
     # Then the head is the one it began with, and patience ended it early
     assert result.best_step == 0
     assert result.steps == harmful.patience
@@ -201,32 +204,30 @@ def test_a_worse_head_is_not_kept(problem: Callable[[], Problem]) -> None:
 
 
 def test_no_steps_look_at_the_loss_alone(problem: Callable[[], Problem]) -> None:
-    model, rows, routed = problem()
+    model, examples, routed = problem()
     before = head_of(model)
-    result = train_mixture(model, rows, routed, settings(steps=0), pad_id=0)
+    result = train_mixture(model, examples, routed, settings(steps=0), pad_id=0)
     assert result.steps == 0
     assert result.first_held_out_loss == result.best_held_out_loss > 0
     assert torch.equal(head_of(model), before)
 
 
 def test_training_ends_when_asked_to(problem: Callable[[], Problem]) -> None:
-    model, rows, routed = problem()
+    model, examples, routed = problem()
     asked = iter([False, False, True])
     with pytest.raises(TrainingStopped, match="after 2 steps"):
-        train_mixture(model, rows, routed, settings(), pad_id=0, stop=lambda: next(asked))
+        train_mixture(model, examples, routed, settings(), pad_id=0, stop=lambda: next(asked))
 
 
 def test_a_loss_that_is_no_number_is_told_with_its_step(problem: Callable[[], Problem]) -> None:
-    model, rows, routed = problem()
+    model, examples, routed = problem()
     with torch.no_grad():
         next(model.head.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingDiverged, match="step 1 is nan"):
-        train_mixture(model, rows, routed, settings(), pad_id=0)
+        train_mixture(model, examples, routed, settings(), pad_id=0)
 
 
-@pytest.mark.parametrize(
-    "field", ["steps", "rows_per_step", "evaluate_every", "patience", "micro_batch_rows"]
-)
+@pytest.mark.parametrize("field", ["steps", "batch_size", "evaluate_every", "patience", "micro_batch_size"])
 def test_budgets_below_nothing_are_refused(field: str) -> None:
     with pytest.raises(ConfigInvalid, match=field):
         replace(MixtureTraining(), **{field: -1})
@@ -258,7 +259,7 @@ class Disturbed:
         run: str = "run",
         every_s: float = 3600,
     ) -> tuple[StageResult, torch.Tensor]:
-        model, encoded, rows = self._problem()
+        model, encoded, examples = self._problem()
 
         def on_step(step: StageStep) -> None:
             self.steps.append(step)
@@ -268,7 +269,7 @@ class Disturbed:
         result = train_mixture(
             model,
             encoded,
-            rows,
+            examples,
             STOPPABLE,
             pad_id=0,
             checkpoints=StageCheckpoints(self.folder, run=run, every_s=every_s),
@@ -285,8 +286,8 @@ def disturbed(problem: Callable[[], Problem], tmp_path: Path) -> Disturbed:
 
 @pytest.fixture
 def undisturbed(problem: Callable[[], Problem]) -> tuple[StageResult, torch.Tensor]:
-    model, encoded, rows = problem()
-    return train_mixture(model, encoded, rows, STOPPABLE, pad_id=0), head_of(model)
+    model, encoded, examples = problem()
+    return train_mixture(model, encoded, examples, STOPPABLE, pad_id=0), head_of(model)
 
 
 def same(one: tuple[StageResult, torch.Tensor], other: tuple[StageResult, torch.Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""Tokens of routed rows: which they are, and what is said of them part by part."""
+"""Tokens of routed examples: which they are, and what is said of them part by part."""
 
 from dataclasses import replace
 
@@ -6,39 +6,39 @@ import pytest
 import torch
 
 from xlora_engine.head_training.hidden_states import HiddenStates
-from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.routed_examples import RoutedExamples
 
 LENGTHS = (5, 3, 7, 4)
 
 
 @pytest.fixture
-def rows() -> RoutedRows:
-    """Row i holds i in its first dimension, and its own positions in the second."""
+def examples() -> RoutedExamples:
+    """Example i holds i in its first dimension, and its own positions in the second."""
     starts = torch.tensor([0, *LENGTHS]).cumsum(0)
-    values = torch.tensor([[row, at] for row, length in enumerate(LENGTHS) for at in range(length)])
+    values = torch.tensor([[example, at] for example, length in enumerate(LENGTHS) for at in range(length)])
     hidden = HiddenStates(values=values.bfloat16(), starts=starts)
-    return RoutedRows(hidden=hidden, experts=torch.tensor([2, 0, 1, 0]), train=(0, 1, 2), held_out=(3,))
+    return RoutedExamples(hidden=hidden, experts=torch.tensor([2, 0, 1, 0]), train=(0, 1, 2), held_out=(3,))
 
 
-def test_tokens_are_the_rows_own_ones_in_order(rows: RoutedRows) -> None:
-    tokens = replace(rows, shared=2).tokens((2, 0))
+def test_tokens_are_the_rows_own_ones_in_order(examples: RoutedExamples) -> None:
+    tokens = replace(examples, shared=2).tokens((2, 0))
     assert tokens.hidden().tolist() == [[2, 2], [2, 3], [2, 4], [2, 5], [2, 6], [0, 2], [0, 3], [0, 4]]
     assert tokens.experts.tolist() == [1] * 5 + [2] * 3
     assert tokens.hidden(torch.tensor([7, 0])).tolist() == [[0, 4], [2, 2]]
 
 
-def test_of_one_row_in_so_many_the_shared_tokens_count_too(rows: RoutedRows) -> None:
-    tokens = replace(rows, shared=3).tokens((0, 1, 3, 2), with_prefix=2)
+def test_of_one_row_in_so_many_the_shared_tokens_count_too(examples: RoutedExamples) -> None:
+    tokens = replace(examples, shared=3).tokens((0, 1, 3, 2), with_prefix=2)
     assert tokens.hidden()[:, 0].tolist() == [0] * 5 + [3] * 4 + [2] * 4
 
 
-def test_nothing_is_copied_before_it_is_asked_for(rows: RoutedRows) -> None:
-    assert rows.tokens(rows.train).values.data_ptr() == rows.hidden.values.data_ptr()
+def test_nothing_is_copied_before_it_is_asked_for(examples: RoutedExamples) -> None:
+    assert examples.tokens(examples.train).values.data_ptr() == examples.hidden.values.data_ptr()
 
 
 @pytest.mark.parametrize("at_once", [1, 4, 1000])
-def test_the_spread_is_that_of_all_at_once(rows: RoutedRows, at_once: int) -> None:
-    tokens = rows.tokens((0, 1, 2, 3))
+def test_the_spread_is_that_of_all_at_once(examples: RoutedExamples, at_once: int) -> None:
+    tokens = examples.tokens((0, 1, 2, 3))
     whole = tokens.hidden().float().std(dim=0, correction=0)
     torch.testing.assert_close(tokens.spread(at_once), whole, rtol=1e-6, atol=0)
     assert sum(map(len, tokens.parts(at_once))) == sum(LENGTHS)

@@ -25,8 +25,8 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def rows() -> Tensor:
-    """A row for each step."""
+def examples() -> Tensor:
+    """A example for each step."""
     return torch.randint(3, 250, (STEPS, 7), generator=torch.Generator().manual_seed(1))
 
 
@@ -35,7 +35,9 @@ def new(mixture: Mixture, kind: str) -> XLoraModel:
     return mixture(base={"tie_word_embeddings": True}, xlora_dropout_p=0.0, **KINDS[kind])
 
 
-def trained(model: XLoraModel, rows: Tensor, folder: Path, *, resume: bool = False, **asked: Any) -> Trainer:
+def trained(
+    model: XLoraModel, examples: Tensor, folder: Path, *, resume: bool = False, **asked: Any
+) -> Trainer:
     arguments = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=1,
@@ -49,7 +51,7 @@ def trained(model: XLoraModel, rows: Tensor, folder: Path, *, resume: bool = Fal
         use_cpu=True,
         **{"max_steps": STEPS, "save_strategy": "no", **asked},
     )
-    data: Any = [{"input_ids": row, "labels": row} for row in rows]
+    data: Any = [{"input_ids": example, "labels": example} for example in examples]
     trainer = Trainer(model=TrainerView(model), args=arguments, train_dataset=data, eval_dataset=data)
     trainer.train(resume_from_checkpoint=resume)
     return trainer
@@ -66,13 +68,13 @@ def assert_alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_what_a_plain_loop_learns_with_and_without_recomputation(
-    kind: str, mixture: Mixture, rows: Tensor, tmp_path: Path
+    kind: str, mixture: Mixture, examples: Tensor, tmp_path: Path
 ) -> None:
     plain = new(mixture, kind).train()
     before = [value.clone() for value in learnt(plain)]
     optimiser = torch.optim.SGD([p for p in plain.parameters() if p.requires_grad], lr=0.01)
-    for row in rows:
-        plain(row[None], labels=row[None]).loss.backward()
+    for example in examples:
+        plain(example[None], labels=example[None]).loss.backward()
         optimiser.step()
         optimiser.zero_grad()
     assert all(not torch.equal(a, b) for a, b in zip(learnt(plain), before, strict=True))
@@ -82,34 +84,34 @@ def test_it_learns_what_a_plain_loop_learns_with_and_without_recomputation(
         recomputes: dict[str, Any] = {} if settings is None else {
             "activation_checkpointing": True, "activation_checkpointing_kwargs": settings
         }  # fmt: skip
-        trained(model, rows, tmp_path, **recomputes)
+        trained(model, examples, tmp_path, **recomputes)
         assert model.is_gradient_checkpointing is (settings is not None)
         assert_alike(learnt(model), learnt(plain))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_checkpoints_hold_what_learns_alone_and_it_goes_on_from_them(
-    kind: str, mixture: Mixture, rows: Tensor, tmp_path: Path
+    kind: str, mixture: Mixture, examples: Tensor, tmp_path: Path
 ) -> None:
     whole, half, rest = (new(mixture, kind) for _ in range(3))
-    trained(whole, rows, tmp_path / "whole")
+    trained(whole, examples, tmp_path / "whole")
 
-    trained(half, rows, tmp_path / "parts", max_steps=2, save_strategy="steps", save_steps=2)
+    trained(half, examples, tmp_path / "parts", max_steps=2, save_strategy="steps", save_steps=2)
     saved = load_file(tmp_path / "parts" / "checkpoint-2" / "model.safetensors")
-    trained(rest, rows, tmp_path / "parts", resume=True)
+    trained(rest, examples, tmp_path / "parts", resume=True)
 
     assert len(saved) == len(learnt(half))
     assert_alike(learnt(rest), learnt(whole))
 
 
-def test_it_predicts_logits(mixture: Mixture, rows: Tensor, tmp_path: Path) -> None:
+def test_it_predicts_logits(mixture: Mixture, examples: Tensor, tmp_path: Path) -> None:
     model = new(mixture, "head")
-    trainer = trained(model, rows, tmp_path, per_device_eval_batch_size=2)
+    trainer = trained(model, examples, tmp_path, per_device_eval_batch_size=2)
 
     found: Any = trainer.predict(trainer.eval_dataset)  # type: ignore[arg-type]
 
     with torch.no_grad():
-        expected = model(rows, labels=rows)
+        expected = model(examples, labels=examples)
     torch.testing.assert_close(torch.from_numpy(found.predictions), expected.logits, rtol=0, atol=2e-5)
     assert found.metrics["test_loss"] == pytest.approx(expected.loss.item(), abs=1e-5)
 
@@ -121,5 +123,5 @@ def test_what_it_cannot_do_is_refused(mixture: Mixture) -> None:
         view.activation_checkpointing_enable(every_n_layers=2)
     with pytest.raises(ConfigInvalid, match="offload must be False"):
         view.activation_checkpointing_enable(offload=True)
-    with pytest.raises(ConfigInvalid, match="state must be of 4 tensors that learn"):
+    with pytest.raises(ConfigInvalid, match="state must be of 4 trained tensors"):
         view.load_state_dict(other.state_dict())

@@ -8,7 +8,7 @@ import torch
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid
 from xlora_engine.head_training.hidden_states import HiddenStates
-from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.head_training.warm_start import WarmStart, routing_loss, warm_start
 from xlora_engine.mixture.head import ScalingHead
 
@@ -17,21 +17,23 @@ CONFIG = XLoraConfig(
 )
 
 
-def separable_rows(rows: int = 20, tokens: int = 5) -> RoutedRows:
-    """Rows whose hidden states lean one way for one expert and the other way for the other."""
+def separable_rows(examples: int = 20, tokens: int = 5) -> RoutedExamples:
+    """Examples whose hidden states lean one way for one expert and the other way for the other."""
     generator = torch.Generator().manual_seed(0)
-    experts = torch.arange(rows) % 2
+    experts = torch.arange(examples) % 2
     lean = (experts * 2.0 - 1.0).repeat_interleave(tokens)[:, None]
-    values = (torch.randn(rows * tokens, 8, generator=generator) * 0.1 + lean).bfloat16()
-    hidden = HiddenStates(values=values, starts=torch.arange(rows + 1) * tokens)
-    return RoutedRows(hidden=hidden, experts=experts, train=tuple(range(16)), held_out=tuple(range(16, rows)))
+    values = (torch.randn(examples * tokens, 8, generator=generator) * 0.1 + lean).bfloat16()
+    hidden = HiddenStates(values=values, starts=torch.arange(examples + 1) * tokens)
+    return RoutedExamples(
+        hidden=hidden, experts=experts, train=tuple(range(16)), held_out=tuple(range(16, examples))
+    )
 
 
 def test_every_layer_learns_which_domain_a_token_is_from() -> None:
     head = ScalingHead(CONFIG, layer_count=3).eval()
-    rows = separable_rows()
-    result = warm_start(head, rows, WarmStart(steps=60, tokens_per_step=64, learning_rate=1e-2))
-    scalings = head(rows.hidden.row(17)[None].float())
+    examples = separable_rows()
+    result = warm_start(head, examples, WarmStart(steps=60, tokens_per_step=64, learning_rate=1e-2))
+    scalings = head(examples.hidden.of(17)[None].float())
     assert result.best_held_out_loss < 0.1 < result.first_held_out_loss
     assert scalings.shape == (1, 5, 3, 2)
     assert (scalings[..., 1] > 0.9).all()
@@ -44,13 +46,13 @@ def test_every_layer_learns_which_domain_a_token_is_from() -> None:
 
 
 def test_a_seed_decides_the_head_whatever_was_drawn_before() -> None:
-    rows = separable_rows()
+    examples = separable_rows()
     learnt = []
     for drawn_before in (0, 5):
         torch.rand(drawn_before)
         state = torch.random.get_rng_state()
         head = ScalingHead(CONFIG, layer_count=3)
-        warm_start(head, rows, WarmStart(steps=5, tokens_per_step=64, evaluate_every=5))
+        warm_start(head, examples, WarmStart(steps=5, tokens_per_step=64, evaluate_every=5))
         learnt.append(weights_of(head))
         assert torch.equal(torch.random.get_rng_state(), state)
     assert torch.equal(*learnt)
@@ -60,36 +62,36 @@ def weights_of(head: ScalingHead) -> torch.Tensor:
     return torch.cat([values.detach().flatten() for values in head.parameters()])
 
 
-def with_prefix(rows: RoutedRows, *, shared: int) -> RoutedRows:
-    """The same rows after so many tokens that all of them begin with."""
+def with_prefix(examples: RoutedExamples, *, shared: int) -> RoutedExamples:
+    """The same examples after so many tokens that all of them begin with."""
     generator = torch.Generator().manual_seed(1)
     prefix = (torch.randn(shared, 8, generator=generator) * 4).bfloat16()
-    count = len(rows.experts)
-    values = torch.cat([torch.cat([prefix, rows.hidden.row(index)]) for index in range(count)])
-    starts = rows.hidden.starts + torch.arange(count + 1) * shared
-    return replace(rows, hidden=HiddenStates(values=values, starts=starts), shared=shared)
+    count = len(examples.experts)
+    values = torch.cat([torch.cat([prefix, examples.hidden.of(index)]) for index in range(count)])
+    starts = examples.hidden.starts + torch.arange(count + 1) * shared
+    return replace(examples, hidden=HiddenStates(values=values, starts=starts), shared=shared)
 
 
 def test_what_all_rows_begin_with_tells_no_domain_and_hides_none() -> None:
-    rows = with_prefix(separable_rows(rows=40), shared=3)
-    rows = replace(rows, train=tuple(range(34)), held_out=tuple(range(34, 40)))
+    examples = with_prefix(separable_rows(examples=40), shared=3)
+    examples = replace(examples, train=tuple(range(34)), held_out=tuple(range(34, 40)))
     settings = WarmStart(steps=200, tokens_per_step=64, learning_rate=1e-2, patience=100)
     head = ScalingHead(CONFIG, layer_count=3).eval()
-    assert warm_start(head, rows, settings).best_held_out_loss < 0.1
-    scalings = head(rows.hidden.row(39)[None].float())
+    assert warm_start(head, examples, settings).best_held_out_loss < 0.1
+    scalings = head(examples.hidden.of(39)[None].float())
     assert (scalings[:, 3:, :, 1] > 0.9).all()
     # Counted like any other, they would be three tokens of eight whose loss cannot fall below ln 2.
-    counted = warm_start(ScalingHead(CONFIG, layer_count=3).eval(), replace(rows, shared=0), settings)
+    counted = warm_start(ScalingHead(CONFIG, layer_count=3).eval(), replace(examples, shared=0), settings)
     assert counted.best_held_out_loss > 0.2
 
 
 def test_noise_on_hidden_states_carries_further_than_the_rows_that_were_seen() -> None:
-    # Given few rows, each with much of its own beside what tells its domain
+    # Given few examples, each with much of its own beside what tells its domain
     generator = torch.Generator().manual_seed(2)
     experts = torch.arange(96) % 2
     values = torch.randn(96, 64, generator=generator)
     values[:, :4] += (experts * 2.0 - 1.0)[:, None]
-    rows = RoutedRows(
+    examples = RoutedExamples(
         hidden=HiddenStates(values=values.bfloat16(), starts=torch.arange(97)),
         experts=experts,
         train=tuple(range(32)),
@@ -100,7 +102,7 @@ def test_noise_on_hidden_states_carries_further_than_the_rows_that_were_seen() -
     def held_out_loss(hidden_noise: float) -> float:
         settings = WarmStart(steps=200, tokens_per_step=64, evaluate_every=200, hidden_noise=hidden_noise)
         head = ScalingHead(config, layer_count=1).eval()
-        warm_start(head, rows, settings)
+        warm_start(head, examples, settings)
         held_out = values.bfloat16()[32:]
         return float(routing_loss(head, held_out, experts[32:]).detach())
 
@@ -120,15 +122,15 @@ def test_an_average_that_never_moves_is_refused(averaging: float) -> None:
 
 def test_what_is_kept_is_the_running_average_of_the_weights() -> None:
     # Given the weights after each of three steps, kept as they are
-    rows, after = separable_rows(), []
+    examples, after = separable_rows(), []
     for steps in (1, 2, 3):
         head = ScalingHead(CONFIG, layer_count=1)
         budget = WarmStart(steps=steps, evaluate_every=steps, tokens_per_step=64, averaging=0.0)
-        assert warm_start(head, rows, budget).best_step == steps
+        assert warm_start(head, examples, budget).best_step == steps
         after.append(weights_of(head))
     # When they are averaged
     head = ScalingHead(CONFIG, layer_count=1)
-    warm_start(head, rows, WarmStart(steps=3, evaluate_every=3, tokens_per_step=64, averaging=0.24))
+    warm_start(head, examples, WarmStart(steps=3, evaluate_every=3, tokens_per_step=64, averaging=0.24))
     # Then the first counts whole, and each later one moves the average: by 1 - 2/11, then by 1 - 0.24
     expected = after[0].lerp(after[1], 9 / 11).lerp(after[2], 0.76)
     torch.testing.assert_close(weights_of(head), expected, rtol=1e-6, atol=1e-7)

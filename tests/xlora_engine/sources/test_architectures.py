@@ -12,14 +12,14 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.pico import pico_adapter
 from tests.small_bases import SMALL_BASES, VOCABULARY, SmallBase
-from tests.xlora_engine.peft_reference import peft_logits, peft_xlora, quiet_peft
-from tests.xlora_engine.rows_begun_alike import (
+from tests.xlora_engine.examples_begun_alike import (
     TOKENS_ONCE,
     TOKENS_WHOLE,
     assert_same_step,
-    rows_begun_alike,
+    examples_begun_alike,
     step,
 )
+from tests.xlora_engine.peft_reference import peft_logits, peft_xlora, quiet_peft
 from tests.xlora_engine.slow_reference import slow_logits
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import BaseUnsupported
@@ -300,7 +300,7 @@ def test_a_training_step_that_runs_the_shared_prefix_once_is_that_of_whole_rows(
     name: str, build: Build
 ) -> None:
     model = build(name, layerwise_scalings=True)
-    rows, routed = rows_begun_alike(model)
+    rows, routed = examples_begun_alike(model)
 
     once = step(model, rows, routed)
 

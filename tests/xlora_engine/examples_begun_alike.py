@@ -1,18 +1,18 @@
-"""Rows of several lengths that begin alike, and what a step of mixture training makes of them."""
+"""Examples of several lengths that begin alike, and what a step of mixture training makes of them."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from xlora_engine.data.chat import EncodedRow
+from xlora_engine.data.chat import EncodedExample
 from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.mixture_training import mixture_loss
-from xlora_engine.head_training.routed_examples import RoutedRows
+from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.model import XLoraModel
 
 SHARED = 24
-#: Tokens of each row's own: of its prompt, of its answer.
+#: Tokens of each example's own: of its prompt, of its answer.
 OWN = ((3, 2), (1, 4), (6, 1), (3, 3))
 TOKENS_WHOLE = len(OWN) * (SHARED + 7)
 TOKENS_ONCE = SHARED + len(OWN) * 7
@@ -29,8 +29,8 @@ class Step:
     tokens: int
 
 
-def rows_begun_alike(model: XLoraModel) -> tuple[list[EncodedRow], RoutedRows]:
-    """Four rows, with hidden states that were not rounded."""
+def examples_begun_alike(model: XLoraModel) -> tuple[list[EncodedExample], RoutedExamples]:
+    """Four examples, with hidden states that were not rounded."""
     generator = torch.Generator().manual_seed(7)
 
     def drawn(count: int) -> list[int]:
@@ -38,27 +38,27 @@ def rows_begun_alike(model: XLoraModel) -> tuple[list[EncodedRow], RoutedRows]:
         return ids
 
     opening = drawn(SHARED)
-    rows = [
-        EncodedRow(token_ids=(*opening, *drawn(prompt + answer)), prompt_length=SHARED + prompt)
+    examples = [
+        EncodedExample(token_ids=(*opening, *drawn(prompt + answer)), prompt_length=SHARED + prompt)
         for prompt, answer in OWN
     ]
-    states = [model.scaling_pass(torch.tensor([row.token_ids]))[0] for row in rows]
-    return rows, RoutedRows(
+    states = [model.scaling_pass(torch.tensor([example.token_ids]))[0] for example in examples]
+    return examples, RoutedExamples(
         hidden=HiddenStates(values=torch.cat(states), starts=torch.tensor([0, *map(len, states)]).cumsum(0)),
-        experts=torch.zeros(len(rows), dtype=torch.long),
-        train=tuple(range(len(rows))),
+        experts=torch.zeros(len(examples), dtype=torch.long),
+        train=tuple(range(len(examples))),
         held_out=(),
         shared=SHARED,
     )
 
 
-def step(model: XLoraModel, rows: list[EncodedRow], routed: RoutedRows) -> Step:
-    """What all the rows give."""
+def step(model: XLoraModel, examples: list[EncodedExample], routed: RoutedExamples) -> Step:
+    """What all the examples give."""
     run: list[int] = []
     model.zero_grad()
     embeddings = model.base.get_input_embeddings()
     counting = embeddings.register_forward_hook(lambda _module, ids, _made: run.append(ids[0].numel()))
-    loss = mixture_loss(model, rows, routed, routed.train, pad_id=0)
+    loss = mixture_loss(model, examples, routed, routed.train, pad_id=0)
     loss.backward()
     counting.remove()
     return Step(
