@@ -105,7 +105,7 @@ class HeadIncomplete(SavedModelInvalid):
 
 
 class PickleRefused(SavedModelInvalid):
-    """Weights in a pickle, which runs code when it is read; the message tells how to convert them."""
+    """Weights in a pickle, which runs code when it is read; the message says how to convert them."""
 
     code = "ZOO-E325"
 

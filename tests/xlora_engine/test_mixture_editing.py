@@ -194,7 +194,7 @@ def test_an_added_expert_hardly_changes_the_mixture(
 
     assert added.config.adapters == (*NAMES, "chem")
     assert set(added.layers) - old_layers, "it changes modules that no other does"
-    if head != "scaling pass of a third":  # there the hidden states hear it too
+    if head != "scaling pass of a third":  # there it changes the hidden states too
         assert largest(out.logits - before) < 1e-3
     if added.config.enable_softmax:
         assert out.scalings[..., 3].max() <= torch.e**-16 / 3 * 1.001
@@ -214,7 +214,7 @@ def test_by_default_its_share_is_less_than_one_part_in_four_hundred(
     assert 0 < out.scalings[..., 3].max() <= torch.e**-LOWERED_BY / 3
     assert largest(out.logits - before) < 0.1
     level = add_expert(drop_experts(added, "chem"), "chem", chem, lowered_by=0.0)
-    assert largest(logits_of(level, token_ids) - before) > 0.2, "as high as the others, it is heard"
+    assert largest(logits_of(level, token_ids) - before) > 0.2, "as high as the others, it has an effect"
 
 
 def test_dropping_what_was_added_gives_the_old_mixture_bit_for_bit(

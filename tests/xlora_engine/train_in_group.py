@@ -37,7 +37,7 @@ CUT = replace(WHOLE, micro_batch_size=1)
 DROPPING = replace(WHOLE, dropout=0.2, checkpoint_every_s=1e-9)
 
 
-def unequal_rows() -> list[EncodedExample]:
+def unequal_examples() -> list[EncodedExample]:
     """Answers of one to many tokens, so that the processes' shares of a batch differ in what they weigh."""
     pairs = [(f"{number} plus one" + "?" * (number % 3), "x" * (1 + number % 5 * 6)) for number in range(14)]
     return [
@@ -55,18 +55,18 @@ def train(
     steps: list[StepMetrics] | None = None,
     stop_after: int | None = None,
 ) -> TrainedAdapter:
-    """Train on the examples above; `steps` takes what is told of each one."""
-    heard = [] if steps is None else steps
+    """Train on the examples above; `steps` collects the metrics of every step."""
+    seen = [] if steps is None else steps
     return train_adapter(
         (base or pico_llama()).requires_grad_(False),
         pico_tokenizer(),
-        unequal_rows(),
+        unequal_examples(),
         settings,
         base_name="pico",
         folder=folder,
         group=group,
-        on_step=heard.append,
-        stop=lambda: stop_after is not None and bool(heard) and heard[-1].step + 1 >= stop_after,
+        on_step=seen.append,
+        stop=lambda: stop_after is not None and bool(seen) and seen[-1].step + 1 >= stop_after,
     )
 
 

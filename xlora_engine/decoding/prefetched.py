@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
@@ -19,7 +20,7 @@ from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from xlora_engine.decoding.coupled_sampling import CoupledSampling
 from xlora_engine.decoding.host import DecodingHost
-from xlora_engine.decoding.joint_cache import JointCache, can_be_joined
+from xlora_engine.decoding.joint_cache import LEAST_GROWTH, JointCache, can_be_joined
 from xlora_engine.decoding.joint_forward import joint_forward
 from xlora_engine.decoding.kept_scores import KeptScores
 from xlora_engine.mixture.mixture import Mixture
@@ -132,13 +133,13 @@ class PrefetchedDecoding:
             sequences = slice(self._batch, None)
             self._joint.begin_again(sequences)
             logits, self._hidden = self._forward(
-                ids, self._mask[sequences], position, scalings=self._mixture.scaling_pass_scalings
+                ids, self._current_mask()[sequences], position, scalings=self._mixture.scaling_pass_scalings
             )
             return logits
         self._joint.begin_again(some + self._batch)
         found, hidden = self._forward(
             ids[some],
-            self._mask[some + self._batch],
+            self._current_mask()[some + self._batch],
             position[some],
             scalings=self._mixture.scaling_pass_scalings,
         )
@@ -152,11 +153,10 @@ class PrefetchedDecoding:
         if self._hidden is None:
             raise LookupError("no scaling pass was run for the tokens")
         scalings = self._mixture.head(self._hidden)
-        self._mask = torch.cat([self._mask, self._mask.new_ones(2 * self._batch, 1)], 1)
         self._joint.begin_append()
         logits, hidden = self._forward(
             torch.cat([tokens, guess])[:, None],
-            self._mask,
+            self._current_mask(),
             torch.cat([self._position, self._position + 1]),
             # A zero is exact: the experts add 0 to the scaling pass's sequences.
             scalings=torch.cat([scalings, torch.full_like(scalings, self._scaling_pass_value)]),
@@ -164,6 +164,13 @@ class PrefetchedDecoding:
         self._position = self._position + 1
         self._hidden = hidden[self._batch :]
         return logits[: self._batch], logits[self._batch :]
+
+    def _current_mask(self) -> Int[Tensor, "sequence columns"]:
+        """The mask of the columns in use; its buffer grows geometrically, and new columns are visible."""
+        columns = self._mask.shape[1]
+        if columns < self._joint.length:
+            self._mask = F.pad(self._mask, (0, max(LEAST_GROWTH, columns // 2)), value=1)
+        return self._mask[:, : self._joint.length]
 
     def _forward(
         self,

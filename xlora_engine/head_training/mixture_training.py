@@ -119,11 +119,11 @@ def train_mixture(
                 raise TrainingStopped(f"mixture training was stopped after {step} steps")
             step += 1
             loss, norm = _step(model, encoded, examples, next(draws), optimiser, settings, pad_id)
-            looked = None
+            evaluated = None
             if step % settings.evaluate_every == 0 or step == settings.steps:
-                looked = held_out_loss()
-                best.offer(looked, step)
-            on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
+                evaluated = held_out_loss()
+                best.offer(evaluated, step)
+            on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=evaluated))
             # Before the weights are kept: the next step's loss would show it too late.
             require_finite(norm, step, what="gradient norm")
             if checkpoints is not None and checkpoints.is_due:

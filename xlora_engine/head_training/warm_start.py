@@ -66,7 +66,7 @@ class WarmStart:
 
 @dataclass(frozen=True, kw_only=True)
 class StageStep:
-    """One step of a stage, for whoever records it."""
+    """The values of one step of a stage."""
 
     step: int
     loss: float
@@ -119,11 +119,11 @@ def warm_start(
             loss.backward()
             optimiser.step()
             averaged.update_parameters(single)
-            looked = None
+            evaluated = None
             if step % settings.evaluate_every == 0 or step == settings.steps:
-                looked = _mean_loss(kept, held_out, device)
-                best.offer(looked, step)
-            on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=looked))
+                evaluated = _mean_loss(kept, held_out, device)
+                best.offer(evaluated, step)
+            on_step(StageStep(step=step, loss=require_finite(loss, step), held_out_loss=evaluated))
     result = best.restore(step)
     head.repeat(kept)
     return result

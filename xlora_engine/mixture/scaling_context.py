@@ -119,7 +119,7 @@ def fitted(
     experts: int,
     tokens: tuple[int, int] | None = None,
 ) -> Float[Tensor, "batch seq #layer expert"]:
-    """Scalings of so many layers and experts, spelt out for a batch of `tokens` unless one is for all.
+    """Scalings checked for these numbers of layers and experts, and expanded to a batch of `tokens`.
 
     Raises:
         ConfigInvalid: they are for other layers, experts or tokens; some would weigh the wrong ones.

@@ -1,4 +1,4 @@
-"""An adapter held silent on a prefix adds nothing there, whatever an optimiser does, and learns after it."""
+"""An adapter kept inactive on a prefix adds nothing there after any optimiser step, and learns elsewhere."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -54,12 +54,12 @@ def added(model: PeftModel, token_ids: tuple[int, ...]) -> Tensor:
 
 
 def test_after_any_step_nothing_is_added_on_the_prefix_and_something_after_it(adapted: PeftModel) -> None:
-    silent = InactivePrefix(adapted, PREFIX)
+    inactive = InactivePrefix(adapted, PREFIX)
     act(adapted)
     assert added(adapted, (*PREFIX, 7, 3)).min() > 1e-2
-    silent.impose()
+    inactive.impose()
     changes = added(adapted, (*PREFIX, 7, 3))
-    assert silent.length == len(PREFIX)
+    assert inactive.length == len(PREFIX)
     assert changes[: len(PREFIX)].max() < 1e-4
     assert changes[len(PREFIX) :].min() > 1e-2
 
@@ -76,9 +76,9 @@ def test_an_adapter_is_silent_from_the_first_step_on(adapted: PeftModel) -> None
 
 
 def test_imposing_twice_is_imposing_once(adapted: PeftModel) -> None:
-    silent = InactivePrefix(adapted, PREFIX)
+    inactive = InactivePrefix(adapted, PREFIX)
     once = [down.weight.detach().clone() for down in factors(adapted, "lora_A")]
-    silent.impose()
+    inactive.impose()
     for down, weight in zip(factors(adapted, "lora_A"), once, strict=True):
         torch.testing.assert_close(down.weight, weight, rtol=0, atol=1e-6)
 
@@ -87,20 +87,20 @@ def test_a_long_prefix_is_silenced_as_far_as_an_eighth_of_the_narrowest_input_go
     adapted: PeftModel,
 ) -> None:
     prefix = tuple(range(1, ROOM + 4))
-    silent = InactivePrefix(adapted, prefix)
+    inactive = InactivePrefix(adapted, prefix)
     act(adapted)
-    silent.impose()
+    inactive.impose()
     changes = added(adapted, prefix)
-    assert silent.length == ROOM
+    assert inactive.length == ROOM
     assert changes[:ROOM].max() < 1e-4
     assert changes[ROOM:].min() > 1e-2
 
 
 def test_without_a_prefix_nothing_is_held(adapted: PeftModel) -> None:
     before = [down.weight.detach().clone() for down in factors(adapted, "lora_A")]
-    silent = InactivePrefix(adapted, ())
-    silent.impose()
-    assert silent.length == 0
+    inactive = InactivePrefix(adapted, ())
+    inactive.impose()
+    assert inactive.length == 0
     assert all(
         torch.equal(down.weight, weight)
         for down, weight in zip(factors(adapted, "lora_A"), before, strict=True)
@@ -138,15 +138,15 @@ def test_batches_that_go_on_from_the_cache_teach_what_whole_rows_teach(name: str
         task_type="CAUSAL_LM", r=2, lora_alpha=4, target_modules=list(small.targets[1]), **small.lora
     )
     with injected(small.build(), config, seed=0) as model:
-        silent = InactivePrefix(model, (1, 5))
+        inactive = InactivePrefix(model, (1, 5))
         act(model)
-        silent.impose()
-        assert silent.length == 2
+        inactive.impose()
+        assert inactive.length == 2
         slides = name in {"Mistral", "Qwen2", "Gemma 2", "Gemma 3", "StarCoder 2"}
-        assert (silent.cache is None) is slides
+        assert (inactive.cache is None) is slides
         whole = loss_and_gradients(model, None, cached=0)
-        if silent.cache is not None:
-            after = loss_and_gradients(model, silent.cache, cached=2)
+        if inactive.cache is not None:
+            after = loss_and_gradients(model, inactive.cache, cached=2)
             torch.testing.assert_close(after, whole, rtol=1e-4, atol=1e-5)
 
 

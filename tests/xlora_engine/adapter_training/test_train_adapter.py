@@ -47,7 +47,7 @@ DROPPING = replace(SETTINGS, dropout=0.2, inactive_prefix=True, checkpoint_every
 
 
 def overflowing(settings: AdapterTraining) -> AdapterTraining:
-    """Settings that nobody can ask for: at this learning rate, any loss overflows."""
+    """Settings that no request can have: at this learning rate, any loss overflows."""
     settings = replace(settings)
     object.__setattr__(settings, "learning_rate", 1e35)
     return settings
@@ -175,7 +175,7 @@ def test_the_weights_are_those_of_a_plain_loop(
 def test_a_trained_adapter_is_silent_on_the_shared_prefix_and_nowhere_else(
     run: Callable[..., Run], examples: list[EncodedExample]
 ) -> None:
-    trained = run("silent")(replace(SETTINGS, inactive_prefix=True))
+    trained = run("inactive")(replace(SETTINGS, inactive_prefix=True))
     # As far as an eighth of the narrowest input has room.
     assert len(shared_prefix(examples)) > (prefix := 4)
     ids = torch.tensor([examples[0].token_ids])

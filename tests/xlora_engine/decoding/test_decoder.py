@@ -43,7 +43,7 @@ def test_tokens_with_a_cache_are_those_without(way: str, mixture: Mixture, token
     assert torch.equal(cached, plain)
     assert cached.shape[1] == rows.shape[1] + 8
     with model.disabled():
-        assert not torch.equal(generate(model, rows, **WAYS[way]), cached), "the experts must be heard"
+        assert not torch.equal(generate(model, rows, **WAYS[way]), cached), "the experts must have an effect"
 
 
 def test_left_padded_rows_generate_what_they_generate_alone(mixture: Mixture, token_ids: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Drafts are what followed last time; a plan believes whoever has been right of late."""
+"""Drafts are what followed last time; a plan follows the source that was right more often recently."""
 
 from collections.abc import Sequence
 

@@ -100,17 +100,17 @@ def test_one_row_is_decoded_alike(mixture: Mixture, token_ids: Tensor) -> None:
 
 
 def test_right_guesses_save_nearly_half_of_the_passes(mixture: Mixture, token_ids: Tensor) -> None:
-    silent = mixture(global_scaling_weight=0.0)
+    effectless = mixture(global_scaling_weight=0.0)
 
-    assert passes(silent, token_ids, prefetch_scalings=False) == 2 * NEW_TOKENS
+    assert passes(effectless, token_ids, prefetch_scalings=False) == 2 * NEW_TOKENS
     # Two for the prompt, one for the first token's scalings, then one for each further token.
-    assert passes(silent, token_ids) == 2 + 1 + NEW_TOKENS - 1
+    assert passes(effectless, token_ids) == 2 + 1 + NEW_TOKENS - 1
 
 
 def test_sampling_guesses_with_the_noise_it_chooses_with(mixture: Mixture, token_ids: Tensor) -> None:
-    silent = mixture(global_scaling_weight=0.0)
+    effectless = mixture(global_scaling_weight=0.0)
 
-    assert passes(silent, token_ids, do_sample=True, temperature=1.5) == 2 + 1 + NEW_TOKENS - 1
+    assert passes(effectless, token_ids, do_sample=True, temperature=1.5) == 2 + 1 + NEW_TOKENS - 1
 
 
 def test_wrong_guesses_cost_one_pass_each(mixture: Mixture, token_ids: Tensor) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.xlora_engine.train_in_group import CUT, DROPPING, WHOLE, train, unequal_rows
+from tests.xlora_engine.train_in_group import CUT, DROPPING, WHOLE, train, unequal_examples
 from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.train_adapter import StepMetrics
 from xlora_engine.devices.process_group import ALONE
@@ -70,7 +70,7 @@ def test_two_processes_train_to_the_weights_of_one(
     together: Path, tmp_path: Path, name: str, settings: AdapterTraining
 ) -> None:
     # Given answers of one to many tokens, so that a mean over processes is not a mean over tokens
-    lengths = {len(row.answer_ids) for row in unequal_rows()}
+    lengths = {len(row.answer_ids) for row in unequal_examples()}
     assert max(lengths) > 10 * min(lengths)
     alone = train(settings, tmp_path / "alone")
     assert seen(together, 0)[name]["losses"] == pytest.approx(alone.losses, abs=1e-5)

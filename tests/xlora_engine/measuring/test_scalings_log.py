@@ -124,11 +124,11 @@ def test_what_is_generated_with_fixed_scalings_is_recorded_and_the_same_as_unhea
     asked = prompt | {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False} | asked
 
     with model.fixed_scalings(model.constant_scalings([0.5, 0.25, 0.0])):
-        unheard = model.generate(**asked)
+        unrecorded = model.generate(**asked)
         with recording(model, log):
-            heard = model.generate(**asked)
+            recorded = model.generate(**asked)
 
-    assert torch.equal(heard, unheard)
+    assert torch.equal(recorded, unrecorded)
     beams = asked.get("num_beams", 1)
     assert sum(map(len, log.sequences)) == beams * (5 + 9 + 2 * 3)
     assert all((sequence == torch.tensor([0.5, 0.25, 0.0])).all() for sequence in log.sequences)

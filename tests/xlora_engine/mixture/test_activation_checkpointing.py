@@ -179,7 +179,7 @@ def test_a_context_of_the_callers_own_is_refused(mixture: Mixture) -> None:
 def test_a_base_that_is_given_back_has_its_own_recomputation(
     way: str, mixture: Mixture, token_ids: Tensor
 ) -> None:
-    """Ours would keep the dropout of its blocks silent."""
+    """The engine would keep the dropout of its blocks off."""
     model = mixture(base={"attention_dropout": 0.5})
     model.gradient_checkpointing_enable()
 

@@ -74,7 +74,7 @@ def test_logits_are_those_of_peft_and_of_the_slow_loop(
     if model.config.top_k_lora is None:  # PEFT selects after it records
         assert difference(out.scalings.expand_as(their_scalings), their_scalings) < 1e-5
     with model.disabled():
-        assert difference(out.logits, model(token_ids).logits) > 0.1, "the experts must be heard"
+        assert difference(out.logits, model(token_ids).logits) > 0.1, "the experts must have an effect"
 
 
 def test_left_padded_logits_are_those_of_peft(

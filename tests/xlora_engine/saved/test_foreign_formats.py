@@ -95,7 +95,7 @@ def test_an_original_folder_gives_the_logits_of_the_slow_loop(
     assert model.config.adapters == ("bio", "protein.v2", "mat-3")
     assert difference(logits, slow(expert_folders, head, config, token_ids)) < TOLERANCE
     with model.disabled(), torch.no_grad():
-        assert difference(logits, model(token_ids).logits) > 0.1, "the experts must be heard"
+        assert difference(logits, model(token_ids).logits) > 0.1, "the experts must have an effect"
 
 
 def test_fields_an_old_file_lacks_have_the_defaults_of_the_original_package(
