@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from docs.generated.errors import TextMissing
 from docs.generated.markdown import table
 from formats.refused_features import REFUSED_FEATURES
+from workers.requests.methods import METHODS
 from xlora_engine.saved.formats import EXPORTED, FORMATS
 from xlora_engine.sources.architectures import PROVEN
 
@@ -73,6 +74,15 @@ def _written(name: str) -> str:
 def refused_feature_table() -> str:
     """Every field of PEFT's configuration that is refused, and why."""
     return table(("Field", "Why it is refused"), [(f"`{row.field}`", row.reason) for row in REFUSED_FEATURES])
+
+
+def method_table() -> str:
+    """Every method that mixes experts: what it does, whether it needs data, and what it is exported to."""
+    rows = [
+        (f"`{name}`", row.summary, "yes" if row.needs_data else "no", ", ".join(row.exports))
+        for name, row in METHODS.items()
+    ]
+    return table(("Method", "What it does", "Needs data", "Exports"), rows)
 
 
 def architecture_list() -> str:

@@ -23,6 +23,7 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "transitions": jobs.transition_table,
     "reasons": jobs.reason_table,
     "saved-formats": file_formats.saved_format_table,
+    "methods": file_formats.method_table,
     "refused-features": file_formats.refused_feature_table,
     "architectures": file_formats.architecture_list,
     "xlora-config": lambda: field_table(XLoraConfig),
