@@ -1,6 +1,6 @@
 """Every format of training data, in one table: how its files are recognised, and how one is read.
 
-Whoever registers a dataset and whoever trains on it read it by the row of this table, so that an example is
+Registering a dataset and training on it read it by the row of this table, so that an example is
 checked by one piece of code. A new format is a module beside `chat_examples` and a row here.
 """
 

@@ -1,4 +1,4 @@
-"""What a check raises, whoever asks for it: the message says what, which value, and what is allowed."""
+"""The error of a failed check, for all packages: it names the field, the value, and what is allowed."""
 
 from collections.abc import Callable
 from typing import Self

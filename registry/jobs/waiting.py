@@ -17,7 +17,7 @@ def wait_for(jobs: "JobStore", job_ids: Iterable[int], *, timeout_s: float | Non
     """The jobs once they have ended, or as they are when `timeout_s` seconds have passed over all of them.
 
     Raises:
-        JobNotFound: there is none of that number.
+        JobNotFound: there is no job with that number.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     return [_wait_for(jobs, job_id, deadline=deadline) for job_id in job_ids]

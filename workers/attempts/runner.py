@@ -102,7 +102,7 @@ def run_claimed(
         with JobLog(folder) as log:
             registry.jobs.set_log(job.id, str(log.path), job.fence)
             result = supervise(order, heartbeat, log, interruption=interruption, on_progress=on_progress)
-            with contextlib.suppress(OSError):  # a full disk: whoever ships next writes the end
+            with contextlib.suppress(OSError):  # a full disk: the next shipper writes the end
                 run.end(RUN_STATUS[result.state])
             shipper.finish(timeout_s=SHIPPING_LIMIT_S)
             return _conclude(registry, job, result, heartbeat)

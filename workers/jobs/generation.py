@@ -1,4 +1,4 @@
-"""Ask a subject one question: chat template in, text out, streamed where somebody watches."""
+"""Ask a subject one question: chat template in, text out, streamed on a terminal."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -22,10 +22,10 @@ DEFAULT_HEAD = {"layerwise_scalings": True, "xlora_depth": 2, "xlora_size": 256}
 
 
 def default_head(experts: int) -> dict[str, Any]:
-    """The scaling head of so many experts, unless asked otherwise.
+    """The default scaling head for this number of experts.
 
-    In the scaling pass they are heard alike: hidden states of the uniform mixture know what is being
-    answered. Those of the base alone hardly tell one domain's "K" from another's.
+    In the scaling pass all experts are active with equal weight, because hidden states of the uniform mixture
+    show which domain is being answered; those of the base alone hardly tell one domain's "K" from another's.
     """
     return {**DEFAULT_HEAD, "scaling_pass_value": 1 / experts}
 

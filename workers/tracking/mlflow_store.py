@@ -123,7 +123,7 @@ class _Delivery:
         """Bring back a run that was deleted, or refuse it.
 
         Raises:
-            TrackedDeleted: it was deleted, and nobody asked to bring it back.
+            TrackedDeleted: it was deleted, and its restoration was not asked for.
         """
         if self._state.run_id is None:
             return

@@ -160,7 +160,7 @@ def discard_pending(job_folder: Path, *, store: str) -> None:
 
 
 def is_open(job_folder: Path) -> bool:
-    """Whether the job's run has begun and has no end: whoever ran the job died before it could write one."""
+    """Whether the run has begun and has no end, because its supervisor died before it could write one."""
     lines = job_folder / SPOOL_FOLDER / _LINES
     if not lines.exists():
         return False
