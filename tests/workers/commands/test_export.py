@@ -132,12 +132,12 @@ def test_an_unknown_composition_exits_with_3_and_an_unknown_format_with_2(run: R
 def test_an_export_without_a_base_or_with_its_own_path_says_so(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workers.commands.export._source_of", lambda *_: None)
+    monkeypatch.setattr("workers.jobs.export._hub_name", lambda *_: None)
     _, _, said = run("science", str(tmp_path / "a"), "--format", "peft")
     assert "names no base model" in said
     assert "--base-id" in said
     assert (str(tmp_path / "a") in said) == (str(tmp_path / "a") in _configurations(tmp_path / "a"))
-    # The zoo's own format names no place, so there is nothing to say of it.
+    # The zoo's own format holds no path, so there is nothing to say of it.
     assert run("science", str(tmp_path / "b"), "--base-id", "owner/x")[2] == ""
 
 
