@@ -25,7 +25,7 @@ class TokenMap:
     title: str
     tokens: tuple[str, ...]
     experts: tuple[str, ...]
-    #: `tokens` rows of `experts` values
+    #: for each token, a value for each expert
     shares: tuple[tuple[float, ...], ...]
 
 
@@ -34,15 +34,15 @@ def draw_scores(report: Mapping[str, Any], path: Path) -> Path:
     figure, axes = _subplots(1, width=1.6 * len(report["tasks"]) + 3, height=4.2)
     subjects = report["subjects"]
     width = 0.8 / len(subjects)
-    for place, subject in enumerate(subjects):
+    for index, subject in enumerate(subjects):
         cells = [report["scores"][subject][task] for task in report["tasks"]]
         axes[0].bar(
-            [x + (place - (len(subjects) - 1) / 2) * width for x in range(len(cells))],
+            [x + (index - (len(subjects) - 1) / 2) * width for x in range(len(cells))],
             [cell["loss"] for cell in cells],
             width,
             yerr=[cell["loss_standard_error"] for cell in cells],
             label=subject,
-            color=_subject_colour(place, len(subjects)),
+            color=_subject_colour(index, len(subjects)),
             error_kw={"linewidth": 0.8},
         )
     axes[0].set_xticks(range(len(report["tasks"])), report["tasks"])
@@ -83,7 +83,7 @@ def _subplots(count: int, *, width: float, height: float) -> tuple[Any, Sequence
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, [figure.add_subplot(1, count, place + 1) for place in range(count)]
+    return figure, [figure.add_subplot(1, count, index + 1) for index in range(count)]
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -92,11 +92,11 @@ def _save(figure: Any, path: Path) -> Path:
     return path
 
 
-def _subject_colour(place: int, count: int) -> str:
+def _subject_colour(index: int, count: int) -> str:
     """Greys for what there was before, one strong colour for the composition, which comes last."""
-    if place == count - 1:
+    if index == count - 1:
         return "#d1495b"
-    return f"{0.78 - 0.5 * place / max(count - 2, 1):.2f}"
+    return f"{0.78 - 0.5 * index / max(count - 2, 1):.2f}"
 
 
 def _shown(token: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from workers.methods.mixing import TOKENS_PER_BATCH, Making
-from workers.methods.training_examples import DrawnRows, cached_hidden_states, scaling_pass_digest
+from workers.methods.training_examples import DrawnExamples, cached_hidden_states, scaling_pass_digest
 from xlora_engine.data.chat import pad_token
 from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.mixture_training import MixtureTraining, train_mixture
@@ -17,7 +17,7 @@ from xlora_engine.model import XLoraModel
 class HiddenStatesStage:
     """What the scaling pass says of every token: computed once for these experts and examples, then found."""
 
-    def __init__(self, making: Making, model: XLoraModel, examples: DrawnRows) -> None:
+    def __init__(self, making: Making, model: XLoraModel, examples: DrawnExamples) -> None:
         self._making = making
         self._model = model
         self._examples = examples
@@ -72,7 +72,7 @@ class MixtureStage:
     """The head learns by the language-model loss of the mixture, from checkpoint to checkpoint."""
 
     def __init__(
-        self, making: Making, model: XLoraModel, examples: DrawnRows, routed: RoutedExamples
+        self, making: Making, model: XLoraModel, examples: DrawnExamples, routed: RoutedExamples
     ) -> None:
         self._making = making
         self._model = model

@@ -1,6 +1,6 @@
-"""The rows a scaling head is trained on: drawn from the datasets, encoded, with their hidden states.
+"""The examples a scaling head is trained on: drawn from the datasets, encoded, with their hidden states.
 
-Hidden states depend on the tokens and on what the scaling pass is of, the base model and the experts heard
+Hidden states depend on the tokens and on what the scaling pass is of, the base model and the experts active
 in it, and not on the head: they are kept in `ZOO_HOME` and found again by every composition of these.
 """
 
@@ -23,14 +23,14 @@ from xlora_engine.head_training.hidden_states import HiddenStates, compute_hidde
 from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.model import XLoraModel
 
-#: One row in so many is held out of training, to stop it early, up to so many a domain.
+#: One example in 8 is held out of training, to stop it early, up to 32 of a domain.
 HELD_OUT_SHARE = 8
-HELD_OUT_ROWS = 32
+HELD_OUT_EXAMPLES = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawnRows:
-    """Encoded rows of all domains, end to end, and the expert each belongs to."""
+class DrawnExamples:
+    """Encoded examples of all domains, end to end, and the expert each belongs to."""
 
     encoded: tuple[EncodedExample, ...]
     experts: tuple[int, ...]
@@ -41,8 +41,8 @@ class DrawnRows:
     def digest(self) -> str:
         """Over the tokens, in order: equal digests have equal hidden states under one base model."""
         hashed = hashlib.sha256()
-        for row in self.encoded:
-            hashed.update(repr(row.token_ids).encode())
+        for example in self.encoded:
+            hashed.update(repr(example.token_ids).encode())
         return hashed.hexdigest()
 
     def routed(self, hidden: HiddenStates) -> RoutedExamples:
@@ -56,22 +56,22 @@ class DrawnRows:
         )
 
 
-def draw_rows(
-    files: Mapping[int, Path], tokenizer: ChatTokenizer, *, rows_per_domain: int, max_tokens: int, seed: int
-) -> DrawnRows:
-    """Draw rows from each expert's dataset; the same seed draws the same rows and holds out the same."""
+def draw_examples(
+    files: Mapping[int, Path], tokenizer: ChatTokenizer, *, count_per_domain: int, max_tokens: int, seed: int
+) -> DrawnExamples:
+    """Draw examples from each expert's dataset; the same seed draws the same ones and holds out the same."""
     encoded: list[EncodedExample] = []
     experts: list[int] = []
     train: list[int] = []
     held_out: list[int] = []
     for expert, path in files.items():
-        drawn = encode_sample(path, tokenizer, count=rows_per_domain, max_tokens=max_tokens, seed=seed)
-        stride = max(HELD_OUT_SHARE, math.ceil(len(drawn) / HELD_OUT_ROWS))
-        for place, row in enumerate(drawn):
-            (held_out if place % stride == 0 else train).append(len(encoded))
-            encoded.append(row)
+        drawn = encode_sample(path, tokenizer, count=count_per_domain, max_tokens=max_tokens, seed=seed)
+        stride = max(HELD_OUT_SHARE, math.ceil(len(drawn) / HELD_OUT_EXAMPLES))
+        for index, example in enumerate(drawn):
+            (held_out if index % stride == 0 else train).append(len(encoded))
+            encoded.append(example)
             experts.append(expert)
-    return DrawnRows(
+    return DrawnExamples(
         encoded=tuple(encoded), experts=tuple(experts), train=tuple(train), held_out=tuple(held_out)
     )
 
@@ -85,24 +85,24 @@ def dataset_file(registry: Registry, reference: str) -> Path:
 def encode_sample(
     path: Path, tokenizer: ChatTokenizer, *, count: int | None, max_tokens: int, seed: int
 ) -> list[EncodedExample]:
-    """Encode the rows of a dataset, or `count` of them drawn by `seed`."""
-    rows = read_examples(path)
-    if count is not None and len(rows) > count:
-        rows = random.Random(seed).sample(rows, count)  # noqa: S311 - a sample, not a secret
-    return [encode(tokenizer, row, max_tokens=max_tokens) for row in rows]
+    """Encode the examples of a dataset, or `count` of them drawn by `seed`."""
+    examples = read_examples(path)
+    if count is not None and len(examples) > count:
+        examples = random.Random(seed).sample(examples, count)  # noqa: S311 - a sample, not a secret
+    return [encode(tokenizer, example, max_tokens=max_tokens) for example in examples]
 
 
 def scaling_pass_digest(base: BaseModel, adapters: Iterable[AdapterVersion], head: Mapping[str, Any]) -> str:
-    """Names the model whose scaling pass it is: the base, with the experts where they are heard in it."""
-    heard = {name: head[name] for name in ("scaling_pass_value", "global_scaling_weight") if name in head}
-    if not heard.get("scaling_pass_value"):
+    """Names the model whose scaling pass it is: the base, with the experts where they are active in it."""
+    active = {name: head[name] for name in ("scaling_pass_value", "global_scaling_weight") if name in head}
+    if not active.get("scaling_pass_value"):
         return base.digest
     experts = [[(file.path, file.digest) for file in adapter.files] for adapter in adapters]
-    return hashlib.sha256(json.dumps([base.digest, experts, heard], sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([base.digest, experts, active], sort_keys=True).encode()).hexdigest()
 
 
 def cached_hidden_states(
-    rows: DrawnRows,
+    examples: DrawnExamples,
     model: XLoraModel,
     *,
     folder: Path,
@@ -111,18 +111,18 @@ def cached_hidden_states(
     tokens_per_batch: int,
     on_examples: Callable[[int], None],
 ) -> HiddenStates:
-    """The rows' hidden states: as an earlier composition left them in `folder`, else computed and left.
+    """The examples' hidden states: as an earlier composition left them in `folder`, else computed and left.
 
     `pass_digest` names the model whose scaling pass it is.
     """
-    key = hashlib.sha256(f"{pass_digest} {rows.digest}".encode()).hexdigest()
+    key = hashlib.sha256(f"{pass_digest} {examples.digest}".encode()).hexdigest()
     path = folder / f"{key}.safetensors"
     if path.exists():
-        on_examples(len(rows.encoded))
+        on_examples(len(examples.encoded))
         return HiddenStates.load(path)
     return compute_hidden_states(
         model.scaling_pass,
-        rows.encoded,
+        examples.encoded,
         new_cache=lambda: model.new_cache().scaling,
         pad_id=pad_id,
         tokens_per_batch=tokens_per_batch,

@@ -8,7 +8,7 @@ from formats.saved_model import HEAD_FILE, TOP_FILES
 from registry.entities import StoredMethod
 from workers.methods.head_stages import HiddenStatesStage, MixtureStage, WarmStartStage
 from workers.methods.mixing import ComposedModel, Making
-from workers.methods.training_examples import DrawnRows, dataset_file, draw_rows
+from workers.methods.training_examples import DrawnExamples, dataset_file, draw_examples
 from xlora_engine.config import XLoraConfig
 from xlora_engine.model import XLoraModel
 from xlora_engine.saved.formats import read_model
@@ -50,15 +50,15 @@ class XLora:
         return read_model(folder)
 
 
-def _draw(making: Making, model: XLoraModel) -> DrawnRows:
+def _draw(making: Making, model: XLoraModel) -> DrawnExamples:
     files = {
         making.parts.domains[domain]: dataset_file(making.context.registry, reference)
         for domain, reference in making.spec.data.items()
     }
-    return draw_rows(
+    return draw_examples(
         files,
         making.tokenizer,
-        rows_per_domain=making.spec.samples_per_domain,
+        count_per_domain=making.spec.samples_per_domain,
         max_tokens=context_length(model.base.config),
         seed=making.spec.seed,
     )

@@ -1,4 +1,4 @@
-"""Which rows a scaling head is trained on, and which are held out to stop it early."""
+"""Which examples a scaling head is trained on, and which are held out to stop it early."""
 
 import json
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 from registry.service import Registry
 from tests.pico import pico_tokenizer
 from tests.registry.folders import write_adapter, write_base
-from workers.methods.training_examples import DrawnRows, draw_rows, scaling_pass_digest
+from workers.methods.training_examples import DrawnExamples, draw_examples, scaling_pass_digest
 
 
-def drawn(folder: Path, *, rows: int, rows_per_domain: int) -> DrawnRows:
+def drawn(folder: Path, *, rows: int, rows_per_domain: int) -> DrawnExamples:
     file = folder / "rows.jsonl"
     asked = [
         [{"role": "user", "content": f"{row:04}"}, {"role": "assistant", "content": "ok"}]
@@ -19,13 +19,15 @@ def drawn(folder: Path, *, rows: int, rows_per_domain: int) -> DrawnRows:
     ]
     file.write_text("\n".join(json.dumps({"messages": messages}) for messages in asked), encoding="utf-8")
     tokenizer = pico_tokenizer()
-    return draw_rows({0: file, 1: file}, tokenizer, rows_per_domain=rows_per_domain, max_tokens=512, seed=0)
+    return draw_examples(
+        {0: file, 1: file}, tokenizer, count_per_domain=rows_per_domain, max_tokens=512, seed=0
+    )
 
 
 @pytest.mark.parametrize(
     ("rows", "rows_per_domain", "held_out"), [(16, 16, 2), (64, 16, 2), (256, 512, 32), (400, 512, 31)]
 )
-def test_one_row_in_eight_is_held_out_up_to_a_bound(
+def test_one_example_in_eight_is_held_out_up_to_a_bound(
     tmp_path: Path, rows: int, rows_per_domain: int, held_out: int
 ) -> None:
     found = drawn(tmp_path, rows=rows, rows_per_domain=rows_per_domain)
@@ -39,7 +41,7 @@ def test_one_row_in_eight_is_held_out_up_to_a_bound(
     assert max(places) >= per_domain / 2
 
 
-def test_hidden_states_are_of_the_experts_that_the_scaling_pass_hears(
+def test_hidden_states_are_of_the_experts_that_are_active_in_the_scaling_pass(
     registry: Registry, tmp_path: Path
 ) -> None:
     base = registry.bases.register(write_base(tmp_path / "base"), name="pico", source="here")
