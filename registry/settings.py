@@ -1,4 +1,9 @@
-"""The zoo's settings, read once from the environment. Opens nothing."""
+"""The zoo's settings, read once from the environment. Opens nothing.
+
+Not a pydantic dataclass, as requests and configurations are: every command reads settings, `zoo adapters ls`
+takes 0.08 s, and importing pydantic 0.11 s more (medians of 20, benchmarks/LOG.md). A refusal is the same
+error in the same words: variable, allowed values, value.
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from formats.errors import InvalidField
 from registry.errors import InvalidSetting
 
 #: URL prefixes that mean PostgreSQL, as users and hosting providers write them.
@@ -21,6 +27,12 @@ _BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
 _MEANT_OTHERWISE = "?#%"
 #: More threads than any machine has processors.
 _MOST_THREADS = 4096
+
+
+class SettingOutOfRange(InvalidField, InvalidSetting):
+    """An environment variable is outside its allowed values; of a URL no more is shown than how it begins."""
+
+    code = "ZOO-E235"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +60,9 @@ class Settings:
         A variable that is unset or empty takes its default, which lies in ZOO_HOME.
 
         Raises:
-            InvalidSetting: the database is of another kind than SQLite and PostgreSQL, the broker of another
-                than Redis, Valkey and RabbitMQ, the lease no number of seconds, or ZOO_THREADS no number.
+            SettingOutOfRange: the database is of another kind than SQLite and PostgreSQL, the broker of
+                another than Redis, Valkey and RabbitMQ, the lease no number of seconds, or ZOO_THREADS no
+                number.
         """
         home = _home(environ.get("ZOO_HOME", ""))
         threads(environ)  # checked here, so that no job starts only to be told
@@ -83,14 +96,14 @@ def threads(environ: Mapping[str, str]) -> int | None:
     """How many threads ZOO_THREADS gives a training process; None for all cores.
 
     Raises:
-        InvalidSetting: it is not a number of threads.
+        SettingOutOfRange: it is not a number of threads.
     """
     text = environ.get("ZOO_THREADS", "")
     if not text:
         return None
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _MOST_THREADS):
-        raise InvalidSetting(
-            f"ZOO_THREADS must be a whole number in 1..{_MOST_THREADS}, got {text!r}; unset it for all cores"
+        raise SettingOutOfRange(
+            "ZOO_THREADS", f"a whole number in 1..{_MOST_THREADS}, or unset for all cores", text
         )
     return int(text)
 
@@ -100,12 +113,12 @@ def _broker_url(text: str) -> str | None:
         return None
     scheme, separator, _ = text.partition("://")
     if not separator or scheme not in _BROKER_SCHEMES:
-        # The rest is not printed, because it may contain a password.
-        valkey = " (Valkey is spoken to as redis://)" if scheme.startswith("valkey") else ""
-        begins = f"one that starts with {scheme!r}" if separator else "one without a scheme"
-        raise InvalidSetting(
-            f"ZOO_BROKER_URL must start with {'://, '.join(_BROKER_SCHEMES)}://, got {begins}{valkey};"
-            " correct it, or unset it: workers then take jobs from the database"
+        valkey = " (Valkey's is redis://)" if scheme.startswith("valkey") else ""
+        raise SettingOutOfRange(
+            "ZOO_BROKER_URL",
+            f"a URL that starts with {'://, '.join(_BROKER_SCHEMES)}://{valkey}, or unset: workers then take"
+            " jobs from the database",
+            _beginning(text),
         )
     _require_port(text, variable="ZOO_BROKER_URL")
     return text
@@ -119,9 +132,7 @@ def _lease_s(text: str) -> float:
     except ValueError:
         lease_s = 0.0
     if not 1.0 <= lease_s <= 86_400.0:
-        raise InvalidSetting(
-            f"ZOO_LEASE_S must be a number of seconds in 1..86400, got {text!r}; unset it for 60"
-        )
+        raise SettingOutOfRange("ZOO_LEASE_S", "a number from 1 to 86400 (seconds), or unset for 60", text)
     return lease_s
 
 
@@ -129,11 +140,11 @@ def _home(text: str) -> Path:
     if text:
         home = Path(text).expanduser().absolute()
         if found := sorted(set(_MEANT_OTHERWISE) & set(str(home))):
-            raise InvalidSetting(
-                f"ZOO_HOME must be a folder whose path has none of {' '.join(_MEANT_OTHERWISE)}, got {home}"
-                f" with {' '.join(found)}: MLflow's database in it is named by a URL, where these mean"
-                " something else; choose another folder"
+            allowed = (
+                f"a folder whose path has none of {' '.join(_MEANT_OTHERWISE)} (it has {' '.join(found)}):"
+                " MLflow's database in it is named by a URL, where these mean something else"
             )
+            raise SettingOutOfRange("ZOO_HOME", allowed, str(home))
         return home
     from platformdirs import user_data_path
 
@@ -150,34 +161,39 @@ def _database_url(text: str, *, home: Path) -> str:
             return _POSTGRESQL_PREFIXES[0] + text.removeprefix(prefix)
     if text.startswith(_SQLITE_PREFIX):
         return _sqlite_url(text.removeprefix(_SQLITE_PREFIX))
-    # The value is not printed, because a mistyped URL may contain a password.
-    raise InvalidSetting(
-        "ZOO_DATABASE_URL must start with sqlite:/// or postgresql://,"
-        f" got one that starts with {text.partition(':')[0]!r}; unset it to use {home / 'zoo.db'}"
-    )
+    allowed = f"a URL that starts with sqlite:/// or postgresql://, or unset for {home / 'zoo.db'}"
+    raise SettingOutOfRange("ZOO_DATABASE_URL", allowed, _beginning(text))
+
+
+def _beginning(url: str) -> str:
+    """What may be repeated of a URL: the rest may hold a password."""
+    scheme, colon, _ = url.partition(":")
+    return f"{scheme}{colon}…"
 
 
 def _require_port(url: str, *, variable: str) -> None:
     try:
         urlsplit(url).port  # noqa: B018 - reading it checks it
     except ValueError as error:
-        raise InvalidSetting(f"{variable} has a port that is not a number in 0..65535; correct it") from error
+        allowed = "a URL whose port is a number in 0..65535"
+        raise SettingOutOfRange(variable, allowed, _beginning(url)) from error
 
 
 def _require_plain_account(url: str) -> None:
     """Refuse a URL that the server's driver would split differently than the user meant, and then print."""
     in_account = url.count("@") <= urlsplit(url).netloc.count("@") <= 1
     if not in_account or _NOT_ENCODED.search(url):
-        raise InvalidSetting(
-            "ZOO_DATABASE_URL has a character that must be written otherwise in a user's name or password:"
-            " @ as %40, / as %2F, : as %3A, ? as %3F, # as %23, % as %25"
+        allowed = (
+            "a URL whose user name and password have @ as %40, / as %2F, : as %3A, ? as %3F, # as %23 and"
+            " % as %25"
         )
+        raise SettingOutOfRange("ZOO_DATABASE_URL", allowed, _beginning(url))
 
 
 def _sqlite_url(path: str) -> str:
     if not path or path.startswith(":memory:") or "?" in path:
-        raise InvalidSetting(
-            f"ZOO_DATABASE_URL must name a database file, got {path!r}:"
-            " several processes share it, so it cannot live in memory nor carry options"
+        allowed = (
+            "a URL of a database file, without options: several processes share it, so it cannot be in memory"
         )
+        raise SettingOutOfRange("ZOO_DATABASE_URL", allowed, f"{_SQLITE_PREFIX}{path}")
     return f"{_SQLITE_PREFIX}{Path(path).expanduser().absolute()}"

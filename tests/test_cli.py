@@ -52,6 +52,20 @@ def test_listing_adapters_takes_a_third_of_a_second_and_imports_nothing_heavy(ho
     assert min(seconds) < 0.3
 
 
+@pytest.mark.processes
+def test_no_list_and_no_help_imports_anything_heavy(home: Path) -> None:
+    code = (
+        "import sys, zoo\n"
+        "lists = [(noun, 'ls') for noun in ('bases', 'datasets', 'compositions', 'jobs', 'workers')]\n"
+        "for arguments in [('--help',), *lists]:\n"
+        "    try: zoo.main(list(arguments))\n"
+        "    except SystemExit as ended: assert ended.code == 0\n"
+        f"    heavy = {HEAVY} & set(sys.modules)\n"
+        "    assert not heavy, (arguments, heavy)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+
+
 def _processor_s() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from formats.errors import InvalidField
 from registry.errors import InvalidSetting
 from registry.settings import Settings
 
@@ -107,6 +108,33 @@ def test_a_password_that_would_be_taken_apart_and_printed_is_refused(password: s
         Settings.from_env({"ZOO_DATABASE_URL": f"postgresql://zoo:{password}@db/zoo"})
     assert "sec" not in str(refusal.value)
     assert Settings.from_env({"ZOO_DATABASE_URL": "postgresql://zoo:s%40t%25@db/zoo"}).database_url
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "ZOO_THREADS",
+            "many",
+            "ZOO_THREADS must be a whole number in 1..4096, or unset for all cores, got 'many'",
+        ),
+        (
+            "ZOO_LEASE_S",
+            "0",
+            "ZOO_LEASE_S must be a number from 1 to 86400 (seconds), or unset for 60, got '0'",
+        ),
+        (
+            "ZOO_DATABASE_URL",
+            "postgresql://zoo:secret@127.0.0.1:xx/zoo",
+            "ZOO_DATABASE_URL must be a URL whose port is a number in 0..65535, got 'postgresql:…'",
+        ),
+    ],
+)
+def test_a_refusal_is_said_as_that_of_a_request_is(variable: str, value: str, said: str) -> None:
+    with pytest.raises(InvalidField) as refusal:
+        Settings.from_env({variable: value})
+    assert (str(refusal.value), refusal.value.field) == (said, variable)
+    assert (refusal.value.code, refusal.value.exit_code) == ("ZOO-E235", 2)
 
 
 def test_passwords_do_not_show() -> None:
