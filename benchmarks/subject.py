@@ -20,7 +20,8 @@ from xlora_engine.data.chat import ChatTokenizer, EncodedExample, encode, pad_to
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.head_training.hidden_states import compute_hidden_states
 from xlora_engine.head_training.routed_examples import RoutedExamples
-from xlora_engine.head_training.warm_start import WarmStart, warm_start
+from xlora_engine.head_training.settings import WarmStart
+from xlora_engine.head_training.warm_start import warm_start
 from xlora_engine.model import XLoraModel
 from xlora_engine.sources.base_model import convert_gguf, load_base, load_tokenizer
 

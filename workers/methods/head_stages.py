@@ -7,10 +7,11 @@ from workers.methods.mixing import TOKENS_PER_BATCH, Making
 from workers.methods.training_examples import DrawnExamples, cached_hidden_states, scaling_pass_digest
 from xlora_engine.data.chat import pad_token
 from xlora_engine.head_training.hidden_states import HiddenStates
-from xlora_engine.head_training.mixture_training import MixtureTraining, train_mixture
+from xlora_engine.head_training.mixture_training import train_mixture
 from xlora_engine.head_training.routed_examples import RoutedExamples
+from xlora_engine.head_training.settings import MixtureTraining, WarmStart
 from xlora_engine.head_training.stage_checkpoints import StageCheckpoints
-from xlora_engine.head_training.warm_start import StageStep, WarmStart, warm_start
+from xlora_engine.head_training.warm_start import StageStep, warm_start
 from xlora_engine.model import XLoraModel
 
 

@@ -21,6 +21,7 @@ from registry.references import checked_name
 from workers.errors import SpecInvalid
 from workers.requests.methods import DEFAULT_METHOD, METHODS, METHODS_HELP, method_row
 from xlora_engine.adapter_training.settings import TrainingSettings
+from xlora_engine.head_training.settings import MixtureTraining, WarmStart
 
 #: What one machine may have of GPUs.
 MOST_PROCESSES = 64
@@ -119,16 +120,24 @@ class ComposeSpec(Checked):
     head: Mapping[str, JsonValue] = Field(
         default_factory=dict, description="Scaling head, as fields of XLoraConfig."
     )
-    warm_start_steps: int = Field(default=1000, ge=0, le=_MANY, description="Budget of the warm start.")
-    mixture_steps: int = Field(default=6, ge=0, le=_MANY, description="Budget of mixture training.")
+    warm_start_steps: int = Field(
+        default=WarmStart().steps, ge=0, le=_MANY, description="Budget of the warm start."
+    )
+    mixture_steps: int = Field(
+        default=MixtureTraining().steps, ge=0, le=_MANY, description="Budget of mixture training."
+    )
     samples_per_domain: int = Field(
         default=768, ge=LEAST_EXAMPLES, le=_MANY, description="Training examples drawn from each domain."
     )
     eval_examples: int = Field(
         default=128, ge=1, le=_MANY, description="Examples of each held-out dataset in the report."
     )
-    warm_start_learning_rate: float = Field(default=2e-3, gt=0, le=1, description="Of the warm start.")
-    mixture_learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Of mixture training.")
+    warm_start_learning_rate: float = Field(
+        default=WarmStart().learning_rate, gt=0, le=1, description="Of the warm start."
+    )
+    mixture_learning_rate: float = Field(
+        default=MixtureTraining().learning_rate, gt=0, le=1, description="Of mixture training."
+    )
     checkpoint_every_s: float = Field(
         default=60.0, gt=0, le=86_400, description="Seconds between checkpoints of mixture training."
     )

@@ -3,7 +3,6 @@
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import cast
 
@@ -15,9 +14,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from xlora_engine.data.chat import EncodedExample, collate
 from xlora_engine.devices.host_copy import upload
-from xlora_engine.errors import ConfigInvalid, TrainingStopped
+from xlora_engine.errors import TrainingStopped
 from xlora_engine.head_training.best_state import BestState, StageResult
 from xlora_engine.head_training.routed_examples import RoutedExamples
+from xlora_engine.head_training.settings import MixtureTraining
 from xlora_engine.head_training.stage_checkpoints import StageCheckpoints, StageState
 from xlora_engine.head_training.warm_start import StageStep, require_finite
 from xlora_engine.mixture.head import seeded_dropout
@@ -29,37 +29,6 @@ _TOKENS_THAT_PAY = 64
 
 #: Held-out examples in one forward pass.
 _HELD_OUT_BATCH = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixtureTraining:
-    """Budget of the second stage."""
-
-    #: The most optimiser steps; 0 leaves this stage out.
-    steps: int = 6
-    #: Examples in each step, drawn from all domains in turn.
-    batch_size: int = 12
-    #: Sequences in one forward pass, whose gradients are summed for the step; None: all. Saves memory.
-    micro_batch_size: int | None = None
-    learning_rate: float = 2e-4
-    weight_decay: float = 0.0
-    #: Gradients are scaled down to this norm at most.
-    gradient_norm: float = 1.0
-    #: Steps between two evaluations of the held-out loss.
-    evaluate_every: int = 6
-    #: Evaluations without a better held-out loss before training stops.
-    patience: int = 2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for field, least in (("steps", 0), ("batch_size", 1), ("evaluate_every", 1), ("patience", 1)):
-            if getattr(self, field) < least:
-                raise ConfigInvalid(field, f"at least {least}", getattr(self, field))
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ConfigInvalid("micro_batch_size", "at least 1", self.micro_batch_size)
-        for field in ("learning_rate", "gradient_norm"):
-            if not getattr(self, field) > 0:
-                raise ConfigInvalid(field, "above 0", getattr(self, field))
 
 
 def train_mixture(

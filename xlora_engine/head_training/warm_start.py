@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from xlora_engine.devices.host_copy import upload
-from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
+from xlora_engine.errors import TrainingDiverged, TrainingStopped
 from xlora_engine.head_training.best_state import BestState, StageResult
 from xlora_engine.head_training.routed_examples import RoutedExamples, RoutedTokens
+from xlora_engine.head_training.settings import WarmStart
 from xlora_engine.mixture.head import ScalingHead, seeded_dropout
 
 #: Tokens that all examples begin with say nothing of the domain, which takes few examples to learn: one in
@@ -27,41 +28,6 @@ _EXAMPLES_PER_PREFIX = 16
 
 #: Held-out tokens that pass the head at once.
 _HELD_OUT_TOKENS = 2**14
-
-
-@dataclass(frozen=True, kw_only=True)
-class WarmStart:
-    """Budget of the first stage."""
-
-    #: The most optimiser steps; 0 leaves this stage out.
-    steps: int = 1000
-    #: Tokens drawn for each step, uniformly from all examples.
-    tokens_per_step: int = 1024
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.01
-    #: Standard deviation of the noise on hidden states, as a share of each dimension's own. A head that
-    #: never sees the same state twice is not overconfident on states it has seen.
-    hidden_noise: float = 0.5
-    #: Share of the running average of weights that each step keeps; 0 keeps the last step's alone. The
-    #: average of many steps generalises better than any of them to unseen wordings.
-    averaging: float = 0.99
-    #: Steps between two evaluations of the held-out loss.
-    evaluate_every: int = 40
-    #: Evaluations without a better held-out loss before training stops.
-    #: Many, because the right expert's scaling goes on rising after cross-entropy has stopped falling.
-    patience: int = 10
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for field, least in (("steps", 0), ("tokens_per_step", 1), ("evaluate_every", 1), ("patience", 1)):
-            if getattr(self, field) < least:
-                raise ConfigInvalid(field, f"at least {least}", getattr(self, field))
-        if not self.learning_rate > 0:
-            raise ConfigInvalid("learning_rate", "above 0", self.learning_rate)
-        if not self.hidden_noise >= 0:
-            raise ConfigInvalid("hidden_noise", "at least 0", self.hidden_noise)
-        if not 0 <= self.averaging < 1:
-            raise ConfigInvalid("averaging", "in 0..1, 1 excluded", self.averaging)
 
 
 @dataclass(frozen=True, kw_only=True)

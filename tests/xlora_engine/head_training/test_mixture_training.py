@@ -21,8 +21,9 @@ from xlora_engine.data.chat import EncodedExample, collate
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.head_training.best_state import StageResult
 from xlora_engine.head_training.hidden_states import compute_hidden_states
-from xlora_engine.head_training.mixture_training import MixtureTraining, mixture_loss, train_mixture
+from xlora_engine.head_training.mixture_training import mixture_loss, train_mixture
 from xlora_engine.head_training.routed_examples import RoutedExamples
+from xlora_engine.head_training.settings import MixtureTraining
 from xlora_engine.head_training.stage_checkpoints import StageCheckpoints
 from xlora_engine.head_training.warm_start import StageStep
 from xlora_engine.model import XLoraModel

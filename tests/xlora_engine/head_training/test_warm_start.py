@@ -9,7 +9,8 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid
 from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.routed_examples import RoutedExamples
-from xlora_engine.head_training.warm_start import WarmStart, routing_loss, warm_start
+from xlora_engine.head_training.settings import WarmStart
+from xlora_engine.head_training.warm_start import routing_loss, warm_start
 from xlora_engine.mixture.head import ScalingHead
 
 CONFIG = XLoraConfig(
