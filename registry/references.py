@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from formats.names import NAME_ALLOWED, is_name
+from formats.names import NAME_ALLOWED, RESERVED_NAMES, is_name
 from registry.errors import InvalidName, InvalidReference
 
 _VERSION = re.compile("[1-9][0-9]{0,8}")
@@ -60,10 +60,15 @@ def checked_name(name: str, *, kind: str) -> str:
     """Return the name if it may be used for a new `kind`.
 
     Raises:
-        InvalidName: it does not follow the rule.
+        InvalidName: it does not follow the rule, or is one that reports use for something else.
     """
     if not is_name(name):
         raise InvalidName(f"{kind} name {name!r} is not allowed: use {NAME_ALLOWED}")
+    if kind == "adapter" and name in RESERVED_NAMES:
+        raise InvalidName(
+            f"{kind} name {name!r} is not allowed: in reports {', '.join(sorted(RESERVED_NAMES))} stand"
+            " beside the adapters; choose another name"
+        )
     return name
 
 

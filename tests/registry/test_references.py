@@ -75,3 +75,10 @@ def test_names_spelt_alike_come_best_first_whatever_their_case() -> None:
     assert nearest("protien", ["materials", "protein", "Proteins"]) == ("protein", "Proteins")
     assert nearest("BIO", ["bio", "physics"]) == ("bio",)
     assert nearest("xyz", ["bio", "physics"]) == ()
+
+
+@pytest.mark.parametrize("name", ["base", "uniform", "composed"])
+def test_a_subject_of_reports_is_no_adapters_name(name: str) -> None:
+    with pytest.raises(InvalidName, match=f"adapter name '{name}' is not allowed: in reports"):
+        checked_name(name, kind="adapter")
+    assert checked_name(name, kind="dataset") == name

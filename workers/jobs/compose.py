@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from registry.entities import AdapterVersion, ExpertRecord, NewEvaluation
+from formats.names import COMPOSED
+from registry.entities import ExpertRecord, NewEvaluation
 from workers.attempts.context import JobContext
 from workers.jobs.composition_report import CompositionReport
 from workers.jobs.evaluation import METRICS
 from workers.jobs.loading import loaded_base
-from workers.jobs.report import COMPOSED
 from workers.methods.mixing import ComposedModel, Making, Parts, Stopwatch, mixing_method
+from workers.requests.composition_plan import domain_names
 from workers.requests.specs import ComposeSpec
 
 
@@ -43,20 +44,9 @@ def resolve(context: JobContext, spec: ComposeSpec) -> Parts:
     """Look up what the spec names, as it was when the spec was made."""
     adapters = tuple(context.registry.adapters.get(reference) for reference in spec.adapters)
     base = context.registry.bases.get(adapters[0].base_digest)
-    domains = expert_of_domain({**spec.data, **spec.eval_data}, adapters)
-    return Parts(base=base, adapters=adapters, domains=domains)
-
-
-def expert_of_domain(data: Mapping[str, str], adapters: tuple[AdapterVersion, ...]) -> dict[str, int]:
-    """Position of the expert each domain belongs to: the adapter of that name, or the one made for it."""
-    return {
-        domain: next(
-            position
-            for position, adapter in enumerate(adapters)
-            if domain == adapter.name or domain in adapter.domains
-        )
-        for domain in data
-    }
+    domains = domain_names(adapters)
+    positions = {domains[adapter.name]: position for position, adapter in enumerate(adapters)}
+    return Parts(base=base, adapters=adapters, domains=positions)
 
 
 class Registration:

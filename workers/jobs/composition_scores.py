@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from formats.names import BASE, COMPOSED, UNIFORM
 from workers.jobs.answering import Answerer
 from workers.jobs.figures import TokenMap
-from workers.jobs.report import BASE, COMPOSED, UNIFORM
 from workers.methods.mixing import ComposedModel, alone, uniform
 from xlora_engine.data.answer_scores import AnswerScores
 from xlora_engine.data.chat import Batch, ChatTokenizer, EncodedExample, collate, length_grouped, pad_token

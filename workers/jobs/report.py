@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from formats.names import BASE, COMPOSED, UNIFORM
 from xlora_engine.data.answer_scores import AnswerScores
 from xlora_engine.measuring.bootstrap import paired_difference
 from xlora_engine.measuring.routing import Routing
 
-BASE, UNIFORM, COMPOSED = "base", "uniform", "composed"
-
 #: A composition keeps a domain if its loss is at most this many times that of the domain's own adapter,
 #: and its exact match at most this much below the best expert's.
 LOSS_RATIO_LIMIT = 1.02
+#: Nats a token that a composition's loss may be above the domain's own adapter's, where that is nearly
+#: zero and a ratio says nothing.
+LOSS_MARGIN = 0.001
 EXACT_MATCH_MARGIN = 0.02
 
 #: Scores of one subject on one task.
@@ -80,19 +82,34 @@ def verdict_of(scores: Scores, tasks: Tasks) -> list[DomainVerdict]:
 def _of_domain(scores: Scores, domain: str, expert: str) -> DomainVerdict:
     composed, own = scores[COMPOSED][domain], scores[expert][domain]
     best = max(scores[name][domain].exact_match for name in scores if name not in (BASE, UNIFORM, COMPOSED))
-    ratio = composed.loss / own.loss
-    keeps_loss = ratio <= LOSS_RATIO_LIMIT
+    keeps_loss = composed.loss <= max(LOSS_RATIO_LIMIT * own.loss, own.loss + LOSS_MARGIN)
     keeps_match = composed.exact_match >= best - EXACT_MATCH_MARGIN
     return DomainVerdict(
         task=domain,
         kept=keeps_loss and keeps_match,
         sentence=(
-            f"{domain}: loss {composed.loss:.3f}, {ratio:.3f} times that of {expert} alone"
-            f" ({'keeps' if keeps_loss else 'WORSE than'} the limit of {LOSS_RATIO_LIMIT});"
+            f"{domain}: loss {composed.loss:.3f}, {_compared(composed.loss, own.loss)} of {expert} alone"
+            f" ({'keeps' if keeps_loss else 'WORSE than'} the limit of {_limit(own.loss)});"
             f" exact match {composed.exact_match:.0%}, best expert {best:.0%}"
             f"{'' if keeps_match else ' (WORSE)'}"
         ),
     )
+
+
+def _compared(loss: float, own: float) -> str:
+    """By a ratio, or by the difference where a ratio of two losses says nothing."""
+    if _is_nearly_zero(own):
+        return f"{loss - own:+.4f} against that ({own:.4f})"
+    return f"{loss / own:.3f} times that"
+
+
+def _limit(own: float) -> str:
+    return f"+{LOSS_MARGIN}" if _is_nearly_zero(own) else str(LOSS_RATIO_LIMIT)
+
+
+def _is_nearly_zero(own: float) -> bool:
+    """Whether the absolute margin is wider than the relative one."""
+    return own * (LOSS_RATIO_LIMIT - 1) < LOSS_MARGIN
 
 
 def _of_mixed(scores: Scores, task: str, experts: Sequence[str]) -> DomainVerdict:

@@ -4,16 +4,17 @@ Nothing is trained and torch is not imported: a composition that cannot work is 
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from registry.entities import AdapterVersion, DatasetVersion
 from registry.errors import Incompatible, InvalidField
 from registry.intake.compatibility import CompatibilityResult, joint_compatibility_of, refused
+from registry.references import checked_name
 from registry.service import Registry
 from workers.requests.methods import DEFAULT_METHOD, method_row, require_read
-from workers.requests.specs import LEAST_EXAMPLES, ComposeSpec
+from workers.requests.specs import LEAST_EXAMPLES, ComposeSpec, task_of
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid
 
@@ -135,6 +136,10 @@ def make_plan(registry: Registry, request: Request) -> Plan:
         for domain in given:
             if domain not in names:
                 raise InvalidField(option, allowed=f"for one of {sorted(names)}", value=domain)
+    for adapter in adapters:
+        checked_name(adapter.name, kind="adapter")  # one of before the name was reserved
+    mixed = tuple(registry.datasets.get(reference).reference for reference in request.mixed)
+    _require_own_task(mixed, domains.values())
     data, eval_data = {}, {}
     for adapter in adapters:
         domain = domains[adapter.name]
@@ -148,7 +153,7 @@ def make_plan(registry: Registry, request: Request) -> Plan:
         adapters=adapters,
         data=data,
         eval_data=eval_data,
-        mixed=tuple(registry.datasets.get(reference).reference for reference in request.mixed),
+        mixed=mixed,
         verdicts=verdicts,
     )
 
@@ -165,14 +170,39 @@ def require_compatible(plan: Plan) -> None:
 
 
 def domain_names(adapters: Sequence[AdapterVersion]) -> dict[str, str]:
-    """Adapter name -> its domain: the one it has, if no other adapter has it too, else its own name."""
+    """Adapter name -> the domain it owns here, which no other owns, in whatever order they are given.
+
+    It owns its one domain, unless another adapter has that too or is called so; else its own name.
+    """
     shared = Counter(domain for adapter in adapters for domain in adapter.domains)
+    names = {adapter.name for adapter in adapters}
     return {
         adapter.name: adapter.domains[0]
-        if len(adapter.domains) == 1 and shared[adapter.domains[0]] == 1
+        if len(adapter.domains) == 1
+        and shared[adapter.domains[0]] == 1
+        and adapter.domains[0] not in names - {adapter.name}
         else adapter.name
         for adapter in adapters
     }
+
+
+def _require_own_task(mixed: Sequence[str], domains: Collection[str]) -> None:
+    """Do nothing if every task of the report has a name of its own.
+
+    Raises:
+        InvalidField: two mixed datasets share one, or a mixed dataset is called as a domain is.
+    """
+    taken = set(domains)
+    for reference in mixed:
+        task = task_of(reference)
+        if task in taken:
+            raise InvalidField(
+                "--mixed",
+                allowed=f"datasets whose tasks differ from each other and from the domains {sorted(domains)};"
+                " register this one under another name: zoo register dataset FILE --name NAME",
+                value=reference,
+            )
+        taken.add(task)
 
 
 def _training_data(registry: Registry, adapter: AdapterVersion, domain: str, given: Mapping[str, str]) -> str:

@@ -160,8 +160,12 @@ class ComposeSpec(Checked):
     @property
     def report_datasets(self) -> dict[str, str]:
         """Task -> held-out dataset of the report: the domains, then `mixed` for `mixed.eval@1`."""
-        mixed = {ref.partition("@")[0].removesuffix(".eval"): ref for ref in self.mixed_datasets}
-        return {**self.eval_data, **mixed}
+        return {**self.eval_data, **{task_of(reference): reference for reference in self.mixed_datasets}}
+
+
+def task_of(reference: str) -> str:
+    """The task that a mixed dataset is in a report: `mixed` for `mixed.eval@1`."""
+    return reference.partition("@")[0].removesuffix(".eval")
 
 
 Spec: TypeAlias = TrainSpec | EvalSpec | ComposeSpec

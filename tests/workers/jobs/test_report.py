@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from workers.jobs.report import BASE, COMPOSED, EXACT_MATCH_MARGIN, UNIFORM, Tasks, build_report, verdict_of
+from formats.names import BASE, COMPOSED, UNIFORM
+from workers.jobs.report import EXACT_MATCH_MARGIN, Tasks, build_report, verdict_of
 from xlora_engine.data.answer_scores import AnswerScores
 from xlora_engine.measuring.routing import Routing
 
@@ -27,6 +28,27 @@ def test_a_loss_beside_the_limit_is_told_from_it(loss: float, kept: bool, said: 
     scores = {name: {"bio": scored(value)} for name, value in {**OTHERS, COMPOSED: loss}.items()}
     (verdict,) = verdict_of(scores, BIO)
     assert (verdict.kept, said in verdict.sentence) == (kept, True)
+
+
+@pytest.mark.parametrize(
+    ("own", "loss", "kept", "said"),
+    [
+        (0.0, 0.0, True, "+0.0000 against that (0.0000)"),
+        (1e-7, 1e-5, True, "+0.0000 against that"),
+        (0.0, 0.0009, True, "keeps the limit of +0.001"),
+        (0.0, 0.0011, False, "WORSE than the limit of +0.001"),
+        (0.06, 0.0611, True, "1.018 times that"),
+        (0.06, 0.0613, False, "WORSE than the limit of 1.02"),
+    ],
+)
+def test_a_loss_of_nearly_nothing_is_compared_by_difference(
+    own: float, loss: float, kept: bool, said: str
+) -> None:
+    losses = {**OTHERS, "bio": own, COMPOSED: loss}
+    scores = {name: {"bio": scored(value)} for name, value in losses.items()}
+    (verdict,) = verdict_of(scores, BIO)
+    assert (verdict.kept, said in verdict.sentence) == (kept, True)
+    assert build_report(scores, BIO, routing={}, seconds={}, seed=0)["worth_it"] is kept
 
 
 @pytest.mark.parametrize(("right", "kept"), [(48, True), (47, False)])

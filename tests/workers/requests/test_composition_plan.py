@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ from registry.errors import InvalidField
 from registry.service import Registry
 from tests.registry.folders import write_adapter, write_base
 from workers.errors import SpecInvalid
-from workers.requests.composition_plan import Plan, Request, make_plan
+from workers.requests.composition_plan import Plan, Request, domain_names, make_plan
 
 
 @pytest.fixture
@@ -56,3 +58,35 @@ def test_experts_are_heard_alike_in_the_scaling_pass_unless_asked_otherwise(
 
     assert value() == 0.5
     assert value(scaling_pass_value=0.0) == 0.0
+
+
+def _owned(*adapters: tuple[str, tuple[str, ...]]) -> dict[str, str]:
+    made: list[Any] = [SimpleNamespace(name=name, domains=domains) for name, domains in adapters]
+    owners = domain_names(made)
+    # Whatever the order, everyone owns the same.
+    assert owners == domain_names(list(reversed(made)))
+    assert len(set(owners.values())) == len(made)
+    return owners
+
+
+def test_every_expert_owns_a_domain_that_no_other_owns() -> None:
+    assert _owned(("a", ("bio",)), ("b", ("law",))) == {"a": "bio", "b": "law"}
+    assert _owned(("cells", ("bio",)), ("plants", ("bio",))) == {"cells": "cells", "plants": "plants"}
+    assert _owned(("cells", ("bio",)), ("all", ("bio", "law"))) == {"cells": "cells", "all": "all"}
+    # One that is called as another's domain.
+    assert _owned(("cells", ("bio",)), ("bio", ("other", "more"))) == {"cells": "cells", "bio": "bio"}
+    assert _owned(("a", ("b",)), ("b", ("a",))) == {"a": "a", "b": "b"}
+
+
+@pytest.mark.usefixtures("_bio")
+@pytest.mark.parametrize("mixed", [("bio.eval",), ("both.eval", "both")])
+def test_a_mixed_dataset_called_as_another_task_is_refused(
+    mixed: tuple[str, ...], registry: Registry, tmp_path: Path
+) -> None:
+    for name in mixed:
+        registry.datasets.register(tmp_path / "one.jsonl", name=name)
+    with pytest.raises(InvalidField, match="--mixed must be datasets whose tasks differ"):
+        make_plan(
+            registry,
+            Request(name="x", adapters=("bio",), data={"bio": "two"}, eval_data={"bio": "one"}, mixed=mixed),
+        )
