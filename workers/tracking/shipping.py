@@ -172,6 +172,8 @@ def ship_pending(settings: Settings, *, timeout_s: float, restore: bool = False)
     folders = pending_folders(settings)
     if not folders:
         return None
+    if settings.mlflow_tracking_uri == NO_TRACKING:
+        return f"MLFLOW_TRACKING_URI is {NO_TRACKING!r}; set it to the MLflow that is to have the runs"
     complaints: list[str] = []
     shipper = Shipper(
         settings, folders, on_run=lambda _: None, on_unavailable=complaints.append, restore=restore

@@ -45,3 +45,9 @@ def test_a_run_is_given_up_by_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert CliRunner().invoke(command, ["discard", "10", "-q"]).stdout.split() == ["10"]
     assert CliRunner().invoke(command, ["ls", "--pending", "-q"]).stdout.split() == ["2"]
     assert isinstance(CliRunner().invoke(command, ["discard", "../2"]).exception, JobNotFound)
+
+
+def test_where_tracking_is_off_the_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "none")
+    answer = CliRunner().invoke(command, ["ship", "-q"])
+    assert "MLFLOW_TRACKING_URI is 'none'; set it to the MLflow" in str(answer.exception)

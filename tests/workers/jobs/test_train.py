@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.workers.jobs.conftest import Started
+from tests.workers.stocked_zoo import Started
 from workers.jobs import evaluation, loading, train
 from workers.requests.specs import EvalSpec, TrainSpec
 

@@ -9,7 +9,7 @@ import torch
 from registry.entities import CompositionVersion
 from registry.service import Registry
 from tests.pico import pico_llama
-from tests.workers.jobs.conftest import DOMAINS, Started
+from tests.workers.stocked_zoo import DOMAINS, Started
 from workers.errors import SpecInvalid
 from workers.jobs import compose, loading
 from workers.jobs.answering import answering
