@@ -22,6 +22,7 @@ from workers.requests.subjects import Record, find, subject_of
 from xlora_engine.data.answer_scores import AnswerScores, score_answers
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample
 from xlora_engine.model import XLoraModel
+from xlora_engine.sources.own_generation_config import stops_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,11 @@ class Answerer:
         return self.asked.model if isinstance(self.asked, ComposedModel) else self.asked
 
     @property
+    def base_model(self) -> PreTrainedModel:
+        """The base model, whose generation configuration holds for experts on it, too."""
+        return self.asked.model.base if isinstance(self.asked, ComposedModel) else self.asked
+
+    @property
     def device(self) -> torch.device:
         """Where the model's inputs must be."""
         device: torch.device = self.model.device
@@ -54,6 +60,7 @@ class Answerer:
             new_cache=self.new_cache,
             tokens_per_batch=tokens_per_batch,
             device=self.device,
+            stops=stops_of(self.base_model.generation_config),
         )
 
     def new_cache(self) -> Cache:

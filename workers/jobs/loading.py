@@ -1,6 +1,6 @@
 """A base model in memory, from the registry, on the device and in the dtype of this process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,10 @@ from registry.entities import BaseModel
 from registry.service import Registry
 from workers.jobs.device import device_here
 from xlora_engine.data.chat import ChatTokenizer
+from xlora_engine.data.stop_tokens import named_tokens, stop_where_answers_end
 from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.sources.base_model import context_length, load_base, load_config, load_tokenizer
+from xlora_engine.sources.own_generation_config import stops_of
 
 #: Receives a base model's tokenizer and the most tokens it reads before its weights are loaded; may refuse.
 BeforeWeights = Callable[[ChatTokenizer, int], None]
@@ -35,6 +37,11 @@ class LoadedBase:
         """The most tokens it was made for."""
         return context_length(self.model.config)
 
+    @property
+    def stop_tokens(self) -> Mapping[str, int]:
+        """Text -> id of the tokens at which its answers end."""
+        return named_tokens(self.tokenizer, stops_of(self.model.generation_config))
+
 
 def loaded_base(
     registry: Registry,
@@ -55,4 +62,5 @@ def loaded_base(
     before_weights(tokenizer, context_length(load_config(folder)))
     device = device_here()
     model = load_base(folder, dtype=(dtype_on or compute_dtype)(device), device=device)
+    stop_where_answers_end(model, tokenizer)
     return LoadedBase(record=record, model=model, tokenizer=tokenizer)

@@ -100,7 +100,7 @@ def _register(
         origin=f"job:{context.job.id}",
         job_id=context.job.id,
         fence=context.fence,
-        parameters=spec.to_json(),
+        parameters={**spec.to_json(), "stop_tokens": base.stop_tokens},
         effect_score=effect,
         compute_dtype=base.compute_dtype,
     )

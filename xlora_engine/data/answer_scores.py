@@ -101,8 +101,9 @@ def score_answers(
     new_cache: Callable[[], Cache],
     tokens_per_batch: int,
     device: torch.device,
+    stops: Collection[int] = (),
 ) -> AnswerScores:
-    """Loss and exact match of every example's answer.
+    """Loss and exact match of every example's answer; `stops` are further tokens that end one.
 
     Tokens that all examples begin with are run once, into the empty cache that `new_cache` makes.
 
@@ -137,13 +138,19 @@ def score_answers(
             )
             for index, example_logits in zip(indices, logits, strict=True):
                 losses[index], predicted = _forced(example_logits, examples[index])
-                decided = decide(tokenizer, examples[index], predicted)
+                decided = decide(tokenizer, examples[index], predicted, stops=stops)
                 if decided is None:
                     undecided[index] = _prefix_of_greedy(examples[index], predicted)
                 else:
                     matches[index] = decided
         matches |= _generated_matches(
-            generate_call, tokenizer, examples, undecided, tokens_per_batch=tokens_per_batch, device=device
+            generate_call,
+            tokenizer,
+            examples,
+            undecided,
+            tokens_per_batch=tokens_per_batch,
+            device=device,
+            stops=stops,
         )
     return AnswerScores(
         example_losses=tuple(losses[index] for index in range(len(examples))),
@@ -160,7 +167,13 @@ def _run_prefix(
     logits_call(input_ids, torch.ones_like(input_ids), positions, 1, cache)
 
 
-def decide(tokenizer: ChatTokenizer, example: EncodedExample, predicted: Sequence[int]) -> bool | None:
+def decide(
+    tokenizer: ChatTokenizer,
+    example: EncodedExample,
+    predicted: Sequence[int],
+    *,
+    stops: Collection[int] = (),
+) -> bool | None:
     """Whether greedy decoding gives the answer, from the likeliest token at each of its positions.
 
     None if teacher forcing cannot decide: the first other token may begin another way to write the
@@ -169,8 +182,8 @@ def decide(tokenizer: ChatTokenizer, example: EncodedExample, predicted: Sequenc
     beginning = _prefix_of_greedy(example, predicted)
     if beginning == example.answer_ids:
         return True
-    if beginning[-1] in _stops(tokenizer, example):
-        return _is_answer(tokenizer, example, beginning)
+    if beginning[-1] in _stops(tokenizer, example, stops):
+        return _is_answer(tokenizer, example, beginning, stops)
     expected = normalise(_text(tokenizer, example.answer_ids))
     text = " ".join(_text(tokenizer, beginning).casefold().split())
     # A lone byte of a longer character decodes to the replacement sign: it can still become anything.
@@ -205,6 +218,7 @@ def _generated_matches(
     *,
     tokens_per_batch: int,
     device: torch.device,
+    stops: Collection[int],
 ) -> dict[int, bool]:
     """Matches by example index, from generating after each undecided example's beginning."""
     order = list(undecided)
@@ -224,7 +238,7 @@ def _generated_matches(
             group, limits, out[:, batch.input_ids.shape[1] :].tolist(), strict=True
         ):
             index = order[number]
-            matches[index] = _is_answer(tokenizer, examples[index], (*undecided[index], *new[:limit]))
+            matches[index] = _is_answer(tokenizer, examples[index], (*undecided[index], *new[:limit]), stops)
     return matches
 
 
@@ -232,18 +246,20 @@ def _token_limit(example: EncodedExample) -> int:
     return len(example.answer_ids) + EXTRA_TOKENS
 
 
-def _is_answer(tokenizer: ChatTokenizer, example: EncodedExample, generated: Sequence[int]) -> bool:
+def _is_answer(
+    tokenizer: ChatTokenizer, example: EncodedExample, generated: Sequence[int], stops: Collection[int]
+) -> bool:
     """Whether the generated tokens end, and equal the answer as text."""
-    stops = _stops(tokenizer, example)
-    end = next((i for i, token in enumerate(generated) if token in stops), None)
+    ends = _stops(tokenizer, example, stops)
+    end = next((i for i, token in enumerate(generated) if token in ends), None)
     if end is None:
         return False
     return normalise(_text(tokenizer, generated[:end])) == normalise(_text(tokenizer, example.answer_ids))
 
 
-def _stops(tokenizer: ChatTokenizer, example: EncodedExample) -> Collection[int]:
+def _stops(tokenizer: ChatTokenizer, example: EncodedExample, stops: Collection[int]) -> Collection[int]:
     """Tokens that end an answer; padding follows an answer that ended with another end token."""
-    return {tokenizer.eos_token_id, pad_token(tokenizer), example.answer_ids[-1]}
+    return {tokenizer.eos_token_id, pad_token(tokenizer), example.answer_ids[-1], *stops}
 
 
 def _text(tokenizer: ChatTokenizer, token_ids: Sequence[int]) -> str:

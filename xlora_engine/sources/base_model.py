@@ -19,6 +19,7 @@ from transformers import (
 
 from xlora_engine.devices.attention import attend_in_float32_where_faster
 from xlora_engine.errors import BaseUnreadable
+from xlora_engine.sources.own_generation_config import token_ids_only
 
 #: What `transformers` raises for files it cannot make a model of.
 _UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
@@ -27,9 +28,12 @@ _UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, Safetens
 def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """Load a base model folder: only safetensors, nothing fetched, no code of its own, frozen.
 
+    Of its generation configuration only the token ids are taken.
+
     Raises:
         BaseUnreadable: the folder holds no complete causal language model that can be read so.
     """
+    generation = token_ids_only(folder, load_config(folder))
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -38,6 +42,7 @@ def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreT
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            generation_config=generation,
         )
     except _UNREADABLE as error:
         raise BaseUnreadable(f"cannot load a causal language model from {folder}: {error}") from error

@@ -1,9 +1,11 @@
 """A trained adapter is scored on the base model that it was trained on, which says what it computed in."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.pico import pico_base_folder, pico_tokenizer
 from tests.workers.stocked_zoo import Started
 from workers.jobs import evaluation, loading, train
 from workers.requests.specs import EvalSpec, TrainSpec
@@ -54,3 +56,19 @@ def test_what_was_computed_in_is_on_record(started: Started) -> None:
     assert job.compute_dtype == adapter.compute_dtype
     assert job.compute_dtype in ("float32", "bfloat16")
     assert context.registry.adapters.get("bio").compute_dtype is None
+
+
+def test_the_record_says_where_its_answers_end(started: Started) -> None:
+    context = started(SPEC)
+    outcome = train.run(context)
+    assert context.registry.adapters.get(outcome["adapter"]).parameters["stop_tokens"] == {"<|im_end|>": 2}
+
+
+def test_whatever_is_loaded_stops_where_its_turn_ends_in_training(started: Started, tmp_path: Path) -> None:
+    registry = started(SPEC).registry
+    folder = pico_base_folder(tmp_path / "two ends", seed=5, eos_token_id=0)
+    tokenizer = pico_tokenizer()
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(folder)
+    loaded = loading.loaded_base(registry, registry.bases.register(folder, name="two", source="here"))
+    assert loaded.stop_tokens == {"<|endoftext|>": 0, "<|im_end|>": 2}

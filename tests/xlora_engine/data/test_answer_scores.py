@@ -304,6 +304,14 @@ def test_teacher_forcing_decides_what_it_can(
     assert decided(tokenizer, expected, likeliest) is decision
 
 
+def test_a_further_token_that_ends_an_answer_decides(tokenizer: PreTrainedTokenizerFast) -> None:
+    wanted = example(tokenizer, "q", "Paris.")
+    start_of_turn = 1
+    predicted = [*tokenizer("Paris", add_special_tokens=False)["input_ids"], start_of_turn, start_of_turn]
+    assert decide(tokenizer, wanted, predicted) is not True
+    assert decide(tokenizer, wanted, predicted, stops=[start_of_turn]) is True
+
+
 words = st.text(alphabet="aB .\tß", max_size=6)
 
 
