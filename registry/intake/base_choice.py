@@ -46,7 +46,7 @@ def _names(base: BaseModel) -> set[str]:
 
 
 def _compatibility(manifest: AdapterManifest, base: BaseModel) -> tuple[CompatibilityResult, ...]:
-    return compatibility_of(manifest, base.modules, base.name)
+    return compatibility_of(manifest, base.modules, base.name, architecture=base.architecture)
 
 
 def _warnings(manifest: AdapterManifest, base: BaseModel) -> tuple[CompatibilityResult, ...]:

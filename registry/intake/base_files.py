@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from formats.base_modules import HEAD, HEADS, embedding_of
 from formats.strict_json import shown
 from registry.errors import InvalidBase, WeightsInvalid
 from registry.files.digests import weights_digest
@@ -44,11 +45,6 @@ _SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
 #: Model types whose attention and feed-forward layers are Conv1D, which keeps its weight as (d_in, d_out).
 _CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
 _CONV1D_MODULES = ("c_attn", "q_attn", "c_fc", "c_proj")
-#: What transformers calls the output head of every causal language model that an adapter may name.
-_HEAD = "lm_head"
-#: Output heads of all families.
-_HEADS = (_HEAD, "embed_out", "output")
-_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +92,8 @@ def stage_base(folder: Path, staging: Staging) -> BaseManifest:
     tokenizer, template = _tokenizer_digests(folder, staging, tokenizer_config)
     weights = _stage_weights(folder, names, staging)
     modules = _modules(weights.entries, config)
-    require_head(config, modules, heads=_HEADS)
+    require_head(config, modules, heads=HEADS)
+    embedding = embedding_of(modules)
     files = tuple(sorted((*_kept(names), *weights.shards, *index)))
     parts = {
         "weights": weights.digest,
@@ -124,7 +121,7 @@ def stage_base(folder: Path, staging: Staging) -> BaseManifest:
         files=files,
         warnings=(
             *template_warnings(staging, tokenizer_config),
-            *token_warnings(staging, embeddings=_embeddings(modules)),
+            *token_warnings(staging, embeddings=None if embedding is None else embedding[0]),
             *_warnings(names, files),
         ),
     )
@@ -215,12 +212,6 @@ def _generation_part(staging: Staging) -> dict[str, str]:
     return {"generation_config": digest_of({key: said[key] for key in said if key not in volatile})}
 
 
-def _embeddings(modules: Mapping[str, tuple[int, int]]) -> int | None:
-    """How many tokens have an embedding; None where no module is known to be the embedding."""
-    found = next((shape for path, shape in modules.items() if path.rpartition(".")[2] in _EMBEDDINGS), None)
-    return None if found is None else found[0]
-
-
 def _tokenizer_digests(folder: Path, staging: Staging, config: Mapping[str, Any]) -> tuple[str, str | None]:
     """Digests of the tokenizer without its chat template, and of the template."""
     if not any(name in staging for name in _VOCABULARIES):
@@ -239,9 +230,9 @@ def _modules(entries: Sequence[TensorEntry], config: BaseConfig) -> dict[str, tu
             first, second = entry.shape
             transposed = config.model_type in _CONV1D_TYPES and path.rpartition(".")[2] in _CONV1D_MODULES
             modules[path] = (second, first) if transposed else (first, second)
-    embedding = next((path for path in modules if path.rpartition(".")[2] in _EMBEDDINGS), None)
+    embedding = embedding_of(modules)
     if config.has_tied_head and embedding is not None:
-        modules.setdefault(_HEAD, modules[embedding])
+        modules.setdefault(HEAD, embedding)
     return modules
 
 

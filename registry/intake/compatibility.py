@@ -2,7 +2,7 @@
 
 Pure: knows shapes, digests and names, no files or records.
 
-Refusals: E271 a module the base lacks · E272 a shape that does not fit · E273 different bases ·
+Refusals: E271 a module the base lacks · E272 a shape or kind that does not fit · E273 different bases ·
 E274 an expert twice · E275 the same weights twice.
 Warnings: W201 found while reading · W202 mixed ranks · W203 mixed modules · W204 layers left out ·
 W205 no licence stated · W206 one expert alone · W207 another base model named.
@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from formats.base_modules import BaseModule, adaptable_modules
+from formats.peft import WEIGHTS_FILE, Factor
 from registry.intake.adapter_files import AdapterManifest
 from registry.intake.adapter_tensors import ModuleShape
 
@@ -53,17 +55,23 @@ class Composable(Protocol):
 
 
 def compatibility_of(
-    manifest: AdapterManifest, base_modules: Mapping[str, tuple[int, int]], base_name: str
+    manifest: AdapterManifest,
+    base_weights: Mapping[str, tuple[int, int]],
+    base_name: str,
+    *,
+    architecture: str,
 ) -> tuple[CompatibilityResult, ...]:
-    """Whether an adapter fits the base model called `base_name`, whose modules are path -> (d_out, d_in)."""
-    located = {path: _located(path, base_modules) for path in manifest.modules}
-    refusals = _refusals(manifest.modules, located, base_modules, base_name)
+    """Whether an adapter fits the base model called `base_name`.
+
+    `base_weights` maps names in its weights files to (d_out, d_in); `architecture` is the class it loads as.
+    """
+    base_modules = adaptable_modules(base_weights, architecture)
+    refusals = _refusals(manifest.modules, base_modules, base_name)
     if refusals:
         return tuple(refusals)
-    touched = {path for path in located.values() if path is not None}
     return (
-        _ok(f"fits {base_name} in all {len(touched)} modules it touches"),
-        *_coverage(touched, base_modules),
+        _ok(f"fits {base_name} in all {len(manifest.modules)} modules it touches"),
+        *_coverage(manifest.modules, base_modules),
         *(_warn("ZOO-W201", text) for text in manifest.warnings),
         *([] if manifest.licence else [_warn("ZOO-W205", "no licence is stated; give one with --licence")]),
     )
@@ -86,24 +94,20 @@ def refused(results: Iterable[CompatibilityResult]) -> tuple[CompatibilityResult
 
 
 def _refusals(
-    modules: Mapping[str, ModuleShape],
-    located: Mapping[str, str | None],
-    base_modules: Mapping[str, tuple[int, int]],
-    base_name: str,
+    modules: Mapping[str, ModuleShape], base_modules: Mapping[str, BaseModule], base_name: str
 ) -> list[CompatibilityResult]:
-    missing = [path for path, base_path in located.items() if base_path is None]
+    missing = [path for path in modules if path not in base_modules]
     misfits = [
-        f"{path} is {shape.d_out}×{shape.d_in}, expected {expected[0]}×{expected[1]}"
+        f"{path} is {_shape(shape)}, expected {_shape(expected)}"
         for path, shape in modules.items()
-        if (base_path := located[path]) is not None
-        and (shape.d_out, shape.d_in) != (expected := _expected(base_modules[base_path], shape))
+        if (expected := base_modules.get(path)) is not None and _shape(shape) != _shape(expected)
     ]
     remedy = "it was made for another base model: register that one first with zoo register base"
     found = []
     if missing:
-        found.append(
-            _refuse("ZOO-E271", f"{base_name} lacks {_listed(missing)}, which the adapter changes; {remedy}")
-        )
+        lacking = f"{base_name} lacks {_listed(missing)}, which the adapter changes"
+        way_out = _renaming(missing, modules[missing[0]], base_modules) or remedy
+        found.append(_refuse("ZOO-E271", f"{lacking}; {way_out}"))
     if misfits:
         found.append(
             _refuse("ZOO-E272", f"the adapter does not fit {base_name}: {_listed(misfits)}; {remedy}")
@@ -111,15 +115,40 @@ def _refusals(
     return found
 
 
-def _located(path: str, base_modules: Mapping[str, tuple[int, int]]) -> str | None:
-    """Where a module is in the base model's files, which may leave out the outermost name: `transformer.`"""
-    inner = path.partition(".")[2]
-    return path if path in base_modules else inner if inner in base_modules else None
+def _shape(module: ModuleShape | BaseModule) -> str:
+    return f"{module.d_out}×{module.d_in}{' of an embedding' if module.is_embedding else ''}"
 
 
-def _expected(base: tuple[int, int], shape: ModuleShape) -> tuple[int, int]:
-    """(d_out, d_in) that B A must have; an embedding's weight lies as (vocabulary, width), from and to."""
-    return (base[1], base[0]) if shape.is_embedding else base
+def _renaming(
+    missing: Sequence[str], first: ModuleShape, base_modules: Mapping[str, BaseModule]
+) -> str | None:
+    """How to rename the keys if the modules are the base model's but for names in between; None if not."""
+    surplus = _surplus(missing[0], base_modules)
+    if surplus is None or any(_without(surplus, path) not in base_modules for path in missing):
+        return None
+    key = Factor(module=missing[0], half="A", is_embedding=first.is_embedding).key
+    return (
+        f"the key {key} has {surplus} too much, as one saved from inside another model or a compiled one has:"
+        f" save the adapter from the model itself, or rename its keys, in its folder: python -c "
+        f'"import safetensors.torch as s; f = {WEIGHTS_FILE!r};'
+        f" t = {{k.replace('.{surplus}.', '.', 1): v for k, v in s.load_file(f).items()}};"
+        " s.save_file(t, f, metadata={'format': 'pt'})\""
+    )
+
+
+def _surplus(path: str, base_modules: Mapping[str, BaseModule]) -> str | None:
+    """The fewest names in a row without which the path is a module of the base model."""
+    names = path.split(".")
+    for count in range(1, len(names)):
+        for start in range(len(names) - count):
+            if ".".join((*names[:start], *names[start + count :])) in base_modules:
+                return ".".join(names[start : start + count])
+    return None
+
+
+def _without(surplus: str, path: str) -> str:
+    # As the command in the message does it, whose keys have a prefix.
+    return f".{path}".replace(f".{surplus}.", ".", 1).removeprefix(".")
 
 
 def _coverage(touched: Iterable[str], base_modules: Iterable[str]) -> list[CompatibilityResult]:

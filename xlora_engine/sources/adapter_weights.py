@@ -1,5 +1,6 @@
 """LoRA adapters on disk to expert tensors, and back; whether they fit a base model."""
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -151,9 +152,14 @@ def check_fits(expert: Expert, base: nn.Module) -> None:
                 f"the weights of {path!r} are on no device, as those are that accelerate offloads; load the "
                 "base model with a device_map that keeps all of it on devices"
             )
-        expected = _widths(modules[path], is_embedding=update.is_embedding)
+        expected = _widths(modules[path])
         found = (update.A.shape[1], update.B.shape[0])
-        if expected is not None and expected != found:
+        if expected is None:
+            raise ExpertMismatch(
+                f"expert {expert.name!r} changes {path!r}, a {type(modules[path]).__name__}, which is "
+                "neither a linear layer nor an embedding of tokens; train it again without this module"
+            )
+        if expected != found:
             raise ExpertMismatch(
                 f"expert {expert.name!r} maps {found[0]} to {found[1]} at {path!r}, where the base maps "
                 f"{expected[0]} to {expected[1]}; it was trained on another base model"
@@ -178,16 +184,13 @@ def _is_copy(copy: Tensor, weight: object) -> bool:
 _KINDS = {True: "an embedding", False: "a linear layer"}
 
 
-def _widths(module: nn.Module, *, is_embedding: bool) -> tuple[int, int] | None:
-    """`(d_in, d_out)` of a module, by the attributes of the class families; None where none tells."""
+def _widths(module: nn.Module) -> tuple[int, int] | None:
+    """`(d_in, d_out)` of a linear layer or embedding, by the attributes of its class; None of any other."""
+    if isinstance(module, nn.Embedding) and len(inspect.signature(type(module).forward).parameters) != 2:
+        return None  # OPT's positions are looked up by a mask, and more
     for d_in, d_out in (("in_features", "out_features"), ("nx", "nf"), ("num_embeddings", "embedding_dim")):
         if hasattr(module, d_in) and hasattr(module, d_out):
             return int(getattr(module, d_in)), int(getattr(module, d_out))
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor) and weight.dim() == 2:
-        first, second = weight.shape  # Conv1D and Embedding keep (d_in, d_out), Linear the reverse
-        transposed = is_embedding or type(module).__name__ == "Conv1D"
-        return (first, second) if transposed else (second, first)
     return None
 
 

@@ -165,7 +165,11 @@ def test_a_conv1d_model_s_modules_are_output_by_input(tmp_path: Path) -> None:
         LoraConfig(r=4, target_modules=["c_attn", "c_fc"], init_lora_weights=False, fan_in_fan_out=True),
     )
     adapter.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=False)
-    assert not refused(compatibility_of(read_adapter(tmp_path / "adapter"), base.modules, "gpt2"))
+    assert not refused(
+        compatibility_of(
+            read_adapter(tmp_path / "adapter"), base.modules, "gpt2", architecture="GPT2LMHeadModel"
+        )
+    )
 
 
 @pytest.mark.parametrize(

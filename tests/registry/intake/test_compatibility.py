@@ -1,10 +1,16 @@
 """Verdicts: what fits, what does not and why, what is only worth a warning."""
 
+import shlex
+import subprocess
+import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from registry.intake import compatibility
 from registry.intake.adapter_config import parse_config
 from registry.intake.adapter_files import AdapterManifest
 from registry.intake.adapter_tensors import ModuleShape
@@ -13,10 +19,11 @@ from registry.intake.compatibility import (
     REFUSE,
     WARN,
     CompatibilityResult,
-    compatibility_of,
     joint_compatibility_of,
     refused,
 )
+from tests.registry.folders import write_adapter
+from tests.registry.staged import read_adapter
 
 LAYERS = 30
 PROJECTIONS = {"self_attn.q_proj": (8, 8), "self_attn.v_proj": (4, 8), "mlp.down_proj": (8, 16)}
@@ -45,6 +52,17 @@ def manifest(modules: dict[str, tuple[int, int]], **fields: Any) -> AdapterManif
 
 def of(layers: range, *names: str) -> dict[str, tuple[int, int]]:
     return {f"model.layers.{layer}.{name}": PROJECTIONS[name] for layer in layers for name in names}
+
+
+def compatibility_of(
+    adapter: AdapterManifest,
+    weights: dict[str, tuple[int, int]],
+    name: str,
+    *,
+    architecture: str = "LlamaForCausalLM",
+) -> tuple[CompatibilityResult, ...]:
+    """Of an adapter and a Llama, unless another class is named."""
+    return compatibility.compatibility_of(adapter, weights, name, architecture=architecture)
 
 
 def codes(results: tuple[CompatibilityResult, ...]) -> list[str]:
@@ -100,7 +118,63 @@ def test_files_that_leave_out_the_outermost_name_are_understood() -> None:
     """The hub's gpt2 has h.0.attn.c_attn where the model has transformer.h.0.attn.c_attn."""
     base = {f"h.{layer}.attn.c_attn": (24, 8) for layer in range(2)}
     adapter = manifest({f"transformer.{path}": shape for path, shape in base.items()})
-    assert codes(compatibility_of(adapter, base, "gpt2")) == ["ZOO-OK"]
+    fits = compatibility_of(adapter, base, "gpt2", architecture="GPT2LMHeadModel")
+    assert codes(fits) == ["ZOO-OK"]
+
+
+def run_renaming(message: str, folder: Path) -> None:
+    """Run the command that a refusal names, in the adapter's folder."""
+    python, *arguments = shlex.split(message[message.index("python -c") :])
+    assert python == "python"
+    subprocess.run([sys.executable, *arguments], check=True, cwd=folder)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "surplus"),
+    [
+        ("model.layers", "_orig_mod.model.layers", "_orig_mod"),
+        ("model.layers", "language_model.model.layers", "language_model"),
+        ("model.layers", "anything.model.layers", "anything"),
+        ("model.layers", "module.model.layers", "module"),
+        ("model.layers", "base_model.model.model.layers", "base_model.model"),
+        ("model.layers", "model.model.layers", "model"),
+        (".self_attn", "._orig_mod.self_attn", "_orig_mod"),
+    ],
+)
+@pytest.mark.processes
+def test_names_that_the_base_s_modules_lack_are_refused_with_the_command_that_takes_them_out(
+    before: str, after: str, surplus: str, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "a")
+    file = folder / "adapter_model.safetensors"
+    plain = load_file(file)
+    save_file({key.replace(before, after, 1): tensor for key, tensor in plain.items()}, file)
+    weights = dict.fromkeys(read_adapter(write_adapter(tmp_path / "plain")).modules, (8, 8))
+    [refusal] = compatibility_of(read_adapter(folder), weights, "smollm2")
+    assert (refusal.level, refusal.code) == (REFUSE, "ZOO-E271")
+    first = "model.layers.0.self_attn.q_proj".replace(before, after, 1)
+    assert f"smollm2 lacks {first}" in refusal.message
+    assert f"the key base_model.model.{first}.lora_A.weight has {surplus} too much" in refusal.message
+    run_renaming(refusal.message, folder)
+    assert not refused(compatibility_of(read_adapter(folder), weights, "smollm2"))
+    renamed = load_file(file)
+    assert renamed.keys() == plain.keys()
+    assert all((renamed[key] == plain[key]).all() for key in plain)
+
+
+@pytest.mark.parametrize("path", ["h.0.attn.c_attn", "model.h.0.attn.c_attn"])
+def test_a_prefix_that_the_loaded_model_has_is_not_left_out_in_an_adapter(path: str) -> None:
+    base = {"h.0.attn.c_attn": (24, 8)}
+    [refusal] = compatibility_of(manifest({path: (24, 8)}), base, "gpt2", architecture="GPT2LMHeadModel")
+    assert refusal.code == "ZOO-E271"
+
+
+@pytest.mark.parametrize(("module", "is_embedding"), [("lm_head", True), ("model.embed_tokens", False)])
+def test_a_linear_layer_is_no_embedding(module: str, is_embedding: bool) -> None:
+    d_in, d_out = (100, 8) if is_embedding else (8, 100)
+    shape = ModuleShape(rank=2, d_in=d_in, d_out=d_out, is_embedding=is_embedding)
+    [refusal] = compatibility_of(replace(manifest({}), modules={module: shape}), BASE, "x")
+    assert refusal.code == "ZOO-E272"
 
 
 def test_layers_that_are_left_out_are_warned_of() -> None:

@@ -15,9 +15,17 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from tests.pico import pico_adapter, pico_llama
+from tests.small_bases import SMALL_BASES
 from xlora_engine.errors import BaseUnsupported, ExpertMismatch, ExpertUnreadable, ExpertUnsupported
 from xlora_engine.model import XLoraModel
-from xlora_engine.sources.adapter_weights import check_fits, read_expert, stacked, write_expert
+from xlora_engine.sources.adapter_weights import (
+    Expert,
+    LowRank,
+    check_fits,
+    read_expert,
+    stacked,
+    write_expert,
+)
 
 Q0 = "model.layers.0.self_attn.q_proj"
 A0, B0 = (f"base_model.model.{Q0}.lora_{factor}.weight" for factor in "AB")
@@ -194,6 +202,25 @@ def test_an_embeddings_update_fits_an_embedding_alone(
 
     with pytest.raises(ExpertMismatch, match=rf"changes '{module}' as an? (embedding|linear layer), where"):
         check_fits(read_expert(folder, "bio"), pico_llama())
+
+
+@pytest.mark.parametrize(
+    ("base", "path", "kind"),
+    [
+        ("Mixtral", "model.layers.0.mlp.gate", "MixtralTopKRouter"),
+        ("Llama", "model.layers.0.mlp", "LlamaMLP"),
+        ("Llama", "model.norm", "LlamaRMSNorm"),
+        ("OPT", "model.decoder.embed_positions", "OPTLearnedPositionalEmbedding"),
+    ],
+)
+def test_what_is_neither_a_linear_layer_nor_an_embedding_of_tokens_is_refused(
+    base: str, path: str, kind: str
+) -> None:
+    update = LowRank(A=torch.ones(2, 16), B=torch.ones(16, 2), scale=1.0, is_embedding=base == "OPT")
+    expert = Expert(name="e", config={}, updates={path: update})
+
+    with pytest.raises(ExpertMismatch, match=rf"changes '{path}', a {kind}, which is neither"):
+        check_fits(expert, SMALL_BASES[base].build())
 
 
 @pytest.fixture(scope="module")
