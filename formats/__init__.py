@@ -1,1 +1,1 @@
-"""File formats and checked values that both lower packages share. Imports none of our other packages."""
+"""What both lower packages know: file formats, formats of training data, checked values. Imports none of ours."""

@@ -110,7 +110,7 @@ class DatasetVersion:
     domain: str | None
     #: "train", "eval" or None.
     split: str | None
-    #: "chat": one JSON object a line, see the README.
+    #: "chat": one conversation a line, as JSON; a name of `formats.data_formats.FORMATS`.
     format: str
     licence: str | None
     origin: str

@@ -1,4 +1,4 @@
-"""X-LoRA in PyTorch: the maths, training, generation, checkpoints. Knows no database, broker or tracker."""
+"""X-LoRA in PyTorch: the maths, training, generation, saved models. Knows no database, broker or tracker."""
 
 from typing import TYPE_CHECKING
 
