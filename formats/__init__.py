@@ -1,1 +1,1 @@
-"""What both lower packages know: file formats, formats of training data, checked values. Imports none of ours."""
+"""What both lower packages know: formats of files and training data, checked values. Imports none of ours."""
