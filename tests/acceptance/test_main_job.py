@@ -68,9 +68,7 @@ def test_the_composition_answers(zoo: Zoo) -> None:
     assert json.loads(answer.stdout)[0]["subject"] == "composition:science@1"
 
 
-def test_a_mixture_that_is_not_trained_is_composed_asked_and_exported_by_the_same_commands(
-    zoo: Zoo, tmp_path: Path
-) -> None:
+def test_an_untrained_mixture_is_composed_asked_and_exported(zoo: Zoo, tmp_path: Path) -> None:
     asked = ("--adapters", "bio,protein", "--name", "even", "--method", "uniform")
     refused = zoo("compose", *asked, "--mixture-steps", "2")
     assert refused.returncode == 2

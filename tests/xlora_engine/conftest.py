@@ -93,5 +93,5 @@ def mixture(expert_folders: dict[str, Path]) -> Mixture:
 
 @pytest.fixture(scope="session")
 def token_ids() -> Tensor:
-    """Two rows of nine tokens, none of them special."""
+    """Two sequences of nine tokens, none of them special."""
     return torch.randint(3, 250, (2, 9), generator=torch.Generator().manual_seed(0))

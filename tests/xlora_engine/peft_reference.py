@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from xlora_engine.config import XLoraConfig
 
-#: Fields that both configurations have and read alike.
+#: Fields that both configurations have, with the same meaning.
 _SHARED_FIELDS = (
     "hidden_size",
     "layerwise_scalings",

@@ -78,10 +78,10 @@ def by_hand(model: XLoraModel, folders: dict[str, Path], *, copies: Callable[[st
             tensor.copy_(old[key])
             continue
         for number, path in enumerate(made.layers if config.layerwise_scalings else [""]):
-            for place, name in enumerate(folders):
+            for index, name in enumerate(folders):
                 there = layers.index(path) if config.layerwise_scalings else 0
                 source = there * len(model.experts) + model.config.adapters.index(copies(name))
-                tensor[number * len(folders) + place] = old[key][source]
+                tensor[number * len(folders) + index] = old[key][source]
     return made.eval()
 
 
@@ -335,13 +335,13 @@ def test_an_impossible_edit_is_refused_and_the_model_left_as_it_was(
     assert torch.equal(logits_of(model, token_ids), before)
 
 
-# ---------------------------------------------------------------- the rows themselves
+# ---------------------------------------------------------------- rows of the output layer
 
 names = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=6, unique=True)
 
 
 @given(old=names, new=names, layers=names, new_layers=names)
-def test_every_row_that_stays_is_the_same_row(
+def test_every_row_that_stays_is_unchanged(
     old: list[str], new: list[str], layers: list[str], new_layers: list[str]
 ) -> None:
     before = Outputs(layers=tuple(layers), experts=tuple(old))
@@ -358,7 +358,7 @@ def test_every_row_that_stays_is_the_same_row(
                 assert torch.equal(edited[i * len(new) + j], rows[source])
 
 
-def test_a_new_layer_has_the_mean_of_all_layers_and_a_new_expert_that_of_the_others() -> None:
+def test_a_new_layer_or_expert_has_the_mean_of_the_others() -> None:
     before = Outputs(layers=("a", "b"), experts=("x", "y"))
     after = Outputs(layers=("c", "b"), experts=("x", "new", "y"))
 

@@ -178,7 +178,7 @@ CALLS: dict[str, Callable[[XLoraModel, Tensor], object]] = {
 
 @pytest.mark.parametrize("experts_train", [False, True], ids=["head", "head and experts"])
 @pytest.mark.parametrize("call", CALLS)
-def test_what_trains_is_told_by_identity_and_no_call_changes_it_or_a_value(
+def test_trained_parameters_are_found_by_identity_and_no_call_changes_them(
     call: str, experts_train: bool, mixture: Mixture, token_ids: Tensor
 ) -> None:
     model = mixture(use_trainable_adapters=experts_train, scaling_pass_value=0.2)
@@ -198,9 +198,7 @@ def test_what_trains_is_told_by_identity_and_no_call_changes_it_or_a_value(
         assert torch.equal(parameter, before[name][1]), name
 
 
-def test_a_model_that_answered_in_inference_mode_first_is_trained_alike(
-    mixture: Mixture, token_ids: Tensor
-) -> None:
+def test_training_after_inference_mode_gives_the_same_gradients(mixture: Mixture, token_ids: Tensor) -> None:
     fresh, asked = (mixture(xlora_dropout_p=0.0, use_trainable_adapters=True) for _ in range(2))
     with torch.inference_mode():
         asked(token_ids)
@@ -470,13 +468,13 @@ def test_scalings_of_another_shape_are_refused(
 
 @pytest.mark.parametrize("flattens", [False, True], ids=["", "a base that flattens its batch"])
 @pytest.mark.parametrize("shape", [(2, 1, 12, 3), (1, 9, 12, 3), (1, 1, 1, 3), (2, 1, 1, 3)], ids=str)
-def test_scalings_of_each_row_or_each_token_weigh_them_all(
+def test_scalings_of_each_sequence_or_each_token_weigh_them_all(
     shape: tuple[int, ...], flattens: bool, mixture: Mixture, token_ids: Tensor
 ) -> None:
     model, scalings = mixture(), torch.rand(shape, generator=torch.Generator().manual_seed(1))
     if flattens:
         for block in model.base.model.layers:
-            block.mlp.forward = partial(_row_by_row, block.mlp.forward)
+            block.mlp.forward = partial(_vector_by_vector, block.mlp.forward)
     whole = scalings.expand(2, 9, 12, 3)
 
     with torch.no_grad():
@@ -487,7 +485,7 @@ def test_scalings_of_each_row_or_each_token_weigh_them_all(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
-def _row_by_row(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def _vector_by_vector(forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     return forward(x.flatten(0, 1)).view(x.shape)
 
 

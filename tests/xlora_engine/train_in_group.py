@@ -2,7 +2,7 @@
 
     python -m tests.xlora_engine.train_in_group FOLDER
 
-Its place in the group comes from the environment, as torch's launchers give it.
+Its index in the group comes from the environment, as torch's launchers give it.
 """
 
 import json
@@ -71,12 +71,12 @@ def train(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Train in every way that the test asks about; what this process saw goes to `seen-<rank>.json`."""
+    """Train in every way that the test asks about; what this process saw goes to `seen-<index>.json`."""
     folder = Path(arguments[0])
     torch.set_num_threads(1)
-    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    index, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     seen: dict[str, Any] = {}
-    with joined(index=rank, size=size, meeting_file=folder / "meeting-place") as group:
+    with joined(index=index, size=size, meeting_file=folder / "meeting-file") as group:
         for name, settings in (("whole", WHOLE), ("cut", CUT), ("dropping", DROPPING)):
             steps: list[StepMetrics] = []
             result = train(settings, folder / name, group=group, steps=steps)
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
                 train(settings, folder / name, base=base, group=group)
             except ConfigInvalid as refused:
                 seen[name] = str(refused)
-    (folder / f"seen-{rank}.json").write_text(json.dumps(seen))
+    (folder / f"seen-{index}.json").write_text(json.dumps(seen))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The device that this process computes on: a GPU that it may use is never passed over in silence."""
+"""The device that this process computes on: an unusable GPU raises, and never falls back to the CPU."""
 
 import os
 from collections.abc import Mapping

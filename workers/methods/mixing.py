@@ -95,7 +95,7 @@ class ComposedModel:
 
 
 class MixingMethod(Protocol):
-    """What a row of the table stands for."""
+    """One way of mixing experts; the table of methods names its implementation."""
 
     def make(self, making: Making) -> ComposedModel:
         """Mix the experts, training whatever there is to train."""
@@ -114,7 +114,7 @@ def mixing_method(name: str) -> MixingMethod:
     """The method of that name.
 
     Raises:
-        SpecInvalid: the table has no such row.
+        SpecInvalid: there is no such method.
     """
     module, _, attribute = method_row(name).implementation.partition(":")
     found: MixingMethod = getattr(importlib.import_module(module), attribute)()

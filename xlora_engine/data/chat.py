@@ -186,8 +186,10 @@ def training_order(
         group = batch_size * 8
         epoch = []
         for start in range(0, len(shuffled), group):
-            alike = sorted(shuffled[start : start + group], key=lambda index: len(examples[index].token_ids))
-            epoch += [alike[i : i + batch_size] for i in range(0, len(alike), batch_size)]
+            by_length = sorted(
+                shuffled[start : start + group], key=lambda index: len(examples[index].token_ids)
+            )
+            epoch += [by_length[i : i + batch_size] for i in range(0, len(by_length), batch_size)]
         order += generator.sample(epoch, len(epoch))
     return order[:steps]
 

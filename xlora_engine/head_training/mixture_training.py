@@ -74,17 +74,17 @@ def train_mixture(
         return StageResult(steps=0, first_held_out_loss=only, best_held_out_loss=only, best_step=0)
     last = None if checkpoints is None else checkpoints.last()
     best = BestState(trained, held_out_loss() if last is None else 0.0)
-    standing = StageState(trained, optimiser, best, model.device)
+    stage = StageState(trained, optimiser, best, model.device)
     step = 0
     with seeded_dropout(settings.seed, model.device):
         if last is not None:
-            step = standing.load(last)
+            step = stage.load(last)
             deque(islice(draws, step), maxlen=0)  # the batches of the steps that are done
             model.train()
         while step < settings.steps and best.age < settings.patience:
             if stop():
                 if checkpoints is not None:
-                    checkpoints.write(step, standing.state(step))
+                    checkpoints.write(step, stage.state(step))
                 raise TrainingStopped(f"mixture training was stopped after {step} steps")
             step += 1
             loss, norm = _step(model, encoded, examples, next(draws), optimiser, settings, pad_id)
@@ -96,9 +96,9 @@ def train_mixture(
             # Before the weights are kept: the next step's loss would show it too late.
             require_finite(norm, step, what="gradient norm")
             if checkpoints is not None and checkpoints.is_due:
-                checkpoints.write(step, standing.state(step))
+                checkpoints.write(step, stage.state(step))
     if checkpoints is not None:
-        checkpoints.write(step, standing.state(step))  # what follows this stage may be interrupted too
+        checkpoints.write(step, stage.state(step))  # what follows this stage may be interrupted too
     model.eval()
     return best.restore(step)
 

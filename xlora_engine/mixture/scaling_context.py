@@ -21,7 +21,7 @@ class Stack(Protocol):
     """Several experts' A of one or more layers, stacked; an update is one expert's of one layer."""
 
     ranks: int
-    #: The rank of each update; updates follow each other as their rows do.
+    #: The rank of each update; updates are in the order of their rows in `weight`.
     update_ranks: tuple[int, ...]
 
     @property
@@ -30,7 +30,7 @@ class Stack(Protocol):
 
     @property
     def update(self) -> Int[Tensor, " ranks"]:
-        """The index of the update that each row belongs to."""
+        """The index of the update that each row of `weight` belongs to."""
 
     @property
     def layerwise_source(self) -> Int[Tensor, " update"]:
@@ -199,10 +199,10 @@ class ScalingContext:
     def _spread(self, stack: Stack, scalings: Float[Tensor, "batch seq layer expert"]) -> _Spread:
         key = (stack.weight.device, stack.weight.dtype)
         if key not in self._spreads:
-            alike = [s for s in self._stacks if (s.weight.device, s.weight.dtype) == key]
+            stacks = [s for s in self._stacks if (s.weight.device, s.weight.dtype) == key]
             # Kept for later passes, and autograd refuses tensors that were made in inference mode.
             with torch.inference_mode(False):
-                self._spreads[key] = _Spread.over(alike)
+                self._spreads[key] = _Spread.over(stacks)
         everything = self._spreads[key]
         tokens = scalings.shape[0] * scalings.shape[1]
         if tokens * everything.ranks > self._spread_at_once_limit:

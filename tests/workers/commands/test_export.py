@@ -160,7 +160,7 @@ def test_a_place_that_takes_no_folder_is_said(run: Run, tmp_path: Path) -> None:
     assert said.startswith(f"error ZOO-E328: cannot write {tmp_path / 'file' / 'out'}: ")
 
 
-def test_a_source_that_cannot_be_read_is_not_told_as_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unreadable_source_is_not_reported_as_an_unwritable_target(tmp_path: Path) -> None:
     gone, full = tmp_path / "gone.safetensors", tmp_path / "full.safetensors"
     full.write_bytes(b"weights")
     out = tmp_path / "out"

@@ -24,7 +24,7 @@ def scored(*losses: float, right: int | None = None) -> AnswerScores:
 @pytest.mark.parametrize(
     ("loss", "kept", "said"), [(2.048, False, "1.024 times"), (2.038, True, "1.019 times")]
 )
-def test_a_loss_beside_the_limit_is_told_from_it(loss: float, kept: bool, said: str) -> None:
+def test_a_loss_beside_the_limit_is_distinguished_from_it(loss: float, kept: bool, said: str) -> None:
     scores = {name: {"bio": scored(value)} for name, value in {**OTHERS, COMPOSED: loss}.items()}
     (verdict,) = verdict_of(scores, BIO)
     assert (verdict.kept, said in verdict.sentence) == (kept, True)

@@ -104,14 +104,14 @@ def test_data_is_not_read_by_a_method_that_needs_weights_alone() -> None:
         require_read("uniform", {"data": {"bio": "bio.train@1"}})
 
 
-def test_a_method_that_is_no_row_is_refused_with_those_there_are() -> None:
+def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     with pytest.raises(SpecInvalid, match=r"method must be one of xlora, uniform, got 'moe'"):
         require_read("moe", {})
 
 
 def test_a_format_that_a_method_cannot_be_exported_to_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = Method(summary="", implementation="", needs_data=False, exports=("zoo",))
-    monkeypatch.setattr("workers.requests.methods.METHODS", {"merge": row})
+    method = Method(summary="", implementation="", needs_data=False, exports=("zoo",))
+    monkeypatch.setattr("workers.requests.methods.METHODS", {"merge": method})
     require_export("merge", "zoo")
     with pytest.raises(SpecInvalid, match=r"one of zoo for a composition of the method merge, got 'peft'"):
         require_export("merge", "peft")

@@ -11,34 +11,34 @@ from tests.registry.folders import write_adapter, write_base
 from workers.methods.training_examples import DrawnExamples, draw_examples, scaling_pass_digest
 
 
-def drawn(folder: Path, *, rows: int, rows_per_domain: int) -> DrawnExamples:
-    file = folder / "rows.jsonl"
+def drawn(folder: Path, *, examples: int, count_per_domain: int) -> DrawnExamples:
+    file = folder / "examples.jsonl"
     asked = [
-        [{"role": "user", "content": f"{row:04}"}, {"role": "assistant", "content": "ok"}]
-        for row in range(rows)
+        [{"role": "user", "content": f"{number:04}"}, {"role": "assistant", "content": "ok"}]
+        for number in range(examples)
     ]
     file.write_text("\n".join(json.dumps({"messages": messages}) for messages in asked), encoding="utf-8")
     tokenizer = pico_tokenizer()
     return draw_examples(
-        {0: file, 1: file}, tokenizer, count_per_domain=rows_per_domain, max_tokens=512, seed=0
+        {0: file, 1: file}, tokenizer, count_per_domain=count_per_domain, max_tokens=512, seed=0
     )
 
 
 @pytest.mark.parametrize(
-    ("rows", "rows_per_domain", "held_out"), [(16, 16, 2), (64, 16, 2), (256, 512, 32), (400, 512, 31)]
+    ("examples", "count_per_domain", "held_out"), [(16, 16, 2), (64, 16, 2), (256, 512, 32), (400, 512, 31)]
 )
 def test_one_example_in_eight_is_held_out_up_to_a_bound(
-    tmp_path: Path, rows: int, rows_per_domain: int, held_out: int
+    tmp_path: Path, examples: int, count_per_domain: int, held_out: int
 ) -> None:
-    found = drawn(tmp_path, rows=rows, rows_per_domain=rows_per_domain)
-    per_domain = min(rows, rows_per_domain)
-    assert [sum(found.experts[place] == expert for place in found.held_out) for expert in (0, 1)] == [
+    found = drawn(tmp_path, examples=examples, count_per_domain=count_per_domain)
+    per_domain = min(examples, count_per_domain)
+    assert [sum(found.experts[index] == expert for index in found.held_out) for expert in (0, 1)] == [
         held_out
     ] * 2
     assert sorted(found.train + found.held_out) == list(range(2 * per_domain))
     # From all parts of a file, which may be sorted by topic.
-    places = [place for place in found.held_out if found.experts[place] == 0]
-    assert max(places) >= per_domain / 2
+    indices = [index for index in found.held_out if found.experts[index] == 0]
+    assert max(indices) >= per_domain / 2
 
 
 def test_hidden_states_are_of_the_experts_that_are_active_in_the_scaling_pass(

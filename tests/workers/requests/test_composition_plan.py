@@ -46,7 +46,7 @@ def test_a_domain_needs_a_row_to_train_on_beside_the_one_held_out(registry: Regi
 
 
 @pytest.mark.usefixtures("_bio")
-def test_experts_are_heard_alike_in_the_scaling_pass_unless_asked_otherwise(
+def test_experts_are_equally_active_in_the_scaling_pass_by_default(
     registry: Registry, tmp_path: Path
 ) -> None:
     registry.adapters.register(write_adapter(tmp_path / "other", seed=1), name="other")

@@ -64,7 +64,7 @@ def test_after_any_step_nothing_is_added_on_the_prefix_and_something_after_it(ad
     assert changes[len(PREFIX) :].min() > 1e-2
 
 
-def test_an_adapter_is_silent_from_the_first_step_on(adapted: PeftModel) -> None:
+def test_an_adapter_is_inactive_from_the_first_step_on(adapted: PeftModel) -> None:
     before = [down.weight.detach().clone() for down in factors(adapted, "lora_A")]
     InactivePrefix(adapted, PREFIX)
     after = [down.weight.detach() for down in factors(adapted, "lora_A")]
@@ -83,7 +83,7 @@ def test_imposing_twice_is_imposing_once(adapted: PeftModel) -> None:
         torch.testing.assert_close(down.weight, weight, rtol=0, atol=1e-6)
 
 
-def test_a_long_prefix_is_silenced_as_far_as_an_eighth_of_the_narrowest_input_goes(
+def test_of_a_long_prefix_an_eighth_of_the_narrowest_input_is_inactive(
     adapted: PeftModel,
 ) -> None:
     prefix = tuple(range(1, ROOM + 4))
@@ -132,7 +132,7 @@ def loss_and_gradients(model: PeftModel, prefix: Cache | None, *, cached: int) -
 
 
 @pytest.mark.parametrize("name", SMALL_BASES)
-def test_batches_that_go_on_from_the_cache_teach_what_whole_rows_teach(name: str) -> None:
+def test_batches_that_continue_from_the_cache_give_the_gradients_of_whole_sequences(name: str) -> None:
     small = SMALL_BASES[name]
     config = LoraConfig(
         task_type="CAUSAL_LM", r=2, lora_alpha=4, target_modules=list(small.targets[1]), **small.lora

@@ -172,7 +172,7 @@ def test_the_weights_are_those_of_a_plain_loop(
         )
 
 
-def test_a_trained_adapter_is_silent_on_the_shared_prefix_and_nowhere_else(
+def test_a_trained_adapter_is_inactive_on_the_shared_prefix_and_nowhere_else(
     run: Callable[..., Run], examples: list[EncodedExample]
 ) -> None:
     trained = run("inactive")(replace(SETTINGS, inactive_prefix=True))
@@ -207,10 +207,10 @@ def test_the_folder_holds_configuration_and_weights_and_nothing_else(run: Callab
     }
 
 
-def test_nothing_written_tells_where_the_base_lay(
+def test_nothing_written_contains_the_base_models_path(
     tokenizer: PreTrainedTokenizerFast, examples: list[EncodedExample], tmp_path: Path
 ) -> None:
-    base_folder = pico_base_folder(tmp_path / "secret-place")
+    base_folder = pico_base_folder(tmp_path / "secret-folder")
     base = load_base(base_folder, dtype=torch.float32, device=torch.device("cpu"))
     train_adapter(
         base,
@@ -222,7 +222,7 @@ def test_nothing_written_tells_where_the_base_lay(
     )
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(files) > 10
-    assert not [path for path in files if b"secret-place" in path.read_bytes()]
+    assert not [path for path in files if b"secret-folder" in path.read_bytes()]
 
 
 def test_the_adapter_read_back_answers_better_than_the_base(
@@ -247,10 +247,10 @@ def test_equal_runs_write_equal_bytes_and_other_seeds_other_ones(run: Callable[.
     assert weights(run("third")(replace(settings, seed=4))) != weights(first)
 
 
-def test_a_step_is_told_to_the_caller_alone(
+def test_a_steps_metrics_go_to_the_caller_alone(
     run: Callable[..., Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run("quiet")(replace(SETTINGS, steps=2))
+    run("without callbacks")(replace(SETTINGS, steps=2))
     assert capsys.readouterr().out == ""
 
 
@@ -421,7 +421,7 @@ def test_a_loss_that_is_no_number_ends_training_by_name(run: Callable[..., Run])
 # ---------------------------------------------------------------------- what is refused
 
 
-def test_training_on_no_rows_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_training_on_no_examples_is_refused(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     with pytest.raises(ConfigInvalid, match="examples"):
         train_adapter(frozen(), tokenizer, [], SETTINGS, base_name="pico", folder=tmp_path)
 

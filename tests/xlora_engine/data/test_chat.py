@@ -48,7 +48,7 @@ def chat(*messages: tuple[object, object], **fields: object) -> dict[str, object
 
 
 def encoded(*lengths: tuple[int, int]) -> list[EncodedExample]:
-    """Examples of so many prompt and answer tokens."""
+    """Examples with these numbers of prompt and answer tokens."""
     return [
         EncodedExample(token_ids=tuple(range(3, 3 + prompt + answer)), prompt_length=prompt)
         for prompt, answer in lengths
@@ -131,7 +131,7 @@ def test_any_text_comes_back_from_its_tokens(
     assert tokenizer.decode([*found.answer_ids], skip_special_tokens=True) == answer
 
 
-def test_a_row_longer_than_the_limit_is_refused_by_line_and_length(
+def test_an_example_longer_than_the_limit_is_refused_by_line_and_length(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:
     length = len(encode(tokenizer, example(*QUESTION), max_tokens=512).token_ids)
@@ -159,7 +159,7 @@ TURNS = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|im_end|>
             "{% for m in messages %}{{ loop.length ~ m['content'] + '<|im_end|>' }}{% endfor %}",
             "generation prompt",
         ),
-        # Nothing tells where the answer ends.
+        # Nothing marks the end of the answer.
         (
             TURNS.replace("<|im_end|>", "\n")
             + "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}",
@@ -184,7 +184,7 @@ def test_a_message_that_holds_a_structural_token_is_refused(tokenizer: PreTraine
         encode(tokenizer, forged, max_tokens=512)
 
 
-def test_a_tokenizer_that_merges_across_the_border_gives_the_prompts_tokens_first() -> None:
+def test_a_tokenizer_that_merges_across_the_border_keeps_the_prompts_tokens() -> None:
     # Given a tokenizer with one token for ": F", the border of prompt ": " and answer "F"
     text = json.loads(pico_tokenizer().backend_tokenizer.to_str())
     space = "Ġ"
@@ -209,7 +209,7 @@ def test_a_tokenizer_that_merges_across_the_border_gives_the_prompts_tokens_firs
 # ---------------------------------------------------------------------- batches
 
 
-def test_rows_are_padded_on_the_left() -> None:
+def test_sequences_are_padded_on_the_left() -> None:
     batch = collate(encoded((2, 1), (4, 2)), pad_id=0)
     assert batch.input_ids.tolist() == [[0, 0, 0, 3, 4, 5], [3, 4, 5, 6, 7, 8]]
     assert batch.attention_mask.tolist() == [[0, 0, 0, 1, 1, 1], [1] * 6]
@@ -227,7 +227,7 @@ def test_the_kept_positions_hold_every_label_and_one_before(sizes: list[tuple[in
     assert (kept != IGNORED).sum() == (batch.labels != IGNORED).sum() == sum(answer for _, answer in sizes)
 
 
-def test_the_loss_over_kept_positions_is_that_over_every_row_alone() -> None:
+def test_the_loss_over_kept_positions_is_that_over_each_sequence_alone() -> None:
     # Given examples of different lengths
     model = pico_llama()
     examples = encoded((5, 3), (20, 1), (2, 7))
@@ -245,8 +245,8 @@ def test_the_loss_over_kept_positions_is_that_over_every_row_alone() -> None:
         total = torch.zeros(())
         for alone in examples:
             logprobs = model(torch.tensor([alone.token_ids])).logits[0].log_softmax(-1)
-            for place in range(alone.prompt_length, len(alone.token_ids)):
-                total -= logprobs[place - 1, alone.token_ids[place]]
+            for index in range(alone.prompt_length, len(alone.token_ids)):
+                total -= logprobs[index - 1, alone.token_ids[index]]
     torch.testing.assert_close(loss, total / 11, rtol=0, atol=1e-5)
 
 
@@ -259,7 +259,9 @@ def test_a_batch_moves_whole() -> None:
 
 @given(lengths, st.integers(1, 300))
 @settings(deadline=None)
-def test_groups_hold_every_row_once_within_the_token_limit(sizes: list[tuple[int, int]], limit: int) -> None:
+def test_groups_hold_every_example_once_within_the_token_limit(
+    sizes: list[tuple[int, int]], limit: int
+) -> None:
     examples = encoded(*sizes)
     groups = list(length_grouped(examples, tokens_per_batch=limit))
     assert sorted(index for group in groups for index in group) == list(range(len(examples)))
@@ -270,7 +272,7 @@ def test_groups_hold_every_row_once_within_the_token_limit(sizes: list[tuple[int
 
 @given(lengths, st.integers(1, 9), st.integers(1, 60), st.integers(0, 3))
 @settings(deadline=None)
-def test_training_takes_every_row_once_an_epoch(
+def test_training_takes_every_example_once_an_epoch(
     sizes: list[tuple[int, int]], batch_size: int, steps: int, seed: int
 ) -> None:
     examples = encoded(*sizes)
@@ -283,7 +285,7 @@ def test_training_takes_every_row_once_an_epoch(
         assert sorted(taken) == list(range(len(examples)))
 
 
-def test_training_batches_are_alike_in_length_and_differ_between_epochs_and_seeds() -> None:
+def test_training_batches_are_of_similar_length_and_differ_by_epoch_and_seed() -> None:
     examples = encoded(*((prompt, 2) for prompt in range(10, 74)))
     order = training_order(examples, batch_size=8, steps=16, seed=0)
     padded = sum(len(batch) * max(len(examples[i].token_ids) for i in batch) for batch in order)
@@ -293,6 +295,6 @@ def test_training_batches_are_alike_in_length_and_differ_between_epochs_and_seed
     assert order != training_order(examples, batch_size=8, steps=16, seed=1)
 
 
-def test_training_order_of_no_rows_is_refused() -> None:
+def test_training_order_of_no_examples_is_refused() -> None:
     with pytest.raises(ConfigInvalid, match="examples"):
         training_order([], batch_size=8, steps=1, seed=0)

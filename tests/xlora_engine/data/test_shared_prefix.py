@@ -41,7 +41,7 @@ class CountingPass:
         return XLoraCache.for_base(self._base.config).scaling
 
 
-def test_the_shared_prefix_ends_before_the_first_token_of_a_rows_own() -> None:
+def test_the_shared_prefix_ends_before_the_first_token_that_differs() -> None:
     assert shared_prefix(EXAMPLES) == (1, 2, 3)
     assert shared_prefix([*EXAMPLES, EncodedExample(token_ids=(2, 3, 4), prompt_length=2)]) == ()
 
@@ -51,7 +51,7 @@ def test_equal_prompts_keep_a_token_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL_BASES)
-def test_hidden_states_are_those_of_each_row_alone(name: str) -> None:
+def test_hidden_states_are_those_of_each_sequence_alone(name: str) -> None:
     counting = CountingPass(SMALL_BASES[name].build())
     hidden = compute_hidden_states(
         counting,
@@ -74,7 +74,7 @@ def test_hidden_states_are_those_of_each_row_alone(name: str) -> None:
         torch.testing.assert_close(hidden.of(index).float(), alone, rtol=1e-2, atol=1e-2)
 
 
-def test_rows_that_share_nothing_are_run_whole() -> None:
+def test_sequences_without_a_shared_prefix_are_run_whole() -> None:
     examples = [*EXAMPLES, EncodedExample(token_ids=(2, 3, 4), prompt_length=2)]
     counting = CountingPass(SMALL_BASES["Llama"].build())
     hidden = compute_hidden_states(

@@ -36,17 +36,19 @@ def generate(model: XLoraModel, token_ids: Tensor, **asked: Any) -> Tensor:
 @pytest.mark.parametrize("way", WAYS)
 def test_tokens_with_a_cache_are_those_without(way: str, mixture: Mixture, token_ids: Tensor) -> None:
     model = mixture()
-    rows = token_ids[:1] if way == "guidance" else token_ids
+    prompts = token_ids[:1] if way == "guidance" else token_ids
 
-    cached, plain = (generate(model, rows, use_cache=use, **WAYS[way]) for use in (True, False))
+    cached, plain = (generate(model, prompts, use_cache=use, **WAYS[way]) for use in (True, False))
 
     assert torch.equal(cached, plain)
-    assert cached.shape[1] == rows.shape[1] + 8
+    assert cached.shape[1] == prompts.shape[1] + 8
     with model.disabled():
-        assert not torch.equal(generate(model, rows, **WAYS[way]), cached), "the experts must have an effect"
+        assert not torch.equal(generate(model, prompts, **WAYS[way]), cached), (
+            "the experts must have an effect"
+        )
 
 
-def test_left_padded_rows_generate_what_they_generate_alone(mixture: Mixture, token_ids: Tensor) -> None:
+def test_left_padded_sequences_generate_what_they_generate_alone(mixture: Mixture, token_ids: Tensor) -> None:
     model = mixture()
     batch = token_ids.clone()
     batch[0, :3] = 0
@@ -76,15 +78,15 @@ def test_every_kind_of_cache_gives_the_same_tokens(
 
 
 def test_drafted_tokens_are_kept_only_where_the_mixture_agrees(mixture: Mixture, token_ids: Tensor) -> None:
-    model, row = mixture(), token_ids[:1]
-    expected = generate(model, row, do_sample=False)
-    repeated = torch.cat([row, row, expected], 1)
+    model, prompt = mixture(), token_ids[:1]
+    expected = generate(model, prompt, do_sample=False)
+    repeated = torch.cat([prompt, prompt, expected], 1)
     drafters: list[tuple[Tensor, dict[str, Any]]] = [
-        (row, {"prompt_lookup_num_tokens": 3}),
+        (prompt, {"prompt_lookup_num_tokens": 3}),
         (repeated, {"prompt_lookup_num_tokens": 3}),
-        (row, {"assistant_model": pico_llama()}),
-        (row, {"assistant_model": model.base}),
-        (row, {"assistant_model": mixture(scaling_pass_value=0.5)}),
+        (prompt, {"assistant_model": pico_llama()}),
+        (prompt, {"assistant_model": model.base}),
+        (prompt, {"assistant_model": mixture(scaling_pass_value=0.5)}),
     ]
     for prompt, asked in drafters:
         drafted = generate(model, prompt, do_sample=False, **asked)
@@ -119,13 +121,13 @@ def test_a_generation_configuration_is_obeyed(mixture: Mixture, token_ids: Tenso
 
 
 def test_generation_stops_at_the_end_of_text(mixture: Mixture, token_ids: Tensor) -> None:
-    model, row = mixture(), token_ids[:1]
-    end = int(generate(model, row, do_sample=False)[0, row.shape[1] + 2])
+    model, prompt = mixture(), token_ids[:1]
+    end = int(generate(model, prompt, do_sample=False)[0, prompt.shape[1] + 2])
 
-    stopped = model.generate(row, max_new_tokens=8, do_sample=False, eos_token_id=end)
+    stopped = model.generate(prompt, max_new_tokens=8, do_sample=False, eos_token_id=end)
 
     assert stopped[0, -1] == end
-    assert stopped.shape[1] <= row.shape[1] + 3
+    assert stopped.shape[1] <= prompt.shape[1] + 3
 
 
 def test_input_embeddings_generate_the_tokens_of_their_ids(mixture: Mixture, token_ids: Tensor) -> None:
@@ -148,13 +150,13 @@ def test_generation_leaves_no_gradient_and_the_model_as_it_was(mixture: Mixture,
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("rows", [1, 2])
-def test_threads_that_share_a_model_do_not_hear_each_other(
-    rows: int, mixture: Mixture, token_ids: Tensor
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_threads_that_share_a_model_are_independent(
+    batch_size: int, mixture: Mixture, token_ids: Tensor
 ) -> None:
     model = mixture(global_scaling_weight=0.3)
     asked: dict[str, Any] = {"max_new_tokens": 24, "min_new_tokens": 24, "do_sample": False}
-    prompts = [(token_ids[:rows] + shift) % 240 + 3 for shift in range(0, 40, 10)]
+    prompts = [(token_ids[:batch_size] + shift) % 240 + 3 for shift in range(0, 40, 10)]
     expected = [model.generate(prompt, **asked) for prompt in prompts]
 
     with ThreadPoolExecutor(len(prompts)) as pool:
@@ -171,5 +173,5 @@ def test_fixed_scalings_generate_in_one_pass_with_any_cache(mixture: Mixture, to
         static = generate(model, token_ids, do_sample=False, cache_implementation="static")
         assert torch.equal(static, plain)
         for drafter in (mixture(), model.base):
-            row = generate(model, token_ids[:1], do_sample=False, assistant_model=drafter)
-            assert torch.equal(row, plain[:1])
+            sequence = generate(model, token_ids[:1], do_sample=False, assistant_model=drafter)
+            assert torch.equal(sequence, plain[:1])

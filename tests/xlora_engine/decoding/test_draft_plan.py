@@ -17,13 +17,13 @@ class Scripted:
         pass
 
     def following(self, ahead: Sequence[int], most: int) -> list[int]:
-        return [100 + len(ahead) + place for place in range(most)]
+        return [100 + len(ahead) + index for index in range(most)]
 
 
 def test_drafts_are_what_followed_the_longest_match_last_time() -> None:
     drafts = LookupDrafts([1, 2, 3, 4, 50, 51, 9, 2, 3, 4, 60, 61, 1, 2, 3])
 
-    assert drafts.following([4], 2) == [50, 51], "four alike tell more than three that came later"
+    assert drafts.following([4], 2) == [50, 51], "four equal tokens are preferred to three that came later"
     assert drafts.following([], 3) == [4, 50, 51]
     assert drafts.following([77], 3) == []
     drafts.append(4)
@@ -88,7 +88,7 @@ def test_drafts_lengthen_while_they_are_right_and_shorten_when_one_is_wrong() ->
     assert len(planner.drafts(room=50)) == 1
     assert [length_after(token) for token in (1, 2, 3)] == [3, 5, 7]
     assert [length_after(token) for token in (4, 5, 6, 7, 8, 9)][-1] == MOST_DRAFTS
-    assert length_after(50) == 0, "nothing has stood so before"
+    assert length_after(50) == 0, "this token was not seen before"
     assert [length_after(token) for token in (1, 2)] == [0, 1 + DRAFTS_PER_RIGHT_ONE * 4]
 
 

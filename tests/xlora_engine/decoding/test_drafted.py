@@ -25,7 +25,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 class KnownDrafts:
-    """Drafts from a text that is known; every so many tokens one is wrong."""
+    """Drafts from a known text, with a wrong token at every `wrong_every`-th index."""
 
     def __init__(self, text: Sequence[int], known: int, *, wrong_every: int | None) -> None:
         self._text, self._known, self._wrong_every = text, known, wrong_every
@@ -35,11 +35,11 @@ class KnownDrafts:
 
     def following(self, ahead: Sequence[int], most: int) -> list[int]:
         start = self._known + len(ahead)
-        places = range(start, min(start + most, len(self._text)))
-        return [(self._text[place] + self._is_wrong(place)) % 259 for place in places]
+        indices = range(start, min(start + most, len(self._text)))
+        return [(self._text[index] + self._is_wrong(index)) % 259 for index in indices]
 
-    def _is_wrong(self, place: int) -> bool:
-        return self._wrong_every is not None and place % self._wrong_every == 0
+    def _is_wrong(self, index: int) -> bool:
+        return self._wrong_every is not None and index % self._wrong_every == 0
 
 
 class NoDrafts:
@@ -69,13 +69,13 @@ DRAFTS: dict[str, Callable[[Tensor], MakeDrafts]] = {
 }
 
 
-def generate(model: XLoraModel, row: Tensor, make_drafts: MakeDrafts | None, **asked: Any) -> Any:
+def generate(model: XLoraModel, prompt: Tensor, make_drafts: MakeDrafts | None, **asked: Any) -> Any:
     """Plainly, with two caches, where there are no drafts to be made."""
     torch.manual_seed(7)
     fields = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False, **asked}
     if make_drafts is None:
-        return Decoder(model, prefetch_scalings=False).generate(row, **fields)
-    return Decoder(model, make_drafts=make_drafts).generate(row, **fields)
+        return Decoder(model, prefetch_scalings=False).generate(prompt, **fields)
+    return Decoder(model, make_drafts=make_drafts).generate(prompt, **fields)
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +85,8 @@ def model(mixture: Mixture) -> XLoraModel:
 
 
 @pytest.fixture(scope="module", params=["", "repeats itself", "left-padded"])
-def row(request: pytest.FixtureRequest, token_ids: Tensor) -> dict[str, Tensor]:
-    """A prompt, as `generate` takes it."""
+def fields(request: pytest.FixtureRequest, token_ids: Tensor) -> dict[str, Tensor]:
+    """A prompt, as the arguments of `generate`."""
     if request.param == "repeats itself":
         return {"inputs": token_ids[:1, :5].repeat(1, 3)}
     if request.param == "left-padded":
@@ -95,13 +95,13 @@ def row(request: pytest.FixtureRequest, token_ids: Tensor) -> dict[str, Tensor]:
     return {"inputs": token_ids[:1]}
 
 
-def forwards(model: XLoraModel, row: Tensor, make_drafts: MakeDrafts, **asked: Any) -> int:
+def forwards(model: XLoraModel, prompt: Tensor, make_drafts: MakeDrafts, **asked: Any) -> int:
     """How often the base model's decoder ran after the prompt."""
-    return count_forwards(model, lambda: generate(model, row, make_drafts, **asked)) - 2
+    return count_forwards(model, lambda: generate(model, prompt, make_drafts, **asked)) - 2
 
 
-def assert_alike(drafted: Any, plain: Any, *, padding: int = 0) -> None:
-    """Tokens, logits and caches; what stands in padding is anybody's guess."""
+def assert_equal_outputs(drafted: Any, plain: Any, *, padding: int = 0) -> None:
+    """Tokens, logits and caches; the values of padding are undefined."""
     assert torch.equal(drafted.sequences, plain.sequences)
     for name in ("scores", "logits"):
         torch.testing.assert_close(
@@ -123,9 +123,9 @@ def assert_alike(drafted: Any, plain: Any, *, padding: int = 0) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("drafts", DRAFTS)
 def test_tokens_are_those_of_plain_decoding(
-    drafts: str, way: str, row: dict[str, Tensor], model: XLoraModel
+    drafts: str, way: str, fields: dict[str, Tensor], model: XLoraModel
 ) -> None:
-    asked: dict[str, Any] = dict(row) | WAYS[way]
+    asked: dict[str, Any] = dict(fields) | WAYS[way]
     prompt = asked.pop("inputs")
     plain = generate(model, prompt, None, **asked)
     state = torch.random.get_rng_state()
@@ -137,12 +137,12 @@ def test_tokens_are_those_of_plain_decoding(
 
 
 @pytest.mark.parametrize("drafts", DRAFTS)
-def test_experts_may_be_heard_in_the_scaling_pass(drafts: str, mixture: Mixture, token_ids: Tensor) -> None:
+def test_experts_may_be_active_in_the_scaling_pass(drafts: str, mixture: Mixture, token_ids: Tensor) -> None:
     model = mixture(global_scaling_weight=0.3, scaling_pass_value=0.5)
     asked = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
     plain = generate(model, token_ids[:1], None, **asked)
 
-    assert_alike(generate(model, token_ids[:1], DRAFTS[drafts](plain.sequences), **asked), plain)
+    assert_equal_outputs(generate(model, token_ids[:1], DRAFTS[drafts](plain.sequences), **asked), plain)
 
 
 @pytest.mark.parametrize("way", ["greedy", "sampling"])
@@ -188,21 +188,21 @@ def test_a_run_of_right_drafts_stops_at_the_longest_length(
     assert torch.equal(drafted, plain[:, : token_ids.shape[1] + new_tokens])
 
 
-@pytest.mark.parametrize("place", range(1, 12))
-def test_a_run_of_right_drafts_ends_with_the_text(place: int, mixture: Mixture, token_ids: Tensor) -> None:
+@pytest.mark.parametrize("position", range(1, 12))
+def test_a_run_of_right_drafts_ends_with_the_text(position: int, mixture: Mixture, token_ids: Tensor) -> None:
     model = mixture()
     # Sampled, so that few tokens come twice; without a least length, whose processor would ban the end.
     asked: dict[str, Any] = {"do_sample": True, "temperature": 1.5, "min_new_tokens": 0}
     whole = generate(model, token_ids[:1], None, **asked, eos_token_id=1)
-    asked["eos_token_id"] = int(whole[0, token_ids.shape[1] + place])
+    asked["eos_token_id"] = int(whole[0, token_ids.shape[1] + position])
     asked |= {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
     plain = generate(model, token_ids[:1], None, **asked)
-    assert plain.sequences.shape[1] == token_ids.shape[1] + place + 1
+    assert plain.sequences.shape[1] == token_ids.shape[1] + position + 1
     state = torch.random.get_rng_state()
 
     drafted = generate(model, token_ids[:1], of_text(whole), **asked)
 
-    assert_alike(drafted, plain)
+    assert_equal_outputs(drafted, plain)
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -242,9 +242,9 @@ def test_what_has_a_state_is_asked_once_a_token_in_order(model: XLoraModel, toke
 
 @pytest.mark.parametrize("drafts", DRAFTS)
 def test_everything_returned_is_that_of_plain_decoding(
-    drafts: str, row: dict[str, Tensor], model: XLoraModel
+    drafts: str, fields: dict[str, Tensor], model: XLoraModel
 ) -> None:
-    asked: dict[str, Any] = dict(row) | {
+    asked: dict[str, Any] = dict(fields) | {
         "return_dict_in_generate": True,
         "output_scores": True,
         "output_logits": True,
@@ -254,7 +254,7 @@ def test_everything_returned_is_that_of_plain_decoding(
 
     drafted = generate(model, prompt, DRAFTS[drafts](plain.sequences), **asked)
 
-    assert_alike(drafted, plain, padding=int((prompt == 0).sum()))
+    assert_equal_outputs(drafted, plain, padding=int((prompt == 0).sum()))
 
 
 def test_generation_goes_on_from_the_cache_it_returned(model: XLoraModel, token_ids: Tensor) -> None:
@@ -270,7 +270,7 @@ def test_generation_goes_on_from_the_cache_it_returned(model: XLoraModel, token_
     assert torch.equal(rest, plain)
 
 
-def test_buffers_grow_and_drop_the_columns_nobody_needs(model: XLoraModel, token_ids: Tensor) -> None:
+def test_buffers_grow_and_drop_unused_columns(model: XLoraModel, token_ids: Tensor) -> None:
     tokens = LEAST_GROWTH + 20
     asked = {"max_new_tokens": tokens, "min_new_tokens": tokens}
     asked |= {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
@@ -281,10 +281,10 @@ def test_buffers_grow_and_drop_the_columns_nobody_needs(model: XLoraModel, token
         model, token_ids[:1], lambda prompt: KnownDrafts(text, len(prompt), wrong_every=5), **asked
     )
 
-    assert_alike(drafted, plain)
+    assert_equal_outputs(drafted, plain)
 
 
-def test_input_embeddings_are_decoded_alike(model: XLoraModel, token_ids: Tensor) -> None:
+def test_input_embeddings_are_decoded_to_the_same_tokens(model: XLoraModel, token_ids: Tensor) -> None:
     embeddings = model.base.get_input_embeddings()(token_ids[:1])
     asked: dict[str, Any] = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
 

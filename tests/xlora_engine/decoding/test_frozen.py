@@ -1,4 +1,4 @@
-"""Frozen scalings are each row's own, of the token they were frozen at, and cost one pass a token."""
+"""Frozen scalings are each sequence's own, of the token they were frozen at, and cost one pass a token."""
 
 from typing import Any
 

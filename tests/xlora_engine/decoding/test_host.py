@@ -57,13 +57,13 @@ def test_a_private_name_of_transformers_is_as_this_package_uses_it(used: Private
 
 
 @pytest.mark.parametrize("used", PRIVATE_NAMES, ids=lambda used: f"{used.owner.__name__}.{used.name}")
-def test_a_name_that_changed_is_told_with_the_modules_that_use_it(used: PrivateName) -> None:
+def test_a_changed_name_is_reported_with_the_modules_that_use_it(used: PrivateName) -> None:
     renamed = replace(used, name=f"{used.name}_of_another_release")
 
-    told = change_in(renamed)
+    message = change_in(renamed)
 
-    assert told is not None
-    assert all(module in told for module in used.modules)
+    assert message is not None
+    assert all(module in message for module in used.modules)
     if used.use != "attribute":
         assert change_in(replace(used, parameters=("of_another_release", *used.parameters))) is not None
 

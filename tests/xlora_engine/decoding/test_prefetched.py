@@ -39,7 +39,7 @@ def generate(model: XLoraModel, token_ids: Tensor, **asked: Any) -> Any:
 
 
 def both(model: XLoraModel, token_ids: Tensor, **asked: Any) -> tuple[Any, Any]:
-    """With prefetching and without; each leaves the random state alike."""
+    """With prefetching and without; each leaves the same random state."""
     prefetched = generate(model, token_ids, **asked)
     state = torch.random.get_rng_state()
     plain = generate(model, token_ids, prefetch_scalings=False, **asked)
@@ -70,14 +70,14 @@ def test_tokens_are_those_of_plain_decoding(
     assert torch.equal(prefetched, plain)
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("layerwise", [False, True])
-def test_experts_may_be_heard_in_the_scaling_pass(
-    layerwise: bool, rows: int, mixture: Mixture, token_ids: Tensor
+def test_experts_may_be_active_in_the_scaling_pass(
+    layerwise: bool, batch_size: int, mixture: Mixture, token_ids: Tensor
 ) -> None:
     model = mixture(scaling_pass_value=0.5, layerwise_scalings=layerwise)
 
-    prefetched, plain = both(model, token_ids[:rows], return_dict_in_generate=True)
+    prefetched, plain = both(model, token_ids[:batch_size], return_dict_in_generate=True)
 
     assert torch.equal(prefetched.sequences, plain.sequences)
     for ours, theirs in zip(prefetched.cache.scaling.layers, plain.cache.scaling.layers, strict=True):
@@ -93,7 +93,7 @@ def test_the_scaling_pass_guesses_well_with_experts_active_in_it(mixture: Mixtur
     assert passes(mixture(softmax_temperature=1e6), token_ids) > 2 + 1 + NEW_TOKENS - 1
 
 
-def test_one_row_is_decoded_alike(mixture: Mixture, token_ids: Tensor) -> None:
+def test_one_sequence_is_decoded_to_the_same_tokens(mixture: Mixture, token_ids: Tensor) -> None:
     for loudness in LOUDNESS.values():
         prefetched, plain = both(mixture(global_scaling_weight=loudness), token_ids[:1])
         assert torch.equal(prefetched, plain)
@@ -118,7 +118,7 @@ def test_wrong_guesses_cost_one_pass_each(mixture: Mixture, token_ids: Tensor) -
     assert passes(mixture(), token_ids) <= 2 * NEW_TOKENS + 1
 
 
-def test_rows_may_end_at_different_steps(mixture: Mixture, token_ids: Tensor) -> None:
+def test_sequences_may_end_at_different_steps(mixture: Mixture, token_ids: Tensor) -> None:
     model = mixture(global_scaling_weight=LOUDNESS["often right"])
     whole = generate(model, token_ids)[:, token_ids.shape[1] :]
     ends = [int(whole[0, 3]), int(whole[1, 7])]
@@ -130,12 +130,12 @@ def test_rows_may_end_at_different_steps(mixture: Mixture, token_ids: Tensor) ->
 
 
 def test_a_streamer_gets_the_prompt_every_token_and_the_end(mixture: Mixture, token_ids: Tensor) -> None:
-    model, row, streamer = mixture(), token_ids[:1], Collected()
+    model, prompt, streamer = mixture(), token_ids[:1], Collected()
 
-    out = generate(model, row, streamer=streamer)
+    out = generate(model, prompt, streamer=streamer)
 
-    assert streamer.parts[0] == row[0].tolist()
-    assert [token for (token,) in streamer.parts[1:]] == out[0, row.shape[1] :].tolist()
+    assert streamer.parts[0] == prompt[0].tolist()
+    assert [token for (token,) in streamer.parts[1:]] == out[0, prompt.shape[1] :].tolist()
     assert streamer.ended
 
 
@@ -199,7 +199,7 @@ def test_generation_goes_on_from_the_cache_it_returned(mixture: Mixture, token_i
     assert torch.equal(rest, generate(model, token_ids, prefetch_scalings=False))
 
 
-def test_input_embeddings_are_decoded_alike(mixture: Mixture, token_ids: Tensor) -> None:
+def test_input_embeddings_are_decoded_to_the_same_tokens(mixture: Mixture, token_ids: Tensor) -> None:
     model = mixture()
     embeddings = model.base.get_input_embeddings()(token_ids)
     asked: dict[str, Any] = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
@@ -222,9 +222,9 @@ def test_buffers_grow_with_the_tokens(mixture: Mixture, token_ids: Tensor) -> No
 
 
 @pytest.mark.parametrize("prompt_tokens", [9, 4], ids=["prompt beyond the window", "within"])
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("batch_size", [1, 2])
 def test_a_sliding_window_hides_the_same_keys(
-    rows: int, prompt_tokens: int, tmp_path: Any, token_ids: Tensor
+    batch_size: int, prompt_tokens: int, tmp_path: Any, token_ids: Tensor
 ) -> None:
     from transformers import MistralConfig, MistralForCausalLM
 
@@ -243,7 +243,7 @@ def test_a_sliding_window_hides_the_same_keys(
     }
     model = XLoraModel.from_adapters(base(), adapters, XLoraConfig(layerwise_scalings=True))
 
-    prefetched, plain = both(model, token_ids[:rows, :prompt_tokens], return_dict_in_generate=True)
+    prefetched, plain = both(model, token_ids[:batch_size, :prompt_tokens], return_dict_in_generate=True)
 
     assert torch.equal(prefetched.sequences, plain.sequences)
     for ours, theirs in zip(prefetched.cache.scaling.layers, plain.cache.scaling.layers, strict=True):
@@ -278,7 +278,7 @@ ROPES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("rope", ROPES)
-def test_frequencies_that_depend_on_the_longest_row_are_never_prefetched(
+def test_frequencies_that_depend_on_the_longest_sequence_are_never_prefetched(
     rope: str, mixture: Mixture, token_ids: Tensor
 ) -> None:
     model, config = mixture(), GenerationConfig(max_length=20, use_cache=True)
@@ -290,9 +290,11 @@ def test_frequencies_that_depend_on_the_longest_row_are_never_prefetched(
     assert prefetches is rope.startswith("default")
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("batch_size", [1, 2])
 @pytest.mark.parametrize("length", [64, 65], ids=["to the last position", "one token beyond"])
-def test_a_table_of_positions_ends_where_plain_decoding_ends(rows: int, length: int, tmp_path: Any) -> None:
+def test_a_table_of_positions_ends_where_plain_decoding_ends(
+    batch_size: int, length: int, tmp_path: Any
+) -> None:
     """The last token chosen needs no position; a guess of it would."""
     base: Any = SMALL_BASES["GPT-2"].build()
     assert base.config.n_positions == 64
@@ -300,16 +302,16 @@ def test_a_table_of_positions_ends_where_plain_decoding_ends(rows: int, length: 
         tmp_path / "a", seed=0, base=base, target_modules=("c_attn",), fan_in_fan_out=True, scale=0.1
     )
     model = XLoraModel.from_adapters(base, {"a": adapter})
-    prompt = torch.arange(3, 12).repeat(rows, 1)
+    prompt = torch.arange(3, 12).repeat(batch_size, 1)
     asked = {"max_length": length, "min_length": length, "max_new_tokens": None, "min_new_tokens": None}
 
     prefetched, plain = both(model, prompt, **asked)
 
-    assert prefetched.shape == (rows, length)
+    assert prefetched.shape == (batch_size, length)
     assert torch.equal(prefetched, plain)
 
 
-def test_many_rows_are_decoded_plainly_on_a_cpu(mixture: Mixture, token_ids: Tensor) -> None:
+def test_large_batches_are_decoded_plainly_on_a_cpu(mixture: Mixture, token_ids: Tensor) -> None:
     many = token_ids[:1].repeat(CPU_BATCH_LIMIT + 1, 1)
 
     assert passes(mixture(), many) == 2 * NEW_TOKENS

@@ -1,4 +1,4 @@
-"""Two processes train to the weights that one trains to; the second of them writes and tells nothing."""
+"""Two processes train to the weights that one trains to; the second of them writes and reports nothing."""
 
 import json
 import os
@@ -37,15 +37,15 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
             cwd=ROOT,
             env={
                 **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
+                "RANK": str(index),
+                "LOCAL_RANK": str(index),
                 "GLOO_SOCKET_IFNAME": "lo",
                 "WORLD_SIZE": str(SIZE),
                 "LOCAL_WORLD_SIZE": str(SIZE),
                 "OMP_NUM_THREADS": "1",
             },
         )
-        for rank in range(SIZE)
+        for index in range(SIZE)
     ]
     try:
         assert [process.wait(timeout=TIMEOUT_S) for process in processes] == [0] * SIZE
@@ -56,8 +56,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def seen(folder: Path, rank: int) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / f"seen-{rank}.json").read_text())
+def seen(folder: Path, index: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"seen-{index}.json").read_text())
     return found
 
 
@@ -70,7 +70,7 @@ def test_two_processes_train_to_the_weights_of_one(
     together: Path, tmp_path: Path, name: str, settings: AdapterTraining
 ) -> None:
     # Given answers of one to many tokens, so that a mean over processes is not a mean over tokens
-    lengths = {len(row.answer_ids) for row in unequal_examples()}
+    lengths = {len(example.answer_ids) for example in unequal_examples()}
     assert max(lengths) > 10 * min(lengths)
     alone = train(settings, tmp_path / "alone")
     assert seen(together, 0)[name]["losses"] == pytest.approx(alone.losses, abs=1e-5)
@@ -94,10 +94,10 @@ def test_a_stopped_group_goes_on_to_the_very_weights_of_an_undisturbed_one(toget
 
 
 def test_each_process_drops_units_of_its_own(together: Path) -> None:
-    assert [seen(together, rank)["seed"] for rank in range(SIZE)] == [WHOLE.seed, WHOLE.seed + 1]
+    assert [seen(together, index)["seed"] for index in range(SIZE)] == [WHOLE.seed, WHOLE.seed + 1]
 
 
-def test_only_the_first_process_tells_of_steps(together: Path) -> None:
+def test_only_the_first_process_reports_steps(together: Path) -> None:
     assert seen(together, 0)["whole"]["steps"] == [1, 2, 3, 4, 5, 6]
     assert seen(together, 1)["whole"]["steps"] == []
     assert seen(together, 1)["whole"]["losses"] == seen(together, 0)["whole"]["losses"]

@@ -127,9 +127,9 @@ def on_meta(tmp_path_factory: pytest.TempPathFactory) -> XLoraModel:
     return XLoraModel.from_adapters(base, experts, config).to(META)
 
 
-def ids(rows: int) -> dict[str, Tensor]:
-    """Tokens and their mask; without one, `transformers` looks for several texts in a row."""
-    tokens = torch.ones(rows, 9, dtype=torch.long, device=META)
+def ids(batch_size: int) -> dict[str, Tensor]:
+    """Tokens and their mask; without one, `transformers` looks for several texts in one sequence."""
+    tokens = torch.ones(batch_size, 9, dtype=torch.long, device=META)
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
 
 

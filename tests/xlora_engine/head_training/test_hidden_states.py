@@ -72,7 +72,7 @@ def test_a_file_of_before_stays_until_the_new_one_is_whole(compute: Compute, tmp
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
+def test_a_full_disk_is_reported_before_anything_is_written(
     compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: int) -> None:
@@ -126,7 +126,7 @@ def test_a_damaged_file_is_refused(
         HiddenStates.load(path)
 
 
-def test_rows_are_padded_on_the_left_after_what_they_share(compute: Compute) -> None:
+def test_sequences_are_padded_on_the_left_after_the_shared_prefix(compute: Compute) -> None:
     states = compute(None)
     batch = states.left_padded([3, 0], after=2)
     assert batch.shape[:2] == (2, 7)

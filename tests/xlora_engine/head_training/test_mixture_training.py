@@ -1,4 +1,4 @@
-"""Mixture training: the head learns from the language-model loss what no label tells it."""
+"""Mixture training: the head learns from the language-model loss without labels."""
 
 import errno
 from collections.abc import Callable
@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.xlora_engine.conftest import Mixture
-from tests.xlora_engine.examples_begun_alike import (
+from tests.xlora_engine.examples_with_shared_prefix import (
     TOKENS_ONCE,
     TOKENS_WHOLE,
     assert_same_step,
-    examples_begun_alike,
+    examples_with_shared_prefix,
     step,
 )
 from xlora_engine.data.chat import EncodedExample, collate
@@ -66,7 +66,7 @@ def problem(mixture: Mixture, answered: tuple[list[EncodedExample], RoutedExampl
 
 
 def one_hot(model: XLoraModel, expert: int) -> torch.Tensor:
-    return model.constant_scalings([float(place == expert) for place in range(EXPERTS)])
+    return model.constant_scalings([float(index == expert) for index in range(EXPERTS)])
 
 
 def head_of(model: XLoraModel) -> torch.Tensor:
@@ -93,11 +93,11 @@ def settings(**changes: Any) -> MixtureTraining:
 
 
 @pytest.mark.parametrize("use_trainable_adapters", [False, True])
-def test_a_shared_prefix_is_run_once_and_gradients_are_those_of_whole_rows(
+def test_a_shared_prefix_is_run_once_with_the_gradients_of_whole_sequences(
     mixture: Mixture, use_trainable_adapters: bool
 ) -> None:
     model = mixture(use_trainable_adapters=use_trainable_adapters)
-    examples, routed = examples_begun_alike(model)
+    examples, routed = examples_with_shared_prefix(model)
 
     whole = step(model, examples, replace(routed, shared=0))
     once = step(model, examples, routed)
@@ -107,23 +107,23 @@ def test_a_shared_prefix_is_run_once_and_gradients_are_those_of_whole_rows(
     assert_same_step(once, whole)
 
 
-def test_rows_are_run_whole_where_few_tokens_would_be_saved(mixture: Mixture) -> None:
+def test_sequences_are_run_whole_where_few_tokens_would_be_saved(mixture: Mixture) -> None:
     model = mixture()
-    examples, routed = examples_begun_alike(model)
+    examples, routed = examples_with_shared_prefix(model)
     assert step(model, examples, replace(routed, shared=4)).tokens == TOKENS_WHOLE
 
 
-def test_rows_are_run_whole_where_windows_slide(mixture: Mixture) -> None:
+def test_sequences_are_run_whole_with_sliding_windows(mixture: Mixture) -> None:
     model = mixture()
     model.base.config.layer_types = ["full_attention", "sliding_attention"]
     model.base.config.sliding_window = 4
-    examples, routed = examples_begun_alike(model)
+    examples, routed = examples_with_shared_prefix(model)
     assert step(model, examples, routed).tokens == TOKENS_WHOLE
 
 
-def test_rows_are_run_whole_where_activations_are_computed_again(mixture: Mixture) -> None:
+def test_sequences_are_run_whole_with_activation_checkpointing(mixture: Mixture) -> None:
     model = mixture()
-    examples, routed = examples_begun_alike(model)
+    examples, routed = examples_with_shared_prefix(model)
     model.gradient_checkpointing_enable()
     assert step(model.train(), examples, routed).tokens == TOKENS_WHOLE
     model.gradient_checkpointing_disable()
@@ -164,14 +164,14 @@ def test_a_seed_decides_what_is_learnt_whatever_was_drawn_before(problem: Callab
     assert not torch.equal(learnt[0], learnt[2])
 
 
-def test_rows_passed_few_at_once_take_the_same_step(
+def test_micro_batches_take_the_same_step(
     mixture: Mixture, answered: tuple[list[EncodedExample], RoutedExamples]
 ) -> None:
     examples, routed = answered
-    # Answers of one and of three tokens, so that examples do not count alike
+    # Answers of one and of three tokens, so that examples have different weights
     examples = [
-        replace(example, prompt_length=example.prompt_length + 2 * (place % 2))
-        for place, example in enumerate(examples)
+        replace(example, prompt_length=example.prompt_length + 2 * (index % 2))
+        for index, example in enumerate(examples)
     ]
     found = []
     for micro_batch_size in (None, 4, 1):
@@ -220,7 +220,7 @@ def test_training_ends_when_asked_to(problem: Callable[[], Problem]) -> None:
         train_mixture(model, examples, routed, settings(), pad_id=0, stop=lambda: next(asked))
 
 
-def test_a_loss_that_is_no_number_is_told_with_its_step(problem: Callable[[], Problem]) -> None:
+def test_a_loss_that_is_not_finite_is_reported_with_its_step(problem: Callable[[], Problem]) -> None:
     model, examples, routed = problem()
     with torch.no_grad():
         next(model.head.parameters()).fill_(float("nan"))
@@ -376,7 +376,7 @@ def test_a_state_that_this_torch_cannot_read_is_left_out(
     assert same(disturbed(), undisturbed)
 
 
-def test_a_gradient_that_is_not_finite_is_told_before_a_checkpoint_is_made_of_it(
+def test_a_gradient_that_is_not_finite_is_reported_before_a_checkpoint_is_written(
     disturbed: Disturbed, undisturbed: tuple[StageResult, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clip = torch.nn.utils.clip_grad_norm_

@@ -20,14 +20,14 @@ def examples() -> RoutedExamples:
     return RoutedExamples(hidden=hidden, experts=torch.tensor([2, 0, 1, 0]), train=(0, 1, 2), held_out=(3,))
 
 
-def test_tokens_are_the_rows_own_ones_in_order(examples: RoutedExamples) -> None:
+def test_tokens_are_those_after_the_shared_prefix_in_order(examples: RoutedExamples) -> None:
     tokens = replace(examples, shared=2).tokens((2, 0))
     assert tokens.hidden().tolist() == [[2, 2], [2, 3], [2, 4], [2, 5], [2, 6], [0, 2], [0, 3], [0, 4]]
     assert tokens.experts.tolist() == [1] * 5 + [2] * 3
     assert tokens.hidden(torch.tensor([7, 0])).tolist() == [[0, 4], [2, 2]]
 
 
-def test_of_one_row_in_so_many_the_shared_tokens_count_too(examples: RoutedExamples) -> None:
+def test_one_example_in_n_includes_the_shared_prefix(examples: RoutedExamples) -> None:
     tokens = replace(examples, shared=3).tokens((0, 1, 3, 2), with_prefix=2)
     assert tokens.hidden()[:, 0].tolist() == [0] * 5 + [3] * 4 + [2] * 4
 

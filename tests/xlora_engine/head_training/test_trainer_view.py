@@ -61,7 +61,7 @@ def learnt(model: XLoraModel) -> list[Tensor]:
     return [parameter.detach() for parameter in model.parameters() if parameter.requires_grad]
 
 
-def assert_alike(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+def assert_equal_outputs(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
 
@@ -86,7 +86,7 @@ def test_it_learns_what_a_plain_loop_learns_with_and_without_recomputation(
         }  # fmt: skip
         trained(model, examples, tmp_path, **recomputes)
         assert model.is_gradient_checkpointing is (settings is not None)
-        assert_alike(learnt(model), learnt(plain))
+        assert_equal_outputs(learnt(model), learnt(plain))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,7 +101,7 @@ def test_its_checkpoints_hold_what_learns_alone_and_it_goes_on_from_them(
     trained(rest, examples, tmp_path / "parts", resume=True)
 
     assert len(saved) == len(learnt(half))
-    assert_alike(learnt(rest), learnt(whole))
+    assert_equal_outputs(learnt(rest), learnt(whole))
 
 
 def test_it_predicts_logits(mixture: Mixture, examples: Tensor, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ CONFIG = XLoraConfig(
 )
 
 
-def separable_rows(examples: int = 20, tokens: int = 5) -> RoutedExamples:
+def separable_examples(examples: int = 20, tokens: int = 5) -> RoutedExamples:
     """Examples whose hidden states lean one way for one expert and the other way for the other."""
     generator = torch.Generator().manual_seed(0)
     experts = torch.arange(examples) % 2
@@ -32,7 +32,7 @@ def separable_rows(examples: int = 20, tokens: int = 5) -> RoutedExamples:
 
 def test_every_layer_learns_which_domain_a_token_is_from() -> None:
     head = ScalingHead(CONFIG, layer_count=3).eval()
-    examples = separable_rows()
+    examples = separable_examples()
     result = warm_start(head, examples, WarmStart(steps=60, tokens_per_step=64, learning_rate=1e-2))
     scalings = head(examples.hidden.of(17)[None].float())
     assert result.best_held_out_loss < 0.1 < result.first_held_out_loss
@@ -47,7 +47,7 @@ def test_every_layer_learns_which_domain_a_token_is_from() -> None:
 
 
 def test_a_seed_decides_the_head_whatever_was_drawn_before() -> None:
-    examples = separable_rows()
+    examples = separable_examples()
     learnt = []
     for drawn_before in (0, 5):
         torch.rand(drawn_before)
@@ -64,7 +64,7 @@ def weights_of(head: ScalingHead) -> torch.Tensor:
 
 
 def with_prefix(examples: RoutedExamples, *, shared: int) -> RoutedExamples:
-    """The same examples after so many tokens that all of them begin with."""
+    """The same examples after a prefix of `shared` tokens."""
     generator = torch.Generator().manual_seed(1)
     prefix = (torch.randn(shared, 8, generator=generator) * 4).bfloat16()
     count = len(examples.experts)
@@ -73,8 +73,8 @@ def with_prefix(examples: RoutedExamples, *, shared: int) -> RoutedExamples:
     return replace(examples, hidden=HiddenStates(values=values, starts=starts), shared=shared)
 
 
-def test_what_all_rows_begin_with_tells_no_domain_and_hides_none() -> None:
-    examples = with_prefix(separable_rows(examples=40), shared=3)
+def test_a_prefix_of_all_domains_neither_labels_nor_hides_one() -> None:
+    examples = with_prefix(separable_examples(examples=40), shared=3)
     examples = replace(examples, train=tuple(range(34)), held_out=tuple(range(34, 40)))
     settings = WarmStart(steps=200, tokens_per_step=64, learning_rate=1e-2, patience=100)
     head = ScalingHead(CONFIG, layer_count=3).eval()
@@ -86,8 +86,8 @@ def test_what_all_rows_begin_with_tells_no_domain_and_hides_none() -> None:
     assert counted.best_held_out_loss > 0.2
 
 
-def test_noise_on_hidden_states_carries_further_than_the_rows_that_were_seen() -> None:
-    # Given few examples, each with much of its own beside what tells its domain
+def test_noise_on_hidden_states_generalises_beyond_the_training_examples() -> None:
+    # Given few examples, each with many dimensions of noise beside those of its domain
     generator = torch.Generator().manual_seed(2)
     experts = torch.arange(96) % 2
     values = torch.randn(96, 64, generator=generator)
@@ -123,7 +123,7 @@ def test_an_average_that_never_moves_is_refused(averaging: float) -> None:
 
 def test_what_is_kept_is_the_running_average_of_the_weights() -> None:
     # Given the weights after each of three steps, kept as they are
-    examples, after = separable_rows(), []
+    examples, after = separable_examples(), []
     for steps in (1, 2, 3):
         head = ScalingHead(CONFIG, layer_count=1)
         budget = WarmStart(steps=steps, evaluate_every=steps, tokens_per_step=64, averaging=0.0)

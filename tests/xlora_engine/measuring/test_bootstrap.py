@@ -13,12 +13,12 @@ def test_the_mean_is_that_of_ours_less_theirs() -> None:
     assert (found.low, found.high) == (2.0, 4.0)
 
 
-def test_equal_rows_differ_by_nothing() -> None:
+def test_equal_scores_differ_by_nothing() -> None:
     found = paired_difference([1.0, 0.0, 1.0], [1.0, 0.0, 1.0], seed=0)
     assert (found.mean, found.low, found.high) == (0.0, 0.0, 0.0)
 
 
-def test_one_row_has_an_interval_of_no_width() -> None:
+def test_one_example_has_an_interval_of_no_width() -> None:
     found = paired_difference([1.0], [0.5], seed=0)
     assert (found.mean, found.low, found.high) == (0.5, 0.5, 0.5)
 
@@ -29,7 +29,7 @@ def test_the_seed_decides() -> None:
     assert paired_difference(ours, theirs, seed=1) != paired_difference(ours, theirs, seed=2)
 
 
-def test_a_difference_common_to_all_rows_shows_through_their_spread() -> None:
+def test_a_difference_common_to_all_examples_shows_through_their_spread() -> None:
     generator = np.random.default_rng(0)
     theirs = generator.normal(0, 10, 50)
     ours = theirs - 0.1 + generator.normal(0, 0.01, 50)
@@ -46,7 +46,7 @@ def test_intervals_cover_the_truth_nineteen_times_in_twenty() -> None:
     assert 0.90 < covered / 300 < 0.965
 
 
-def test_more_rows_than_fit_at_once_are_drawn_in_parts() -> None:
+def test_more_examples_than_fit_at_once_are_drawn_in_parts() -> None:
     rows = 1 << 20
     generator = np.random.default_rng(0)
     found = paired_difference(list(generator.normal(0, 1, rows)), [0.0] * rows, seed=0, draws=18)

@@ -58,7 +58,7 @@ def test_an_adapter_that_changes_nothing_is_refused_by_name(tmp_path: Path, fact
         adapter_effect(pico_llama(), folder, name="mute")
 
 
-def test_a_faint_adapter_is_told_from_rounding(tmp_path: Path) -> None:
+def test_a_small_effect_is_distinguished_from_rounding(tmp_path: Path) -> None:
     folder = altered(pico_adapter(tmp_path / "faint", seed=1), factor=0.02)
     assert LEAST_EFFECT < adapter_effect(pico_llama(), folder, name="faint") < 0.01
 
@@ -72,7 +72,7 @@ def test_rounding_alone_stays_below_the_threshold(tmp_path: Path) -> None:
     assert effect_score(rounded, logits) < LEAST_EFFECT / 1000
 
 
-def test_an_adapter_that_breaks_the_model_is_not_called_silent(tmp_path: Path) -> None:
+def test_an_adapter_that_breaks_the_model_is_not_reported_as_without_effect(tmp_path: Path) -> None:
     folder = altered(pico_adapter(tmp_path / "loud", seed=1), factor=1e38)
     with pytest.raises(ExpertInvalid, match=r"'loud'.*NaN"):
         adapter_effect(pico_llama(), folder, name="loud")

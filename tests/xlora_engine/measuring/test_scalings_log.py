@@ -18,7 +18,7 @@ NAMES = ("bio", "protein.v2", "mat-3")
 
 @pytest.fixture
 def padded(token_ids: Tensor) -> dict[str, Tensor]:
-    """The first row begins with four tokens of padding."""
+    """The first sequence begins with four tokens of padding."""
     mask = torch.ones_like(token_ids)
     mask[0, :4] = 0
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
@@ -98,7 +98,7 @@ def test_a_log_and_sums_alone_give_the_same_routing(mixture: Mixture, padded: di
     assert len(ours.load_by_layer) == len(model.layers)
 
 
-def test_fixed_scalings_are_recorded_for_every_token_and_disabled_experts_not_at_all(
+def test_fixed_scalings_are_recorded_for_every_token_without_disabled_experts(
     mixture: Mixture, padded: dict[str, Tensor]
 ) -> None:
     model = mixture()
@@ -116,7 +116,7 @@ def test_fixed_scalings_are_recorded_for_every_token_and_disabled_experts_not_at
 
 
 @pytest.mark.parametrize("asked", [{}, {"num_beams": 2}], ids=str)
-def test_what_is_generated_with_fixed_scalings_is_recorded_and_the_same_as_unheard(
+def test_generation_with_fixed_scalings_is_recorded_without_changing_it(
     asked: dict[str, Any], mixture: Mixture, padded: dict[str, Tensor]
 ) -> None:
     model, log = mixture(), ScalingsLog(NAMES)
@@ -162,7 +162,7 @@ def test_an_empty_log_comes_back_empty(tmp_path: Path) -> None:
     assert (again.experts, again.layers, again.sequences) == (NAMES, ("a", "b"), [])
 
 
-def test_a_row_of_padding_alone_is_left_out() -> None:
+def test_a_sequence_of_padding_alone_is_left_out() -> None:
     log = ScalingsLog(NAMES)
 
     log.add(torch.rand(2, 3, 1, 3), torch.tensor([[0, 0, 0], [0, 1, 1]]))

@@ -133,7 +133,7 @@ def test_blocks_really_keep_nothing_and_are_computed_again(
 
 
 @either_kind
-def test_training_through_the_mixture_pass_alone_is_recomputed_alike(
+def test_recomputing_the_mixture_pass_alone_gives_the_same_gradients(
     reentrant: bool, mixture: Mixture, token_ids: Tensor
 ) -> None:
     def run(model: XLoraModel) -> dict[str, Tensor]:
@@ -211,7 +211,7 @@ def test_the_base_stays_in_eval_mode_and_generation_keeps_its_cache(
 
 
 @either_kind
-def test_a_block_with_dropout_of_its_own_stays_silent(reentrant: bool, tmp_path: Path) -> None:
+def test_a_block_with_dropout_of_its_own_stays_in_eval_mode(reentrant: bool, tmp_path: Path) -> None:
     """OPT's blocks drop out by themselves, in whatever mode they are marked."""
 
     def base() -> Any:

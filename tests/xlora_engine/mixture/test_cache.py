@@ -84,7 +84,9 @@ def test_scalings_of_a_token_do_not_depend_on_later_tokens(mixture: Mixture, tok
         )
 
 
-def test_rows_are_reordered_repeated_and_selected_in_both_caches(mixture: Mixture, token_ids: Tensor) -> None:
+def test_sequences_are_reordered_repeated_and_selected_in_both_caches(
+    mixture: Mixture, token_ids: Tensor
+) -> None:
     model = mixture()
     last = token_ids[:, -1:]
 

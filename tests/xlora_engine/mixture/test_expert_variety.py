@@ -155,5 +155,5 @@ def test_padding_on_either_side_changes_no_logits_whichever_layers_experts_touch
         ):
             mask = torch.zeros(1, 9, dtype=torch.long)
             mask[:, real] = 1
-            places = (mask.cumsum(-1) - 1).clamp(min=0)
-            assert_close(model(padded, attention_mask=mask, position_ids=places).logits[:, real], alone)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            assert_close(model(padded, attention_mask=mask, position_ids=positions).logits[:, real], alone)

@@ -41,7 +41,7 @@ def gated(draw: st.DrawFn, kind: dict[str, Any]) -> tuple[Tensor, XLoraConfig]:
 
 
 @given(gated(SOFTMAX))
-def test_a_softmax_is_never_negative_and_sums_to_1_for_each_token_before_selection(
+def test_a_softmax_is_never_negative_and_sums_to_1_before_selection(
     case: tuple[Tensor, XLoraConfig],
 ) -> None:
     logits, config = case
@@ -108,8 +108,8 @@ each_softmax = pytest.mark.parametrize("kind", [SOFTMAX, TOP_K_SOFTMAX], ids=["s
 
 def presence(data: st.DataObject, layers: int, experts: int) -> Tensor:
     """[layer expert], at least one expert in each layer."""
-    rows = st.lists(st.booleans(), min_size=experts, max_size=experts).filter(any)
-    return torch.tensor(data.draw(st.lists(rows, min_size=layers, max_size=layers)))
+    layer = st.lists(st.booleans(), min_size=experts, max_size=experts).filter(any)
+    return torch.tensor(data.draw(st.lists(layer, min_size=layers, max_size=layers)))
 
 
 @each_softmax
@@ -123,12 +123,12 @@ def test_renormalised_an_absent_expert_is_as_if_it_were_not_there(
     scalings = gate(logits, config, present=present)
 
     assert (scalings[..., ~present] == 0).all()
-    for layer, row in enumerate(present):
-        few = logits[:, :, layer : layer + 1, row].float() / config.softmax_temperature
+    for layer, experts in enumerate(present):
+        few = logits[:, :, layer : layer + 1, experts].float() / config.softmax_temperature
         k = min(config.top_k_lora or few.shape[-1], few.shape[-1])
         alone = softmax_over_top_k(few, k) if kind is TOP_K_SOFTMAX else keep_top_k(few.softmax(-1), k)
         # Sorted, since either of two equal logits may be the one that is kept.
-        found = scalings[:, :, layer : layer + 1, row]
+        found = scalings[:, :, layer : layer + 1, experts]
         torch.testing.assert_close(found.sort(-1).values, alone.sort(-1).values)
 
 

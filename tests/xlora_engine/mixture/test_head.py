@@ -23,7 +23,7 @@ def head_of(*, layer_count: int = 5, experts: int = 3, seed: int = 0, **config: 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
 @pytest.mark.parametrize(("layerwise", "layers"), [(False, 1), (True, 5)])
-def test_scalings_have_one_row_for_each_token_and_layer(depth: int, layerwise: bool, layers: int) -> None:
+def test_scalings_have_one_vector_for_each_token_and_layer(depth: int, layerwise: bool, layers: int) -> None:
     head = head_of(xlora_depth=depth, layerwise_scalings=layerwise)
 
     assert head(torch.randn(2, 7, 8)).shape == (2, 7, layers, 3)

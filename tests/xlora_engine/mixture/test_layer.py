@@ -208,14 +208,14 @@ def test_a_shared_product_is_computed_once_and_kept_no_longer_than_it_is_wanted(
     share_inputs(layers)
     q, k, v, _ = layers.values()
     x = torch.randn(2, 3, 5)
-    rows: list[int] = []
-    q.down.register_forward_pre_hook(lambda *_: rows.append(len(context.pending)))
+    pending: list[int] = []
+    q.down.register_forward_pre_hook(lambda *_: pending.append(len(context.pending)))
 
     with context.using(scalings):
         q(x), k(x)
         assert len(context.pending) == 1
         v(x)
-        assert rows == [0, 1, 1]
+        assert pending == [0, 1, 1]
         assert not context.pending
         q(x)
     assert not context.pending, "what was not fetched goes with the scalings"

@@ -23,7 +23,7 @@ from xlora_engine.model import XLoraModel
 #: differs; bfloat16 keeps 8 bits, and PEFT's head computes in it where the engine's computes in float32.
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 0.15}
 
-#: What each row changes from the defaults: depth 1, one gate for all layers, dropout 0.2, dense softmax.
+#: What each case changes from the defaults: depth 1, one gate for all layers, dropout 0.2, dense softmax.
 MODES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "layerwise": {"layerwise_scalings": True},

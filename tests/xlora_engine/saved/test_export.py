@@ -1,4 +1,4 @@
-"""What is written for other implementations answers alike when read, or is refused by a field's name."""
+"""Exported models give the same logits when read again, or the export is refused by a field's name."""
 
 import json
 from collections.abc import Callable
@@ -46,9 +46,9 @@ COMMON: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def alike(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def adapters(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Three experts that change the same modules, in every block, with ranks and scales of their own."""
-    root = tmp_path_factory.mktemp("alike")
+    root = tmp_path_factory.mktemp("adapters")
     return {
         "bio": pico_adapter(root / "bio", seed=1, rank=4, target_modules=ALL_PROJECTIONS),
         "protein": pico_adapter(
@@ -76,16 +76,16 @@ def logits_of(model: XLoraModel, token_ids: Tensor) -> Tensor:
 @pytest.mark.parametrize("layout", EXPORTED)
 @pytest.mark.parametrize("mode", COMMON)
 def test_a_round_trip_keeps_every_logit(
-    mode: str, layout: str, alike: dict[str, Path], token_ids: Tensor, tmp_path: Path
+    mode: str, layout: str, adapters: dict[str, Path], token_ids: Tensor, tmp_path: Path
 ) -> None:
-    model = composed(alike, **COMMON[mode])
+    model = composed(adapters, **COMMON[mode])
     train_a_step(model, token_ids)
 
     model.export(tmp_path / "saved", layout, base_id="owner/base")
     again = XLoraModel.from_pretrained(tmp_path / "saved", pico_llama())
 
     assert format_of(tmp_path / "saved") == layout
-    # mistral.rs is told alpha / r alone, and alpha = scale · r may round another way.
+    # mistral.rs is given alpha / r alone, and alpha = scale · r may round another way.
     limit = TOLERANCE if layout == "mistralrs" else 0.0
     assert (logits_of(again, token_ids) - logits_of(model, token_ids)).abs().max() <= limit
     assert again.config.xlora_depth == model.config.xlora_depth
@@ -155,9 +155,9 @@ def test_the_original_names_its_layers_with_relu_and_dropout_counted(
 
 
 def test_mistral_rs_gets_its_names_its_ordering_and_no_dropout(
-    alike: dict[str, Path], tmp_path: Path
+    adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    model = composed(alike, xlora_depth=3)
+    model = composed(adapters, xlora_depth=3)
     model.export(tmp_path / "saved", "mistralrs", base_id="owner/base")
 
     ordering = json.loads((tmp_path / "saved" / "xlora-ordering.json").read_text())
@@ -173,7 +173,7 @@ def test_mistral_rs_gets_its_names_its_ordering_and_no_dropout(
     names = load_file(tmp_path / "saved" / "xlora_classifier.safetensors")
     assert {name.rpartition(".")[0] for name in names} == {"inner.0", "inner.1", "last"}
     targets = set()
-    for name in alike:
+    for name in adapters:
         expert = json.loads((tmp_path / "saved" / name / "adapter_config.json").read_text())
         targets.add(frozenset(expert["target_modules"]))
         assert not expert["use_rslora"]
@@ -183,8 +183,8 @@ def test_mistral_rs_gets_its_names_its_ordering_and_no_dropout(
 
 
 @pytest.fixture
-def for_mistralrs(alike: dict[str, Path], tmp_path: Path) -> Path:
-    composed(alike, xlora_depth=2).export(tmp_path / "saved", "mistralrs", base_id="owner/base")
+def for_mistralrs(adapters: dict[str, Path], tmp_path: Path) -> Path:
+    composed(adapters, xlora_depth=2).export(tmp_path / "saved", "mistralrs", base_id="owner/base")
     return tmp_path / "saved"
 
 
@@ -196,10 +196,10 @@ def change_ordering(folder: Path, change: Callable[[dict[str, Any]], Any]) -> No
 
 
 def test_without_numbers_of_layers_the_first_row_is_for_all(
-    alike: dict[str, Path], token_ids: Tensor, for_mistralrs: Path
+    adapters: dict[str, Path], token_ids: Tensor, for_mistralrs: Path
 ) -> None:
     change_ordering(for_mistralrs, lambda o: o.pop("layers"))
-    model = composed(alike, xlora_depth=2)
+    model = composed(adapters, xlora_depth=2)
     with torch.no_grad():
         scalings = model.head(model.scaling_pass(token_ids))[:, :, :1]
         expected: Any = model.mixture_pass(scalings, input_ids=token_ids).logits
@@ -212,7 +212,7 @@ def test_without_numbers_of_layers_the_first_row_is_for_all(
 
 ORDERINGS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "another order of layers": (
-        lambda o: o.update(layers={path: 13 - row for path, row in o["layers"].items()}),
+        lambda o: o.update(layers={path: 13 - index for path, index in o["layers"].items()}),
         "in that order",
     ),
     "an index given twice": (lambda o: o["layers"].update({next(iter(o["layers"])): 1}), "its own index"),
@@ -232,9 +232,9 @@ def test_an_ordering_that_contradicts_the_model_is_refused(change: str, for_mist
 
 
 def test_fields_left_out_have_the_defaults_of_mistral_rs(
-    alike: dict[str, Path], token_ids: Tensor, tmp_path: Path
+    adapters: dict[str, Path], token_ids: Tensor, tmp_path: Path
 ) -> None:
-    model = composed(alike, xlora_depth=2, enable_relu_and_dropout=False, xlora_size=1)
+    model = composed(adapters, xlora_depth=2, enable_relu_and_dropout=False, xlora_size=1)
     model.export(tmp_path / "saved", "mistralrs", base_id="owner/base")
     path = tmp_path / "saved" / "xlora_config.json"
     config = json.loads(path.read_text())
@@ -340,18 +340,18 @@ def test_mistral_rs_takes_no_name_within_another(tmp_path: Path) -> None:
 
 
 def test_mistral_rs_wants_experts_of_the_same_modules_and_the_bases_name(
-    mixture: Mixture, alike: dict[str, Path], tmp_path: Path
+    mixture: Mixture, adapters: dict[str, Path], tmp_path: Path
 ) -> None:
     with pytest.raises(NotRepresentable, match="target_modules: all experts must adapt the same modules"):
         mixture().export(tmp_path / "out", "mistralrs", base_id="owner/base")
     with pytest.raises(NotRepresentable, match="base_model_id: it must be the base model's name on the hub"):
-        composed(alike).export(tmp_path / "out", "mistralrs")
+        composed(adapters).export(tmp_path / "out", "mistralrs")
 
 
 def test_the_bases_name_on_the_hub_is_kept_and_a_folders_is_not(
-    alike: dict[str, Path], tmp_path: Path
+    adapters: dict[str, Path], tmp_path: Path
 ) -> None:
-    model = composed(alike)
+    model = composed(adapters)
     for loaded_from, kept in (("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M"), ("/home/me", "")):
         model.base.name_or_path = loaded_from
         model.export(tmp_path / kept.replace("/", "-") / "out", "xlora")
@@ -378,9 +378,9 @@ def test_an_unknown_format_is_refused(mixture: Mixture, tmp_path: Path) -> None:
 
 
 def test_a_saved_model_is_converted_without_its_base(
-    alike: dict[str, Path], token_ids: Tensor, tmp_path: Path
+    adapters: dict[str, Path], token_ids: Tensor, tmp_path: Path
 ) -> None:
-    model = composed(alike, xlora_depth=2)
+    model = composed(adapters, xlora_depth=2)
     model.save_pretrained(tmp_path / "own")
 
     saved = replace(read_model(tmp_path / "own"), base_id="owner/base")

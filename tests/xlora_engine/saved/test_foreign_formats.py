@@ -285,9 +285,9 @@ def test_experts_that_moved_are_asked_for_and_may_be_given_names(
         assert difference(model(token_ids).logits, logits) < TOLERANCE
 
 
-@pytest.mark.parametrize("place", ["position", "last part of its path"])
+@pytest.mark.parametrize("named_by", ["position", "last part of its path"])
 def test_experts_beside_the_configuration_are_found(
-    place: str,
+    named_by: str,
     peft_saved: tuple[Path, Tensor],
     expert_folders: dict[str, Path],
     token_ids: Tensor,
@@ -296,7 +296,7 @@ def test_experts_beside_the_configuration_are_found(
     saved = Path(shutil.copytree(peft_saved[0], tmp_path / "saved"))
     for position, (name, folder) in enumerate(expert_folders.items()):
         last = {"bio": "bio", "protein.v2": "protein.v2", "mat-3": "mat-3"}[name]
-        shutil.copytree(folder, saved / (str(position) if place == "position" else last))
+        shutil.copytree(folder, saved / (str(position) if named_by == "position" else last))
 
     with torch.no_grad():
         logits = XLoraModel.from_pretrained(saved, pico_llama())(token_ids).logits
@@ -346,9 +346,9 @@ def test_an_expert_that_peft_cut_short_is_refused(
         XLoraModel.from_pretrained(saved, pico_llama())
 
 
-@pytest.mark.parametrize(("depth", "dropout", "lost"), [(1, 0.2, "0"), (2, 0.2, "0"), (4, 0.0, "0, 2")])
+@pytest.mark.parametrize(("depth", "dropout", "missing"), [(1, 0.2, "0"), (2, 0.2, "0"), (4, 0.0, "0, 2")])
 def test_a_head_that_peft_damaged_when_it_saved_is_refused_with_the_reason(
-    depth: int, dropout: float, lost: str, expert_folders: dict[str, Path], tmp_path: Path
+    depth: int, dropout: float, missing: str, expert_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     live = peft_model(pico_llama(), list(expert_folders.values()), xlora_depth=depth, xlora_dropout_p=dropout)
     with quiet_peft():
@@ -356,7 +356,7 @@ def test_a_head_that_peft_damaged_when_it_saved_is_refused_with_the_reason(
     base = pico_llama()
 
     with pytest.raises(
-        HeadIncomplete, match=rf"layers {lost} of the scaling head: PEFT 0\.20 to 0\.21\.2"
+        HeadIncomplete, match=rf"layers {missing} of the scaling head: PEFT 0\.20 to 0\.21\.2"
     ) as e:
         XLoraModel.from_pretrained(tmp_path / "saved", base)
 

@@ -164,7 +164,7 @@ def test_a_loaded_model_is_in_eval_mode_with_the_head_alone_to_train(
     assert {id(p) for p in model.parameters() if p.requires_grad} == {id(p) for p in model.head.parameters()}
 
 
-def test_no_written_file_names_a_place_of_this_machine(tmp_path: Path) -> None:
+def test_no_written_file_contains_a_path_of_this_machine(tmp_path: Path) -> None:
     adapters = {name: pico_adapter(tmp_path / name, seed=i) for i, name in enumerate("ab")}
     base = pico_llama()
     base.config._name_or_path = base.name_or_path = str(tmp_path)
@@ -242,7 +242,7 @@ def swap_experts(folder: Path) -> None:
 
 
 def swap_in_manifest(manifest: dict[str, Any]) -> None:
-    """Experts and digests change places together, so that no digest tells."""
+    """Swap experts together with their digests, so that every digest still matches."""
     adapters = manifest["config"]["adapters"]
     adapters[0], adapters[1] = adapters[1], adapters[0]
 
@@ -254,7 +254,7 @@ DAMAGES: dict[str, tuple[Damage, type[SavedModelInvalid], str]] = {
     "no folder": (shutil.rmtree, SavedFileUnreadable, "cannot read"),
     "no manifest": (lambda f: (f / "xlora.json").unlink(), SavedFileUnreadable, "save_pretrained"),
     "no head": (lambda f: (f / "head.safetensors").unlink(), SavedFileUnreadable, "is missing"),
-    "no probe": (lambda f: (f / "probe.safetensors").unlink(), SavedFileUnreadable, "is missing"),
+    "no reload check": (lambda f: (f / "probe.safetensors").unlink(), SavedFileUnreadable, "is missing"),
     "no expert": (lambda f: shutil.rmtree(f / "experts" / "bio"), SavedFileUnreadable, "is missing"),
     "no expert config": (
         lambda f: (f / "experts" / "bio" / "adapter_config.json").unlink(),
@@ -266,7 +266,7 @@ DAMAGES: dict[str, tuple[Damage, type[SavedModelInvalid], str]] = {
         SavedFileUnreadable,
         "not what was saved",
     ),
-    "a flipped bit in the probe": (
+    "a flipped bit in the reload check": (
         lambda f: flip_last_byte(f / "probe.safetensors"),
         SavedFileUnreadable,
         "not what was saved",

@@ -12,11 +12,11 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.pico import pico_adapter
 from tests.small_bases import SMALL_BASES, VOCABULARY, SmallBase
-from tests.xlora_engine.examples_begun_alike import (
+from tests.xlora_engine.examples_with_shared_prefix import (
     TOKENS_ONCE,
     TOKENS_WHOLE,
     assert_same_step,
-    examples_begun_alike,
+    examples_with_shared_prefix,
     step,
 )
 from tests.xlora_engine.peft_reference import peft_logits, peft_xlora, quiet_peft
@@ -83,7 +83,7 @@ def build(folders: Callable[[str], dict[str, Path]]) -> Build:
 
 @pytest.fixture(scope="module")
 def prompts() -> Tensor:
-    """Two rows of nine tokens, none of them special."""
+    """Two sequences of nine tokens, none of them special."""
     return torch.randint(3, VOCABULARY, (2, 9), generator=torch.Generator().manual_seed(0))
 
 
@@ -173,7 +173,7 @@ def test_logits_with_a_cache_are_those_without(name: str, build: Build, prompts:
 
 @pytest.mark.parametrize("asked", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
 @pytest.mark.parametrize("name", SMALL_BASES)
-def test_left_padded_rows_generate_what_they_generate_alone_and_without_a_cache(
+def test_left_padded_sequences_generate_the_same_alone_and_without_a_cache(
     name: str, asked: dict[str, Any], build: Build, prompts: Tensor
 ) -> None:
     model = build(name, layerwise_scalings=True)
@@ -217,7 +217,9 @@ def test_a_disabled_or_unloaded_model_is_its_base_bit_for_bit(
 
 
 @pytest.mark.parametrize("name", ["Mixtral", "Qwen3-MoE"])
-def test_a_mixture_of_experts_base_tells_of_its_router(name: str, build: Build, prompts: Tensor) -> None:
+def test_a_mixture_of_experts_base_returns_its_router_logits(
+    name: str, build: Build, prompts: Tensor
+) -> None:
     asked: dict[str, Any] = {"labels": prompts, "output_router_logits": True}
     model, plain = build(name, xlora_dropout_p=0.0), SMALL_BASES[name].build()(prompts, **asked)
 
@@ -296,13 +298,13 @@ def test_a_base_with_an_encoder_is_refused(folders: Any) -> None:
 
 
 @pytest.mark.parametrize("name", SMALL_BASES)
-def test_a_training_step_that_runs_the_shared_prefix_once_is_that_of_whole_rows(
+def test_a_training_step_that_runs_the_shared_prefix_once_is_that_of_whole_sequences(
     name: str, build: Build
 ) -> None:
     model = build(name, layerwise_scalings=True)
-    rows, routed = examples_begun_alike(model)
+    examples, routed = examples_with_shared_prefix(model)
 
-    once = step(model, rows, routed)
+    once = step(model, examples, routed)
 
     assert once.tokens == (TOKENS_WHOLE if any(model.new_cache().mixture.is_sliding) else TOKENS_ONCE)
-    assert_same_step(once, step(model, rows, replace(routed, shared=0)))
+    assert_same_step(once, step(model, examples, replace(routed, shared=0)))

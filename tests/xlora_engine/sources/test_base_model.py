@@ -26,7 +26,7 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_gguf(tmp_path_factory.mktemp("gguf") / "secret-place" / "pico.gguf", gguf_llama())
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "secret-folder" / "pico.gguf", gguf_llama())
 
 
 def gguf_llama() -> LlamaForCausalLM:
@@ -115,10 +115,10 @@ def test_the_head_gets_the_last_tokens_of_a_batch_as_one_block(base_folder: Path
     model = load_base(base_folder, dtype=torch.float32, device=CPU)
     blocks: list[bool] = []
     model.lm_head.register_forward_pre_hook(lambda _, given: blocks.append(given[0].is_contiguous()))
-    rows = TOKENS.expand(3, -1)
-    last = model(input_ids=rows, logits_to_keep=4).logits
+    token_ids = TOKENS.expand(3, -1)
+    last = model(input_ids=token_ids, logits_to_keep=4).logits
     assert blocks == [True]
-    torch.testing.assert_close(last, pico_llama()(input_ids=rows).logits[:, -4:])
+    torch.testing.assert_close(last, pico_llama()(input_ids=token_ids).logits[:, -4:])
 
 
 def test_a_pickled_base_is_refused(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_a_converted_gguf_says_nothing_of_where_it_came_from(gguf_file: Path, tm
     assert {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"} <= names
     for path in (tmp_path / "pico").glob("*.json"):
         text = path.read_text()
-        assert "secret-place" not in text, path.name
+        assert "secret-folder" not in text, path.name
         assert "/home/someone" not in text, path.name
         assert str(tmp_path) not in text, path.name
     config = json.loads((tmp_path / "pico" / "config.json").read_text())

@@ -1,4 +1,4 @@
-"""Examples of several lengths that begin alike, and what a step of mixture training makes of them."""
+"""Examples of several lengths with a shared prefix, and a training step on them by the mixture loss."""
 
 from dataclasses import dataclass
 
@@ -29,7 +29,7 @@ class Step:
     tokens: int
 
 
-def examples_begun_alike(model: XLoraModel) -> tuple[list[EncodedExample], RoutedExamples]:
+def examples_with_shared_prefix(model: XLoraModel) -> tuple[list[EncodedExample], RoutedExamples]:
     """Four examples, with hidden states that were not rounded."""
     generator = torch.Generator().manual_seed(7)
 
@@ -53,7 +53,7 @@ def examples_begun_alike(model: XLoraModel) -> tuple[list[EncodedExample], Route
 
 
 def step(model: XLoraModel, examples: list[EncodedExample], routed: RoutedExamples) -> Step:
-    """What all the examples give."""
+    """Loss and gradients of all the examples."""
     run: list[int] = []
     model.zero_grad()
     embeddings = model.base.get_input_embeddings()
