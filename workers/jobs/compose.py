@@ -6,7 +6,7 @@ from typing import Any
 from formats.names import COMPOSED
 from registry.entities import ExpertRecord, NewEvaluation
 from workers.attempts.context import JobContext
-from workers.jobs.composition_report import CompositionReport
+from workers.jobs.composition_report import CompositionReport, held_out_examples
 from workers.jobs.evaluation import METRICS
 from workers.jobs.loading import loaded_base
 from workers.methods.mixing import ComposedModel, Making, Parts, Stopwatch, mixing_method
@@ -18,8 +18,9 @@ def run(context: JobContext) -> Mapping[str, Any]:
     """Carry out one compose job; its outcome names the composition registered."""
     spec = ComposeSpec.from_json(context.job.spec)
     making = _loaded(context, spec)
+    held_out = held_out_examples(making)  # what cannot be read is refused before anything is trained
     composed = mixing_method(spec.method).make(making)
-    report = CompositionReport(making, composed).build()
+    report = CompositionReport(making, composed, held_out).build()
     return Registration(making, composed, report).run()
 
 

@@ -9,15 +9,34 @@ from workers.jobs.report import Tasks, build_report
 from workers.methods.mixing import TOKENS_PER_BATCH, ComposedModel, Making
 from workers.methods.training_examples import dataset_file, encode_sample
 from xlora_engine.measuring.routing import Routing
-from xlora_engine.sources.base_model import context_length
+from xlora_engine.sources.base_model import read_limits
+
+
+def held_out_examples(making: Making) -> Examples:
+    """The examples of the report, by task.
+
+    Raises:
+        ChatInvalid: one cannot be encoded, or is longer than the base model reads.
+    """
+    return {
+        task: encode_sample(
+            dataset_file(making.context.registry, reference),
+            making.tokenizer,
+            count=making.spec.eval_examples,
+            limits=read_limits(making.base_model.config),
+            seed=0,  # the same examples for every composition, so that their reports compare
+        )
+        for task, reference in making.spec.report_datasets.items()
+    }
 
 
 class CompositionReport:
     """Whether it was worth it, on data that nothing was trained on."""
 
-    def __init__(self, making: Making, composed: ComposedModel) -> None:
+    def __init__(self, making: Making, composed: ComposedModel, held_out: Examples) -> None:
         self._making = making
         self._composed = composed
+        self._held_out = held_out
         self._tokens = making.context.micro_batch(TOKENS_PER_BATCH)
         self._done = 0
         self._total = 0
@@ -25,7 +44,7 @@ class CompositionReport:
     def build(self) -> dict[str, Any]:
         """The report as JSON types; its pictures lie in the job's folder."""
         making = self._making
-        examples = self._held_out()
+        examples = self._held_out
         answerers = compared(self._composed, making.tokenizer)
         self._total = len(answerers) * len(examples)
         with making.watch.phase("report"):
@@ -36,19 +55,6 @@ class CompositionReport:
         )
         _draw(report, maps, making.context.folder / "pictures")
         return report
-
-    def _held_out(self) -> Examples:
-        making = self._making
-        return {
-            task: encode_sample(
-                dataset_file(making.context.registry, reference),
-                making.tokenizer,
-                count=making.spec.eval_examples,
-                max_tokens=context_length(making.base_model.config),
-                seed=0,  # the same examples for every composition, so that their reports compare
-            )
-            for task, reference in making.spec.report_datasets.items()
-        }
 
     def _routing(self, examples: Examples) -> tuple[dict[str, Routing], list[TokenMap]]:
         """How a head routes; nothing is routed where weights are constant."""

@@ -51,7 +51,7 @@ def score_dataset(
         dataset_file(context.registry, reference),
         answerer.tokenizer,
         count=limit,
-        max_tokens=base.context_length,
+        limits=base.limits,
         seed=0,  # the same examples for every subject, so that their scores compare
     )
     return answerer.score(examples, tokens_per_batch=tokens)

@@ -12,11 +12,11 @@ from workers.jobs.device import device_here
 from xlora_engine.data.chat import ChatTokenizer
 from xlora_engine.data.stop_tokens import named_tokens, stop_where_answers_end
 from xlora_engine.devices.compute_dtype import compute_dtype
-from xlora_engine.sources.base_model import context_length, load_base, load_config, load_tokenizer
+from xlora_engine.sources.base_model import ReadLimits, load_base, load_config, load_tokenizer, read_limits
 from xlora_engine.sources.own_generation_config import stops_of
 
-#: Receives a base model's tokenizer and the most tokens it reads before its weights are loaded; may refuse.
-BeforeWeights = Callable[[ChatTokenizer, int], None]
+#: Receives a base model's tokenizer and what it can read before its weights are loaded; may refuse.
+BeforeWeights = Callable[[ChatTokenizer, ReadLimits], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ class LoadedBase:
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
-    def context_length(self) -> int:
-        """The most tokens it was made for."""
-        return context_length(self.model.config)
+    def limits(self) -> ReadLimits:
+        """What it can read."""
+        return read_limits(self.model.config)
 
     @property
     def stop_tokens(self) -> Mapping[str, int]:
@@ -59,7 +59,7 @@ def loaded_base(
     """
     folder = registry.materialise(record)
     tokenizer = load_tokenizer(folder)
-    before_weights(tokenizer, context_length(load_config(folder)))
+    before_weights(tokenizer, read_limits(load_config(folder)))
     device = device_here()
     model = load_base(folder, dtype=(dtype_on or compute_dtype)(device), device=device)
     stop_where_answers_end(model, tokenizer)

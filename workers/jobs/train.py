@@ -14,11 +14,11 @@ from workers.jobs.answering import answering_on
 from workers.jobs.evaluation import record, score_dataset
 from workers.jobs.loading import LoadedBase, loaded_base
 from workers.methods.mixing import TOKENS_PER_BATCH
-from workers.methods.training_examples import dataset_file
+from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.specs import TrainSpec
 from xlora_engine.adapter_training.settings import AdapterTraining, TrainingSettings
 from xlora_engine.adapter_training.train_adapter import StepMetrics, TrainedAdapter, train_adapter
-from xlora_engine.data.chat import encode, read_examples
+from xlora_engine.data.chat import EncodedExample
 from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.devices.process_group import ProcessGroup, joined
 from xlora_engine.measuring.probe import adapter_effect
@@ -47,10 +47,7 @@ def _train(context: JobContext, spec: TrainSpec, group: ProcessGroup) -> tuple[L
     registry = context.registry
     base = loaded_base(registry, registry.bases.get(spec.base), dtype_on=partial(_agreed_dtype, group))
     context.computes_in(base.compute_dtype)
-    examples = [
-        encode(base.tokenizer, example, max_tokens=spec.max_tokens)
-        for example in read_examples(dataset_file(context.registry, spec.train_dataset))
-    ]
+    examples = _examples(context, spec, base)
 
     micro_batch_size = context.micro_batch(spec.batch_size // spec.processes)
     context.run.tags({"zoo.micro_batch_size": micro_batch_size})
@@ -73,6 +70,18 @@ def _train(context: JobContext, spec: TrainSpec, group: ProcessGroup) -> tuple[L
         stop=context.stop_requested,
     )
     return base, trained
+
+
+def _examples(context: JobContext, spec: TrainSpec, base: LoadedBase) -> list[EncodedExample]:
+    """What is trained on; held-out examples that cannot be read are refused now, not after the training."""
+    tokens = min(spec.max_tokens, base.limits.tokens)
+    file = dataset_file(context.registry, spec.train_dataset)
+    limits = replace(base.limits, tokens=tokens)
+    examples = encode_sample(file, base.tokenizer, count=None, limits=limits, seed=spec.seed)
+    if spec.eval_dataset is not None:
+        held_out = dataset_file(context.registry, spec.eval_dataset)
+        encode_sample(held_out, base.tokenizer, count=None, limits=base.limits, seed=spec.seed)
+    return examples
 
 
 def _agreed_dtype(group: ProcessGroup, device: torch.device) -> torch.dtype:

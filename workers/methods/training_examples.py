@@ -22,6 +22,7 @@ from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.head_training.hidden_states import HiddenStates, compute_hidden_states
 from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.model import XLoraModel
+from xlora_engine.sources.base_model import ReadLimits
 
 #: One example in 8 is held out of training, to stop it early, up to 32 of a domain.
 HELD_OUT_SHARE = 8
@@ -57,7 +58,12 @@ class DrawnExamples:
 
 
 def draw_examples(
-    files: Mapping[int, Path], tokenizer: ChatTokenizer, *, count_per_domain: int, max_tokens: int, seed: int
+    files: Mapping[int, Path],
+    tokenizer: ChatTokenizer,
+    *,
+    count_per_domain: int,
+    limits: ReadLimits,
+    seed: int,
 ) -> DrawnExamples:
     """Draw examples from each expert's dataset; the same seed draws the same ones and holds out the same."""
     encoded: list[EncodedExample] = []
@@ -65,7 +71,7 @@ def draw_examples(
     train: list[int] = []
     held_out: list[int] = []
     for expert, path in files.items():
-        drawn = encode_sample(path, tokenizer, count=count_per_domain, max_tokens=max_tokens, seed=seed)
+        drawn = encode_sample(path, tokenizer, count=count_per_domain, limits=limits, seed=seed)
         stride = max(HELD_OUT_SHARE, math.ceil(len(drawn) / HELD_OUT_EXAMPLES))
         for index, example in enumerate(drawn):
             (held_out if index % stride == 0 else train).append(len(encoded))
@@ -83,13 +89,21 @@ def dataset_file(registry: Registry, reference: str) -> Path:
 
 
 def encode_sample(
-    path: Path, tokenizer: ChatTokenizer, *, count: int | None, max_tokens: int, seed: int
+    path: Path, tokenizer: ChatTokenizer, *, count: int | None, limits: ReadLimits, seed: int
 ) -> list[EncodedExample]:
-    """Encode the examples of a dataset, or `count` of them drawn by `seed`."""
+    """Encode the examples of a dataset, or `count` of them drawn by `seed`.
+
+    Raises:
+        ChatInvalid: one cannot be encoded or read within the limits; the first such line is named.
+    """
     examples = read_examples(path)
     if count is not None and len(examples) > count:
         examples = random.Random(seed).sample(examples, count)  # noqa: S311 - a sample, not a secret
-    return [encode(tokenizer, example, max_tokens=max_tokens) for example in examples]
+    encoded = {
+        index: encode(tokenizer, examples[index], max_tokens=limits.tokens, embeddings=limits.embeddings)
+        for index in sorted(range(len(examples)), key=lambda index: examples[index].line)
+    }
+    return [encoded[index] for index in range(len(examples))]
 
 
 def scaling_pass_digest(base: BaseModel, adapters: Iterable[AdapterVersion], head: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.model import XLoraModel
 from xlora_engine.saved.formats import read_model
 from xlora_engine.saved.saved_model import SavedModel
-from xlora_engine.sources.base_model import context_length
+from xlora_engine.sources.base_model import read_limits
 
 
 class XLora:
@@ -59,6 +59,6 @@ def _draw(making: Making, model: XLoraModel) -> DrawnExamples:
         files,
         making.tokenizer,
         count_per_domain=making.spec.samples_per_domain,
-        max_tokens=context_length(model.base.config),
+        limits=read_limits(model.base.config),
         seed=making.spec.seed,
     )

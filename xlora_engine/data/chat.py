@@ -1,6 +1,7 @@
 """Chat examples as tokens: encoding with the base model's template, left-padded batches, order."""
 
 import random
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -98,12 +99,17 @@ def read_examples(path: Path) -> list[ChatExample]:
         raise ChatInvalid(f"cannot read {path}: {error}") from error
 
 
-def encode(tokenizer: ChatTokenizer, example: ChatExample, *, max_tokens: int) -> EncodedExample:
+def encode(
+    tokenizer: ChatTokenizer, example: ChatExample, *, max_tokens: int, embeddings: int = sys.maxsize
+) -> EncodedExample:
     """Encode an example with the tokenizer's chat template, without what it writes after the answer's turn.
+
+    `embeddings` is how many tokens the base model has an embedding for.
 
     Raises:
         ChatInvalid: the template refuses the example, begins it differently with and without its answer, or
-            does not end the answer's turn by a special token; or a message holds such a token itself.
+            does not end the answer's turn by a special token; or a message holds such a token itself; or a
+            token has no embedding.
         AnswerTooLong: the example has more than `max_tokens`; nothing is ever cut off silently.
     """
     special = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -124,7 +130,21 @@ def encode(tokenizer: ChatTokenizer, example: ChatExample, *, max_tokens: int) -
             f"{example.origin} has {len(token_ids)} tokens ({len(prompt_ids)} before the answer), "
             f"the limit is {max_tokens}; shorten it or raise the limit (at most the base model's context)"
         )
+    _require_embeddings(tokenizer, token_ids, embeddings, origin=example.origin)
     return EncodedExample(token_ids=tuple(token_ids), prompt_length=len(prompt_ids), domain=example.domain)
+
+
+def encode_question(
+    tokenizer: ChatTokenizer, messages: Sequence[tuple[str, str]], *, embeddings: int = sys.maxsize
+) -> tuple[int, ...]:
+    """Tokens of a conversation of (role, content) up to where its answer is generated.
+
+    Raises:
+        ChatInvalid: the template refuses the messages, or a token has no embedding.
+    """
+    token_ids = _tokens(tokenizer, _rendered(tokenizer, messages, "the question", add_generation_prompt=True))
+    _require_embeddings(tokenizer, token_ids, embeddings, origin="the question")
+    return tuple(token_ids)
 
 
 def pad_token(tokenizer: ChatTokenizer) -> int:
@@ -196,12 +216,8 @@ def training_order(
 
 def _templated(tokenizer: ChatTokenizer, example: ChatExample) -> tuple[str, str]:
     """The conversation up to where generation starts, and the answer with the end of its turn."""
-    messages = [{"role": role, "content": content} for role, content in example.messages]
-    try:
-        prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    except TemplateError as error:
-        raise ChatInvalid(f"{example.origin}: the chat template refuses the messages: {error}") from error
+    prompt = _rendered(tokenizer, example.messages[:-1], example.origin, add_generation_prompt=True)
+    whole = _rendered(tokenizer, example.messages, example.origin, add_generation_prompt=False)
     if not prompt or not whole.startswith(prompt):
         raise ChatInvalid(
             f"{example.origin}: the chat template does not begin a conversation with its generation prompt, "
@@ -211,6 +227,34 @@ def _templated(tokenizer: ChatTokenizer, example: ChatExample) -> tuple[str, str
     if not answer:
         raise ChatInvalid(f"{example.origin}: the chat template leaves the answer out")
     return prompt, answer
+
+
+def _rendered(
+    tokenizer: ChatTokenizer,
+    messages: Sequence[tuple[str, str]],
+    origin: str,
+    *,
+    add_generation_prompt: bool,
+) -> str:
+    conversation = [{"role": role, "content": content} for role, content in messages]
+    try:
+        text: str = tokenizer.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ChatInvalid(f"{origin}: the chat template refuses the messages: {error}") from error
+    return text
+
+
+def _require_embeddings(
+    tokenizer: ChatTokenizer, token_ids: Sequence[int], embeddings: int, *, origin: str
+) -> None:
+    beyond = next((token for token in token_ids if token >= embeddings), None)
+    if beyond is not None:
+        raise ChatInvalid(
+            f"{origin} holds {tokenizer.decode([beyond])!r}, token {beyond} of the tokenizer, for which the"
+            f" base model has no embedding (it has {embeddings}); take it out, or use another base model"
+        )
 
 
 def _tokens(tokenizer: ChatTokenizer, text: str) -> list[int]:

@@ -3,6 +3,7 @@
 import json
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -86,6 +87,22 @@ def load_config(folder: Path) -> PreTrainedConfig:
 def context_length(config: PreTrainedConfig) -> int:
     """The most tokens a base model was made for; unbounded if its positions are relative (Bloom)."""
     return int(getattr(config.get_text_config(decoder=True), "max_position_embeddings", sys.maxsize))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadLimits:
+    """What a base model can read."""
+
+    #: The most tokens of a question and its answer together.
+    tokens: int
+    #: Token ids from here on have no embedding.
+    embeddings: int
+
+
+def read_limits(config: PreTrainedConfig) -> ReadLimits:
+    """What a base model of this configuration can read."""
+    text = config.get_text_config(decoder=True)
+    return ReadLimits(tokens=context_length(config), embeddings=int(text.vocab_size))
 
 
 def load_tokenizer(folder: Path) -> Any:

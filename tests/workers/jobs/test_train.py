@@ -1,14 +1,17 @@
 """A trained adapter is scored on the base model that it was trained on, which says what it computed in."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from registry.service import Registry
 from tests.pico import pico_base_folder, pico_tokenizer
 from tests.workers.stocked_zoo import Started
 from workers.jobs import evaluation, loading, train
 from workers.requests.specs import EvalSpec, TrainSpec
+from xlora_engine.errors import AnswerTooLong
 
 SPEC = TrainSpec(
     name="new",
@@ -72,3 +75,51 @@ def test_whatever_is_loaded_stops_where_its_turn_ends_in_training(started: Start
     tokenizer.save_pretrained(folder)
     loaded = loading.loaded_base(registry, registry.bases.register(folder, name="two", source="here"))
     assert loaded.stop_tokens == {"<|endoftext|>": 0, "<|im_end|>": 2}
+
+
+CONTEXT = 40
+
+
+@pytest.fixture
+def short(started: Started, tmp_path: Path) -> Registry:
+    """With `short`, a base model that reads little, and data of which the third line is longer."""
+    registry = started(SPEC).registry
+    folder = pico_base_folder(tmp_path / "short", seed=5, max_position_embeddings=CONTEXT)
+    registry.bases.register(folder, name="short", source="here")
+    for name, longest in (("long", CONTEXT), ("fits", 1)):
+        lines = [
+            {"messages": [{"role": "user", "content": "q" * n}, {"role": "assistant", "content": "a"}]}
+            for n in (1, 1, longest, longest)
+        ]
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        registry.datasets.register(file)
+    return registry
+
+
+@pytest.mark.parametrize(
+    "data", [{"train_dataset": "long@1"}, {"train_dataset": "fits@1", "eval_dataset": "long@1"}]
+)
+def test_examples_longer_than_the_base_model_reads_are_refused_before_training(
+    short: Registry, started: Started, monkeypatch: pytest.MonkeyPatch, data: Any
+) -> None:
+    monkeypatch.setattr(train, "train_adapter", None)
+    context = started(TrainSpec(name="new", base="short", steps=2, warmup_steps=0, **data))
+    with pytest.raises(AnswerTooLong, match=rf"long\.jsonl, line 3 has \d+ tokens .* limit is {CONTEXT};"):
+        train.run(context)
+
+
+@pytest.mark.usefixtures("short")
+def test_evaluating_refuses_them_in_the_same_words(started: Started) -> None:
+    context = started(EvalSpec(subjects=("base:short",), datasets={"long": "long@1"}))
+    with pytest.raises(AnswerTooLong, match=rf"long\.jsonl, line 3 has \d+ tokens .* limit is {CONTEXT};"):
+        evaluation.run(context)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_limit_below_the_context_counts(started: Started) -> None:
+    context = started(
+        TrainSpec(name="new", base="short", train_dataset="fits@1", max_tokens=20, steps=1, warmup_steps=0)
+    )
+    with pytest.raises(AnswerTooLong, match=r"fits\.jsonl, line 1 .* limit is 20;"):
+        train.run(context)

@@ -8,7 +8,11 @@ import pytest
 from registry.service import Registry
 from tests.pico import pico_tokenizer
 from tests.registry.folders import write_adapter, write_base
-from workers.methods.training_examples import DrawnExamples, draw_examples, scaling_pass_digest
+from workers.methods.training_examples import DrawnExamples, draw_examples, encode_sample, scaling_pass_digest
+from xlora_engine.errors import AnswerTooLong
+from xlora_engine.sources.base_model import ReadLimits
+
+LIMITS = ReadLimits(tokens=512, embeddings=512)
 
 
 def drawn(folder: Path, *, examples: int, count_per_domain: int) -> DrawnExamples:
@@ -20,7 +24,7 @@ def drawn(folder: Path, *, examples: int, count_per_domain: int) -> DrawnExample
     file.write_text("\n".join(json.dumps({"messages": messages}) for messages in asked), encoding="utf-8")
     tokenizer = pico_tokenizer()
     return draw_examples(
-        {0: file, 1: file}, tokenizer, count_per_domain=count_per_domain, max_tokens=512, seed=0
+        {0: file, 1: file}, tokenizer, count_per_domain=count_per_domain, limits=LIMITS, seed=0
     )
 
 
@@ -63,3 +67,19 @@ def test_hidden_states_are_of_the_experts_that_are_active_in_the_scaling_pass(
         {"scaling_pass_value": 0.5, "global_scaling_weight": 2.0},
     ]
     assert len({digests(head)[0] for head in settings}) == 3
+
+
+def test_of_examples_that_are_drawn_the_first_line_that_is_too_long_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "examples.jsonl"
+    lines = [f'{{"messages": {json.dumps(_chat(length))}}}\n' for length in range(1, 60)]
+    file.write_text("".join(lines), encoding="utf-8")
+    limits = ReadLimits(tokens=40, embeddings=512)
+    with pytest.raises(AnswerTooLong) as refused:
+        encode_sample(file, pico_tokenizer(), count=58, limits=limits, seed=0)
+    with pytest.raises(AnswerTooLong) as of_all:
+        encode_sample(file, pico_tokenizer(), count=None, limits=limits, seed=0)
+    assert str(refused.value) == str(of_all.value)
+
+
+def _chat(length: int) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a" * length}]

@@ -20,6 +20,7 @@ from xlora_engine.data.chat import (
     EncodedExample,
     collate,
     encode,
+    encode_question,
     length_grouped,
     read_examples,
     training_order,
@@ -298,3 +299,21 @@ def test_training_batches_are_of_similar_length_and_differ_by_epoch_and_seed() -
 def test_training_order_of_no_examples_is_refused() -> None:
     with pytest.raises(ConfigInvalid, match="examples"):
         training_order([], batch_size=8, steps=1, seed=0)
+
+
+# ---------------------------------------------------------------------- tokens without an embedding
+
+
+def test_an_example_with_a_token_that_has_no_embedding_is_refused_by_line_and_token() -> None:
+    wide = pico_tokenizer()
+    embeddings = len(wide)
+    wide.add_tokens(["<tool>"])
+    asked = example(("user", "A <tool>?"), ("assistant", "No."), line=4)
+    with pytest.raises(ChatInvalid, match=rf"line 4 holds '<tool>', token {embeddings} .* has {embeddings}"):
+        encode(wide, asked, max_tokens=512, embeddings=embeddings)
+    assert embeddings in encode(wide, asked, max_tokens=512, embeddings=embeddings + 1).token_ids
+
+
+def test_a_question_is_the_beginning_of_its_example(tokenizer: PreTrainedTokenizerFast) -> None:
+    found = encode(tokenizer, example(*QUESTION), max_tokens=512)
+    assert encode_question(tokenizer, QUESTION[:-1]) == found.token_ids[: found.prompt_length]
