@@ -7,6 +7,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from registry.settings import Settings
 from workers.checks.findings import Finding, fault, ok, warning
@@ -62,12 +63,13 @@ def _server(url: str, environ: Mapping[str, str]) -> Iterator[Finding]:
 
 
 def _asked(url: str, environ: Mapping[str, str]) -> str:
-    request = urllib.request.Request(url)  # noqa: S310 - http or https, as the caller made sure
-    if token := environ.get("MLFLOW_TRACKING_TOKEN"):
-        request.add_header("Authorization", f"Bearer {token}")
-    elif user := environ.get("MLFLOW_TRACKING_USERNAME"):
-        account = f"{user}:{environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
-        request.add_header("Authorization", f"Basic {b64encode(account.encode()).decode()}")
+    parts = urlsplit(url)
+    account, _, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(  # noqa: S310 - http or https, as the caller made sure
+        urlunsplit(parts._replace(netloc=host))
+    )
+    if authorization := _authorization(unquote(account), environ):
+        request.add_header("Authorization", authorization)
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
             return str(answer.read(64).decode())
@@ -75,6 +77,16 @@ def _asked(url: str, environ: Mapping[str, str]) -> str:
         if isinstance(error.reason, TimeoutError):
             raise TimeoutError from error
         raise
+
+
+def _authorization(account: str, environ: Mapping[str, str]) -> str | None:
+    """As MLflow's client signs in: the URL's account before any variable."""
+    token, user = environ.get("MLFLOW_TRACKING_TOKEN"), environ.get("MLFLOW_TRACKING_USERNAME")
+    if not account and token:
+        return f"Bearer {token}"
+    if not account and user:
+        account = f"{user}:{environ.get('MLFLOW_TRACKING_PASSWORD', '')}"
+    return f"Basic {b64encode(account.encode()).decode()}" if account else None
 
 
 def _refused(server: str, error: urllib.error.HTTPError) -> Finding:

@@ -6,6 +6,7 @@ runs it in a process of its own.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ _DELETED = "deleted"
 # MLflow's limits on one request, mlflow/utils/validation.py
 _BATCH_METRICS = 1000
 _BATCH_PARAMETERS = 100
+#: User and password of a URL, which MLflow's messages repeat.
+_ACCOUNT = re.compile(r"(?<=://)[^\s/]*@")
 
 
 class TrackedDeleted(Exception):
@@ -258,8 +261,8 @@ def _is_gone(exc: Exception) -> bool:
 
 
 def _reason(store: str, exc: Exception) -> str:
-    lines = str(exc).strip().splitlines()
-    return f"MLflow at {store} did not accept the run: {type(exc).__name__}: {lines[0] if lines else ''}"
+    line = next(iter(str(exc).strip().splitlines()), "")
+    return f"MLflow at {store} did not accept the run: {type(exc).__name__}: {_ACCOUNT.sub('', line)}"
 
 
 def _batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -97,6 +97,22 @@ def test_the_account_is_sent_along(settings: Settings, monkeypatch: pytest.Monke
         assert only(tracking.check(replace(settings, mlflow_tracking_uri=url))).state == OK
 
 
+def test_the_account_of_the_address_is_sent_before_any_other(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "somebody else")
+    with answering(200, "3.17.2", wants="Basic em9vOnMvZWNyZXQ=") as url:
+        asked = url.replace("://", "://zoo:s%2Fecret@")
+        assert only(tracking.check(replace(settings, mlflow_tracking_uri=asked))).state == OK
+
+
+def test_no_password_of_an_address_without_a_port_is_shown(settings: Settings) -> None:
+    asked = replace(settings, mlflow_tracking_uri="http://zoo:secret@mlflow.invalid")
+    found = only(tracking.check(asked))
+    assert (found.state, found.unreachable) == (FAULT, True)
+    assert "secret" not in str(found)
+
+
 def _mlflow_file(settings: Settings, *statements: tuple[str, tuple[str, ...]]) -> Settings:
     """Settings whose MLflow file has the two tables that are looked at."""
     settings.home.mkdir(parents=True, exist_ok=True)

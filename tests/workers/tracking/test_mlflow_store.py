@@ -135,6 +135,15 @@ def test_what_a_dead_server_did_not_take_is_shipped_later(
     assert len(client.get_metric_history(shipment.run_id, "train/loss")) == 3
 
 
+def test_no_password_of_the_address_is_in_a_refusal(store: Path, run: Run, tmp_path: Path) -> None:
+    url = DEAD_SERVER.replace("://", "://zoo:s3cret@")
+    dead = Tracker(uri=url, artifact_folder=store / "artifacts")
+    with pytest.raises(TrackingUnavailable, match=r"API request to http://127\.0\.0\.1:9/") as refused:
+        dead.ship(tmp_path)
+    assert "s3cret" not in str(refused.value)
+    assert "s3cret" not in shipped(tmp_path, store=dead.store).reason
+
+
 def test_a_second_run_that_a_slow_server_made_late_is_deleted(
     tracker: Tracker, client: Any, run: Run, tmp_path: Path
 ) -> None:
