@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from registry.commands.managing import opened, reading
+from registry.commands.numbers import COUNT, Duration
 from registry.commands.output import Output, output_options
 from registry.jobs.logs import followed, json_line, log_of
 from registry.jobs.progress import describe
@@ -18,7 +19,7 @@ _COLUMNS = ("id", "kind", "name", "state", "progress", "attempt", "created_at", 
 #: Exit codes of `wait`: the first of these states that a job is in decides, failures first.
 _EXIT_CODES = {"failed": 7, "cancelled": 130, "running": 1, "queued": 1, "succeeded": 0}
 #: A whole number in the range of the database's integers.
-JOB_ID = click.IntRange(1, 2**31 - 1)
+JOB_ID = COUNT
 
 _DEFAULT_LIMIT = 20
 
@@ -33,7 +34,7 @@ def command() -> None:
 @click.option("--kind", type=click.Choice(KINDS), help="Only jobs of this kind.")
 @click.option(
     "--limit",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=_DEFAULT_LIMIT,
     show_default=True,
     help="At most this many, the newest.",
@@ -90,7 +91,7 @@ def show(job_id: int, output: Output) -> None:
 @command.command()
 @click.argument("job_id", type=JOB_ID)
 @click.option("-f", "--follow", is_flag=True, help="Follow the log until the job ends.")
-@click.option("--tail", type=click.IntRange(min=1), help="Only this many of the last lines.")
+@click.option("--tail", type=COUNT, help="Only this many of the last lines.")
 @output_options
 def logs(job_id: int, follow: bool, tail: int | None, output: Output) -> None:
     """Print a job's log; with -f and --json, one line of JSON for each part.
@@ -137,7 +138,7 @@ def cancel(job_ids: tuple[int, ...], output: Output) -> None:
 
 @command.command()
 @click.argument("job_ids", nargs=-1, required=True, type=JOB_ID)
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0), help="The most seconds to wait.")
+@click.option("--timeout", "timeout_s", type=Duration(min=0), help="The most seconds to wait.")
 @output_options
 def wait(job_ids: tuple[int, ...], timeout_s: float | None, output: Output) -> None:
     """Wait until jobs have ended; exit code 0 if all have succeeded.

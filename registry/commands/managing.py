@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from registry.commands.numbers import COUNT, LARGEST_INTEGER
 from registry.commands.output import Output, output_options
 from registry.database.reader import Reader, open_reader
 from registry.settings import Settings
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # importing it takes longer than `ls` may take
     from registry.service import Registry
 
 include_removed_option = click.option("--all", "include_removed", is_flag=True, help="Include removed ones.")
-limit_option = click.option("--limit", type=click.IntRange(min=1), help="Show at most this many.")
+limit_option = click.option("--limit", type=COUNT, help="Show at most this many.")
 
 
 def here() -> Settings:
@@ -72,11 +73,11 @@ def add_aliases(group: click.Group, noun: "Callable[[Registry], Versioned[Any]]"
     @group.command()
     @click.argument("name")
     @click.argument("alias")
-    @click.argument("version", type=click.IntRange(min=1), required=False)
+    @click.argument("version", type=COUNT, required=False)
     @click.option("--remove", is_flag=True, help="Remove the alias instead of pointing it to VERSION.")
     @click.option(
         "--expect",
-        type=click.IntRange(min=0),
+        type=click.IntRange(0, LARGEST_INTEGER),
         help="Refuse unless it points to this version now; 0: to none.",
     )
     @click.option("--reason", help="Reason, kept in the alias's history.")

@@ -6,6 +6,7 @@ import os
 import click
 
 from registry.commands.managing import opened
+from registry.commands.numbers import Duration
 from registry.commands.output import Output, output_options
 from registry.errors import ServiceUnreachable
 from registry.settings import Settings
@@ -37,7 +38,7 @@ def ls(only_pending: bool, output: Output) -> None:
 
 
 @command.command()
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=1), default=600.0, show_default=True)
+@click.option("--timeout", "timeout_s", type=Duration(min=1), default=600.0, show_default=True)
 @click.option("--restore", is_flag=True, help="Bring back experiments and runs deleted in MLflow first.")
 @output_options
 def ship(timeout_s: float, restore: bool, output: Output) -> None:
