@@ -4,18 +4,25 @@ Nothing is loaded: configuration and tensors are read by parsers of our own, a p
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from formats.peft import CONFIG_FILE, PICKLED_WEIGHTS_FILE, WEIGHTS_FILE
 from registry.errors import AdapterConfigInvalid, InvalidAdapter, PickleRefused, WeightsInvalid
 from registry.files.file_kinds import FileKind, kind_of_name
 from registry.files.model_card import licence_in
-from registry.files.regular_files import names_in
+from registry.files.regular_files import names_in, read_bounded
 from registry.files.safetensors_file import opened_tensors
 from registry.files.staging import Staging
 from registry.intake.adapter_config import CONFIG_LIMIT_BYTES, AdapterConfig, parse_config, rebuild_config
 from registry.intake.adapter_tensors import ModuleShape, dtype_name, pair_modules, read_values
+from registry.intake.tokenizer_files import (
+    LIMIT_BYTES,
+    NAMES,
+    TokenizerFiles,
+    UnreadableFile,
+    read_tokenizer,
+)
 
 _TEXT_LIMIT_BYTES = 1024 * 1024
 
@@ -42,6 +49,8 @@ class AdapterManifest:
     #: Names of the files to keep.
     files: tuple[str, ...]
     licence: str | None
+    #: Of the tokenizer beside it, which is compared with the base model's and not kept.
+    tokenizer: TokenizerFiles = field(default_factory=TokenizerFiles)
     warnings: tuple[str, ...]
 
 
@@ -77,8 +86,19 @@ def stage_adapter(folder: Path, staging: Staging) -> AdapterManifest:
         weights_digest=values.digest,
         files=files,
         licence=licence_in(staging),
-        warnings=tuple(_warnings(ignored, zero=values.zero_modules, modules=len(modules))),
+        tokenizer=read_tokenizer(ignored, lambda name: _read_beside(folder / name)),
+        warnings=tuple(
+            _warnings(
+                [name for name in ignored if name not in NAMES],
+                zero=values.zero_modules,
+                modules=len(modules),
+            )
+        ),
     )
+
+
+def _read_beside(path: Path) -> bytes:
+    return read_bounded(path, limit_bytes=LIMIT_BYTES, refusal=UnreadableFile)
 
 
 def _choose_files(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -132,8 +152,9 @@ def _refuse_disguised_pickle(copy: Path, *, called: Path) -> None:
 
 def _warnings(ignored: Sequence[str], *, zero: int, modules: int) -> list[str]:
     warnings = []
-    if ignored:
-        warnings.append(f"left out, because an adapter does not need it: {', '.join(ignored)}")
+    left_out = [name for name in ignored if name not in NAMES]
+    if left_out:
+        warnings.append(f"left out, because an adapter does not need it: {', '.join(left_out)}")
     if zero:
         warnings.append(f"the update is zero in {zero} of {modules} modules")
     return warnings

@@ -10,11 +10,10 @@ from registry.errors import InvalidBase
 from registry.files.json_text import digest_of
 from registry.files.model_card import CARD_FILE, CARD_LIMIT_BYTES
 from registry.files.regular_files import read_bounded
+from registry.intake.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 
 CONFIG_FILE = "config.json"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
-CHAT_TEMPLATE_FILE = "chat_template.jinja"
 _JSON_LIMIT_BYTES = 16 * 1024 * 1024
 _TEMPLATE_LIMIT_BYTES = 1024 * 1024
 

@@ -19,24 +19,19 @@ from registry.files.safetensors_file import TensorEntry, opened_tensors
 from registry.files.staging import Staging
 from registry.intake.adapter_tensors import dtype_name
 from registry.intake.base_config import (
-    CHAT_TEMPLATE_FILE,
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     SIZE_LIMITS,
-    TOKENIZER_CONFIG_FILE,
     BaseConfig,
     read_base_config,
     read_chat_template,
     read_json,
 )
 from registry.intake.base_limits import require_head, template_warnings, token_warnings
+from registry.intake.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt"),
-    *("added_tokens.json", "special_tokens_map.json"),
-)
 _JSON_FILES = (CONFIG_FILE, TOKENIZER_CONFIG_FILE, GENERATION_CONFIG_FILE)
 #: One of these alone makes a tokenizer.
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")

@@ -3,13 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+from formats.strict_json import parse_object
 from registry.errors import InvalidBase
+from registry.files.regular_files import read_bounded
 from registry.files.staging import Staging
-from registry.intake.base_config import CHAT_TEMPLATE_FILE, BaseConfig, read_json
+from registry.intake.base_config import BaseConfig
+from registry.intake.tokenizer_files import (
+    CHAT_TEMPLATE_FILE,
+    DEFAULT_TEMPLATE,
+    LIMIT_BYTES,
+    VOCABULARY_FILE,
+    token_ids,
+)
 
-_TOKENIZER_FILE = "tokenizer.json"
-#: The template that transformers takes where several have names.
-_DEFAULT = "default"
 _SHOWN_TOKENS = 3
 
 
@@ -35,7 +41,7 @@ def template_warnings(staging: Staging, tokenizer_config: Mapping[str, Any]) -> 
     if not template:
         return (f"it has no chat template, so it cannot be trained on, evaluated or asked: {way_out}",)
     names = _template_names(template)
-    if names and _DEFAULT not in names:
+    if names and DEFAULT_TEMPLATE not in names:
         found = f"its chat templates ({', '.join(names)}) have no default"
         return (f"{found}, so it cannot be trained on, evaluated or asked: {way_out}",)
     return ()
@@ -43,9 +49,11 @@ def template_warnings(staging: Staging, tokenizer_config: Mapping[str, Any]) -> 
 
 def token_warnings(staging: Staging, *, embeddings: int | None) -> tuple[str, ...]:
     """A warning if the tokenizer has tokens without an embedding: text that holds one cannot be read."""
-    if embeddings is None or _TOKENIZER_FILE not in staging:
+    if embeddings is None or VOCABULARY_FILE not in staging:
         return ()
-    ids = _token_ids(read_json(staging[_TOKENIZER_FILE].path))
+    # Not a configuration: larger than one may be, and its keys are tokens.
+    data = read_bounded(staging[VOCABULARY_FILE].path, limit_bytes=LIMIT_BYTES, refusal=InvalidBase)
+    ids = token_ids(parse_object(data, what=VOCABULARY_FILE, refusal=InvalidBase))
     beyond = sorted((index, token) for token, index in ids.items() if index >= embeddings)
     if not beyond:
         return ()
@@ -62,19 +70,3 @@ def _template_names(template: object) -> list[str]:
     if isinstance(template, list):
         return sorted(str(entry.get("name")) for entry in template if isinstance(entry, Mapping))
     return []
-
-
-def _token_ids(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Token -> id, of the vocabulary and of what was added to it."""
-    model = tokenizer.get("model")
-    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
-    ids: dict[str, int] = {}
-    if isinstance(vocabulary, Mapping):
-        ids |= {token: index for token, index in vocabulary.items() if isinstance(index, int)}
-    elif isinstance(vocabulary, list):  # of a unigram model: pairs of token and score, by id
-        ids |= {str(pair[0]): index for index, pair in enumerate(vocabulary) if isinstance(pair, list)}
-    added = tokenizer.get("added_tokens")
-    for entry in added if isinstance(added, list) else ():
-        if isinstance(entry, Mapping) and isinstance(entry.get("id"), int):
-            ids[str(entry.get("content"))] = entry["id"]
-    return ids

@@ -7,15 +7,18 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from formats.base_modules import embedding_of
 from registry.crash_points import crash_point
 from registry.database.database import Database
 from registry.entities import AdapterVersion, BaseModel, FileRecord
-from registry.errors import BaseNotFound
+from registry.errors import BaseNotFound, Incompatible
 from registry.files.artifacts import ArtifactStore
 from registry.files.json_text import digest_of
 from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from registry.intake.base_choice import choose_base
-from registry.intake.compatibility import CompatibilityResult
+from registry.intake.compatibility import CompatibilityResult, refused
+from registry.intake.tokenizer_compatibility import tokenizer_compatibility_of
+from registry.intake.tokenizer_files import TokenizerFiles, read_tokenizer
 from registry.records.kinds import ADAPTER
 from registry.records.labels import checked_labels, checked_licence, checked_line, checked_page
 from registry.records.models import BaseModelRow
@@ -84,6 +87,7 @@ def register_adapter(
         stated["licence"] = stated["licence"] or checked_licence(manifest.licence)
         manifest = replace(manifest, licence=stated["licence"])
         base, results = choose_base(manifest, bases=bases, asked=asked)
+        results = (*results, *_tokenizer_results(manifest.tokenizer, base, artifacts))
         files = artifacts.store(staging, manifest.files)
     columns = stated | _derived(manifest, base, files, results)
     columns["job_id"] = holder.job_id if holder else None
@@ -95,6 +99,38 @@ def register_adapter(
         crash_point("before_commit")
     crash_point("after_commit")
     return registered
+
+
+def _tokenizer_results(
+    own: TokenizerFiles, base: BaseModel, artifacts: ArtifactStore
+) -> tuple[CompatibilityResult, ...]:
+    """Warnings of a tokenizer or chat template beside the adapter that is not the base model's.
+
+    Raises:
+        Incompatible: it has tokens that the base model has no embedding for.
+    """
+    digests = {file.path: file.digest for file in base.files}
+    if not own.unreadable and all(digests.get(name) == digest for name, digest in own.digests.items()):
+        return ()
+
+    def stored(name: str) -> bytes:
+        with artifacts.open(digests[name]) as file:
+            return file.read()
+
+    embedding = embedding_of(base.modules)
+    results = tokenizer_compatibility_of(
+        own,
+        read_tokenizer(digests, stored),
+        base_name=base.name,
+        embeddings=None if embedding is None else embedding[0],
+    )
+    refusals = refused(results)
+    if refusals:
+        raise Incompatible(
+            f"base model {base.name} cannot carry this adapter:",
+            reasons=[f"{result.code} {result.message}" for result in refusals],
+        )
+    return results
 
 
 def _derived(

@@ -154,15 +154,16 @@ def test_the_licence_is_read_from_the_model_card(folder: Path) -> None:
 
 
 def test_texts_are_kept_and_bystanders_left_with_a_warning(folder: Path) -> None:
-    for name in ("README.md", "LICENSE", "LICENSE.txt", "notes.txt", "tokenizer.json", "merges.txt"):
+    for name in ("README.md", "LICENSE", "LICENSE.txt", "notes.txt", "tokenizer.json", "config.json"):
         (folder / name).write_text("x")
     (folder / "checkpoint-100").mkdir()
     (folder / "checkpoint-100" / "optimizer.pt").write_bytes(b"pickle")
     manifest = read_adapter(folder)
     assert manifest.files == ("LICENSE", "LICENSE.txt", "README.md", CONFIG, WEIGHTS, "notes.txt")
     assert manifest.warnings == (
-        "left out, because an adapter does not need it: checkpoint-100, merges.txt, tokenizer.json",
+        "left out, because an adapter does not need it: checkpoint-100, config.json",
     )
+    assert manifest.tokenizer.unreadable == ("tokenizer.json is not JSON: Expecting value at column 1",)
 
 
 def test_modules_without_effect_are_warned_of(tmp_path: Path) -> None:
