@@ -4,6 +4,7 @@ A job only writes here; `workers.tracking.mlflow_store` ships it to MLflow. This
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -30,6 +31,9 @@ _NOT_IN_A_KEY = re.compile(r"[^\w\-./: ]")
 #: MLflow refuses names that change when they are normalised as paths, and names that leave their folder.
 _NOT_A_PATH_PART = re.compile(r"^\.*$")
 _LEADING_DOTS = re.compile(r"^\.\.")
+#: A version on record, as subjects are named: its `@` is the `_` of no other name.
+_REFERENCE = re.compile(r"^([a-z]+:[^@]+)@(\d+)$")
+_DIGITS = 6
 #: An end is one short line.
 _LAST_LINE_BYTES = 4096
 
@@ -201,9 +205,24 @@ def _tags(values: Mapping[str, object]) -> dict[str, str]:
 
 
 def tracking_name(name: str) -> str:
-    """A name that MLflow accepts for a parameter, metric or tag: what it refuses becomes `_`."""
-    parts = _NOT_IN_A_KEY.sub("_", name)[:_KEY_LENGTH].split("/")
-    return _LEADING_DOTS.sub("__", "/".join(_NOT_A_PATH_PART.sub("_", part) for part in parts))
+    """A name that MLflow accepts for a parameter, metric or tag, and that no other name is given.
+
+    What MLflow refuses becomes `_`; a part that this made another has six digits of its digest behind it.
+    """
+    taken = "/".join(map(_taken_part, name.split("/")))
+    if len(taken) <= _KEY_LENGTH:
+        return taken
+    return _told_apart(taken[: _KEY_LENGTH - _DIGITS - 1].rstrip("./"), name)
+
+
+def _taken_part(part: str) -> str:
+    plain = _REFERENCE.sub(r"\1_\2", part)
+    taken = _LEADING_DOTS.sub("__", _NOT_A_PATH_PART.sub("_", _NOT_IN_A_KEY.sub("_", plain)))
+    return taken if taken == plain else _told_apart(taken, part)
+
+
+def _told_apart(taken: str, name: str) -> str:
+    return f"{taken}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]}"
 
 
 def _cut(value: str, length: int) -> str:

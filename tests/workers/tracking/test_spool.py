@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -74,28 +75,44 @@ def test_an_artifact_is_kept_as_it_was(run: Run, tmp_path: Path) -> None:
 
 
 def test_names_and_values_are_brought_within_mlflows_limits(run: Run, tmp_path: Path) -> None:
-    run.metrics({"eval/bio?loss": math.nan}, step=0)
+    run.metrics({"eval/bio loss": math.nan}, step=0)
     run.tags({"zoo.subject": "x" * 10_000})
     *_, metrics, tags = (line.record for line in read_lines(tmp_path, offset=0))
-    assert list(metrics["values"]) == ["eval/bio_loss"]
-    assert math.isnan(metrics["values"]["eval/bio_loss"])
+    assert list(metrics["values"]) == ["eval/bio loss"]
+    assert math.isnan(metrics["values"]["eval/bio loss"])
     assert len(tags["values"]["zoo.subject"]) == 8000
 
 
 @pytest.mark.parametrize(
     ("name", "taken"),
     [
-        ("../x/loss", "_/x/loss"),
-        ("a//b", "a/_/b"),
-        ("/a", "_/a"),
-        ("a/./b/", "a/_/b/_"),
-        ("..a", "__a"),
-        (".", "_"),
+        ("../x/loss", r"_-[0-9a-f]{6}/x/loss"),
+        ("a//b", r"a/_-[0-9a-f]{6}/b"),
+        ("/a", r"_-[0-9a-f]{6}/a"),
+        ("a/./b/", r"a/_-[0-9a-f]{6}/b/_-[0-9a-f]{6}"),
+        ("..a", r"__a-[0-9a-f]{6}"),
+        (".", r"_-[0-9a-f]{6}"),
+        ("adapter:bio@2/law/loss", r"adapter:bio_2/law/loss"),
     ],
 )
 def test_a_name_like_a_path_becomes_one_that_mlflow_takes(name: str, taken: str) -> None:
-    assert tracking_name(name) == taken
-    assert tracking_name(taken) == taken
+    found = tracking_name(name)
+    assert re.fullmatch(taken, found)
+    assert tracking_name(found) == found
+
+
+def test_domains_that_differ_in_signs_alone_keep_their_own_values(run: Run, tmp_path: Path) -> None:
+    run.metrics({"adapter:bio@1/C#/loss": 1.0, "adapter:bio@1/C+/loss": 2.0, "adapter:bio@1/C_/loss": 3.0})
+    *_, line = read_lines(tmp_path, offset=0)
+    assert sorted(line.record["values"].values()) == [1.0, 2.0, 3.0]
+    assert len(flatten({"datasets": {"C#": "one", "C+": "two"}})) == 2
+
+
+def test_long_names_that_begin_alike_stay_two(run: Run, tmp_path: Path) -> None:
+    run.metrics({"x" * 260 + "/loss": 1.0, "x" * 260 + "/exact_match": 2.0})
+    *_, line = read_lines(tmp_path, offset=0)
+    assert sorted(line.record["values"].values()) == [1.0, 2.0]
+    assert max(map(len, line.record["values"])) == 250
 
 
 def test_a_run_is_open_until_its_end_is_written(run: Run, tmp_path: Path) -> None:
