@@ -11,7 +11,7 @@ that answered it before. So a field that is added, renamed or given another defa
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, TypeAlias
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 from pydantic.dataclasses import dataclass
 
 from formats.checked_fields import CHECKED, Checked, Distinct, Text
@@ -36,8 +36,14 @@ _MANY = 10_000_000
 
 #: Name of the record that a job makes; `checked_name` refuses in its own words, the schema says the rule.
 Name: TypeAlias = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_RULE}$"})]
-#: Name -> reference.
-References: TypeAlias = Mapping[Text, Text]
+
+
+def _by_name(references: Mapping[str, str]) -> Mapping[str, str]:
+    return dict(sorted(references.items()))
+
+
+#: Name -> reference, by name: equal requests draw the same examples, in whatever order they were written.
+References: TypeAlias = Annotated[Mapping[Text, Text], AfterValidator(_by_name)]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

@@ -210,3 +210,12 @@ def test_the_schema_says_of_each_field_what_it_is_for_and_its_default() -> None:
 def test_there_is_no_schema_of_an_unknown_kind() -> None:
     with pytest.raises(SpecInvalid, match="kind must be one of train, eval, compose, got 'bake'"):
         schema_of("bake")
+
+
+def test_equal_requests_draw_from_their_datasets_in_one_order() -> None:
+    spec = ComposeSpec(
+        name="x", adapters=("b@1", "a@1"), data={"b": "b@1", "a": "a@1"}, eval_data={"b": "b@2", "a": "a@2"}
+    )
+    assert (list(spec.data), list(spec.eval_data)) == (["a", "b"], ["a", "b"])
+    assert list(ComposeSpec.from_json(spec.to_json()).data) == ["a", "b"]
+    assert spec.adapters == ("b@1", "a@1")
