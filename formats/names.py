@@ -7,7 +7,7 @@ NAME_RULE = "[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 NAME_ALLOWED = "letters, digits, '.', '_' and '-', starting with a letter or digit, at most 128 characters"
 _NAME = re.compile(NAME_RULE)
 
-#: Subjects of a composition's report beside its experts, which stand there under their own names.
+#: Subjects of a composition's report beside its experts, which appear there under their own names.
 BASE, UNIFORM, COMPOSED = "base", "uniform", "composed"
 #: What no adapter may be called.
 RESERVED_NAMES = frozenset({BASE, UNIFORM, COMPOSED})

@@ -66,8 +66,8 @@ def checked_name(name: str, *, kind: str) -> str:
         raise InvalidName(f"{kind} name {name!r} is not allowed: use {NAME_ALLOWED}")
     if kind == "adapter" and name in RESERVED_NAMES:
         raise InvalidName(
-            f"{kind} name {name!r} is not allowed: in reports {', '.join(sorted(RESERVED_NAMES))} stand"
-            " beside the adapters; choose another name"
+            f"{kind} name {name!r} is not allowed: reports use {', '.join(sorted(RESERVED_NAMES))} for"
+            " what they compare the adapters with; choose another name"
         )
     return name
 

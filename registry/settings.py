@@ -65,7 +65,7 @@ class Settings:
                 number.
         """
         home = _home(environ.get("ZOO_HOME", ""))
-        threads(environ)  # checked here, so that no job starts only to be told
+        threads(environ)  # checked here, before any job starts
         return cls(
             home=home,
             database_url=_database_url(environ.get("ZOO_DATABASE_URL", ""), home=home),

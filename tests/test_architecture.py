@@ -213,7 +213,7 @@ def test_rooms_import_one_way(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", ROOMS)
-def test_every_room_has_its_place_in_the_order(package: str) -> None:
+def test_every_room_is_in_the_order(package: str) -> None:
     assert set(ROOMS[package]) - {""} == {room_of(name) for name in paths() if name.startswith(f"{package}.")}
 
 

@@ -158,7 +158,7 @@ def test_a_diff_names_the_fields_that_differ(catalogue: Path, ask: Ask) -> None:
     assert (rows["rank"]["bio@1"], rows["rank"]["bio@2"]) == (2, 4)
     assert (rows["eval:bio:loss"]["bio@1"], rows["eval:bio:loss"]["bio@2"]) == (0.9, 0.7)
     assert "base_name" not in rows
-    assert ask("adapters", "diff", "bio@1", "bio@1").err == "bio@1 and bio@1 are alike\n"
+    assert ask("adapters", "diff", "bio@1", "bio@1").err == "bio@1 and bio@1 do not differ\n"
 
 
 def test_what_a_composition_needs_is_not_removed(catalogue: Path, ask: Ask) -> None:
@@ -204,7 +204,7 @@ def test_a_composition_is_shown_with_its_experts_and_its_report(catalogue: Path,
     assert "config.xlora_depth  1" in text
 
 
-def test_an_unknown_name_exits_with_3_and_says_what_is_alike(catalogue: Path, ask: Ask) -> None:
+def test_an_unknown_name_exits_with_3_and_suggests_the_nearest(catalogue: Path, ask: Ask) -> None:
     refused = ask("adapters", "show", "proteine")
     assert (refused.out, refused.code) == ("", 3)
     assert refused.err == (
@@ -321,7 +321,7 @@ def test_a_file_of_another_ending_is_not_said_to_be_missing(
     assert f"mv {file} {tmp_path / 'rows.jsonl'}" in refused.err
 
 
-def test_a_row_that_cannot_be_taken_is_named_with_its_file(catalogue: Path, ask: Ask, tmp_path: Path) -> None:
+def test_an_invalid_example_is_named_with_its_file(catalogue: Path, ask: Ask, tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
     file.write_text("{}\n")
     for refused in (ask("register", "dataset", str(file)), ask("eval", "bio", "--data", str(file))):
@@ -351,7 +351,7 @@ def test_a_sort_by_a_score_that_nothing_has_is_refused_with_those_there_are(
         ("pica@9", "E218: no composition, adapter or base model 'pica@9'; did you mean pico?"),
     ],
 )
-def test_a_subject_that_is_not_there_is_told_by_the_kind_that_knows_its_name(
+def test_a_missing_subject_is_reported_by_its_kind(
     subject: str, said: str, catalogue: Path, ask: Ask
 ) -> None:
     for refused in (ask("eval", subject, "--data", "bio.eval"), ask("generate", subject, "Why?")):
@@ -492,7 +492,7 @@ def test_a_worker_of_a_gpu_that_no_machine_has_does_not_start(home: Path, ask: A
 
 
 @pytest.mark.parametrize("command", ["worker", "relay"])
-def test_a_broker_whose_library_is_missing_is_told_with_the_way_to_it(
+def test_a_missing_broker_library_is_reported_with_how_to_install_it(
     home: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     monkeypatch.setenv("ZOO_BROKER_URL", "redis://127.0.0.1:9/0")
@@ -569,7 +569,7 @@ def test_logs_are_followed_until_the_job_ends(home: Path, ask: Ask, tmp_path: Pa
         ("ZOO_ARTIFACT_ROOT", "nonsense://bucket", "nothing here opens nonsense://"),
     ],
 )
-def test_a_place_that_cannot_be_is_a_wrong_setting(
+def test_an_unusable_url_is_a_wrong_setting(
     name: str, value: str, said: str, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -655,7 +655,7 @@ def test_a_warm_up_that_was_not_asked_for_is_no_longer_than_training(catalogue: 
 
 
 @pytest.mark.processes
-def test_an_unknown_subject_is_told_before_torch_is_imported(catalogue: Path) -> None:
+def test_an_unknown_subject_is_reported_before_torch_is_imported(catalogue: Path) -> None:
     for command in (["generate", "nope", "Why?"], ["eval", "nope", "--data", "bio.eval"]):
         code = (
             "import sys, zoo\n"

@@ -86,7 +86,7 @@ def diff(left: str, right: str, output: Output) -> None:
     """
     with opened() as registry:
         rows = registry.adapters.diff(left, right)
-    output.emit(rows, key="field", empty=f"{left} and {right} are alike")
+    output.emit(rows, key="field", empty=f"{left} and {right} do not differ")
 
 
 add_removal(command, lambda registry: registry.adapters)

@@ -50,7 +50,7 @@ def joint_digest(contents: Mapping[TensorEntry, str]) -> str:
     """`sha256:<hex>` over tensors of different names, each with the hexadecimal SHA-256 of its bytes.
 
     Equal for equal weights however they are sharded, ordered or annotated: it digests one line of JSON a
-    tensor, sorted by name, in which the bytes stand as their own SHA-256.
+    tensor, sorted by name, with the SHA-256 of its bytes.
     """
     sha256 = hashlib.sha256()
     for entry in sorted(contents, key=lambda entry: entry.name):

@@ -81,8 +81,8 @@ def parse_config(data: bytes) -> AdapterConfig:
 def rebuild_config(config: AdapterConfig, *, modules: Iterable[str]) -> bytes:
     """The adapter_config.json that is stored: PEFT reads it, and finds just the modules that have tensors.
 
-    `modules` are the paths that the tensors touch; they stand in for names that do not tell by themselves.
-    A base model that lay in a folder is not repeated, it would mean nothing elsewhere.
+    `modules` are the paths that the tensors touch; they replace names whose meaning depends on the base
+    model. A base model that lay in a folder is not repeated, it would mean nothing elsewhere.
     """
     base = config.base_model_name_or_path
     stored = {

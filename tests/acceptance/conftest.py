@@ -17,7 +17,7 @@ DOMAINS = ("bio", "protein", "materials")
 Zoo = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def write_dataset(path: Path, *, domain: str, first: int, rows: int = 24) -> None:
+def write_dataset(path: Path, *, domain: str, first: int, examples: int = 24) -> None:
     """Chat JSONL that a pico model learns in a few steps: questions of a domain have one answer."""
     lines = [
         json.dumps(
@@ -29,7 +29,7 @@ def write_dataset(path: Path, *, domain: str, first: int, rows: int = 24) -> Non
                 "domain": domain,
             }
         )
-        for number in range(rows)
+        for number in range(examples)
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -42,7 +42,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pico_adapter(folder / "my-bio-lora", seed=7)
     for domain in DOMAINS:
         write_dataset(folder / f"{domain}.train.jsonl", domain=domain, first=0)
-        write_dataset(folder / f"{domain}.eval.jsonl", domain=domain, first=1000, rows=8)
+        write_dataset(folder / f"{domain}.eval.jsonl", domain=domain, first=1000, examples=8)
     return folder
 
 

@@ -60,7 +60,7 @@ def _status(machine: Machine, path: str, **headers: str) -> int:
         return connection.getresponse().status
 
 
-def test_mlflow_answers_nobody_without_an_account(machine: Machine) -> None:
+def test_mlflow_requires_an_account(machine: Machine) -> None:
     assert _status(machine, "/health") == 200
     assert _status(machine, "/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default") == 401
     assert _status(machine, "/ajax-api/3.0/jobs/search") == 401

@@ -37,7 +37,7 @@ def _register(folder: Path, environment: dict[str, str]) -> None:
         pico_adapter(folder / domain, seed=seed)
         asked.append(("adapter", folder / domain, "--name", domain, "--domain", domain, "--base", "pico"))
         for part, first in (("train", 0), ("eval", 1000)):
-            write_dataset(folder / f"{domain}.{part}.jsonl", domain=domain, first=first, rows=6)
+            write_dataset(folder / f"{domain}.{part}.jsonl", domain=domain, first=first, examples=6)
             asked.append(("dataset", folder / f"{domain}.{part}.jsonl"))
     for arguments in asked:
         done = CliRunner(env=environment).invoke(zoo.cli, ["register", *map(str, arguments), "-q"])

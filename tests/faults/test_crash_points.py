@@ -20,7 +20,7 @@ _IN_JOB_PROCESS = ("after_artifact_rename", "before_commit", "after_commit")
 
 
 @pytest.mark.parametrize("point", _OF_JOBS)
-def test_a_crash_at_any_place_loses_and_doubles_nothing(
+def test_a_crash_at_any_point_loses_and_doubles_nothing(
     settings: Settings, tmp_path: Path, point: str
 ) -> None:
     with Registry.open(settings) as registry:

@@ -114,9 +114,7 @@ def test_leases_are_timed_by_the_database_alone(settings: Settings, tmp_path: Pa
         assert (ended.state, ended.fence, ended.lost_attempts) == ("succeeded", 1, 0)
 
 
-def test_whoever_looks_with_another_clock_sees_who_is_lost_and_who_is_not(
-    settings: Settings, tmp_path: Path
-) -> None:
+def test_a_reader_with_another_clock_sees_which_workers_are_lost(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(_OTHER_CLOCK.format(off_s=86_400))
     paths = f"{tmp_path}:{Path(__file__).parents[2]}"
     with Registry.open(settings) as registry:

@@ -97,7 +97,7 @@ def test_a_rule_about_two_fields_raises_the_same_error_also_where_a_copy_breaks_
         dataclasses.replace(gas, fan=True)
 
 
-def test_equal_values_are_equal_and_stored_alike_however_they_were_written() -> None:
+def test_equal_values_are_stored_equally_however_they_were_written() -> None:
     written = Oven(maker="x", degrees=200, dishes=["b", "a"])  # type: ignore[arg-type]  # as from JSON
     same = Oven(maker="x", degrees=200.0, dishes=("b", "a"))
     assert written == same == Oven.from_json(written.to_json())
@@ -119,7 +119,7 @@ def test_equal_values_are_equal_and_stored_alike_however_they_were_written() -> 
         written.trays = 3  # type: ignore[misc]
 
 
-def test_words_of_the_schema_stand_where_a_field_brings_its_own() -> None:
+def test_a_schemas_own_words_for_what_is_allowed_come_first() -> None:
     assert allowed_words({"type": "string", "allowed": "a colour"}) == "a colour"
     assert allowed_words({"type": "string"}) == "text"
     assert allowed_words({"type": "number"}) == "a finite number"

@@ -15,17 +15,17 @@ def test_a_file_is_recognised_by_its_ending(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["bio.json", "jsonl", "bio.jsonl\n", ""])
-def test_a_name_that_does_not_tell_is_taken_for_chat(name: str) -> None:
+def test_a_name_without_a_known_ending_is_taken_for_chat(name: str) -> None:
     assert named_format(name) is None
     assert format_of(name) is CHAT
 
 
-def test_rows_are_found_by_the_name_on_record_and_told_apart_by_ending() -> None:
+def test_formats_are_found_by_the_recorded_name_and_differ_in_ending() -> None:
     assert all(row.name == name for name, row in FORMATS.items())
     assert len({row.ending for row in FORMATS.values()}) == len(FORMATS)
     assert ENDINGS == ".jsonl"
 
 
-def test_a_row_reads_its_files() -> None:
+def test_a_format_reads_its_files() -> None:
     (example,) = FORMATS["chat"].read(io.BytesIO(EXAMPLE), "x.jsonl", lambda said, _: AssertionError(said))
     assert example.messages == (("user", "q"), ("assistant", "a"))

@@ -16,7 +16,9 @@ CLASSES = (
 
 
 @pytest.mark.parametrize(("error", "root", "code"), CLASSES)
-def test_every_package_says_it_alike(error: type[InvalidField], root: type[Exception], code: str) -> None:
+def test_every_package_has_the_same_message(
+    error: type[InvalidField], root: type[Exception], code: str
+) -> None:
     refused = error("top_k", "at least 1", 0)
     assert str(refused) == "top_k must be at least 1, got 0"
     assert isinstance(refused, root)

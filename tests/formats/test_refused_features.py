@@ -90,7 +90,7 @@ def test_every_row_of_the_table_has_values_here() -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), pairs(0), ids=lambda value: repr(value)[:40])
-def test_what_asks_for_a_feature_is_refused_by_both_alike(field: str, value: Any, folder: Path) -> None:
+def test_a_refused_feature_is_refused_by_both(field: str, value: Any, folder: Path) -> None:
     config = configured(folder, field, value)
     feature = refused_feature(config)
     assert feature is not None

@@ -81,8 +81,8 @@ def write_adapter(folder: Path, *, seed: int = 0, rank: int = 2, hidden: int = H
     return folder
 
 
-def write_dataset(file: Path, *, rows: int = 3, topic: str = "cells") -> Path:
-    """Chat rows about a topic."""
+def write_dataset(file: Path, *, examples: int = 3, topic: str = "cells") -> Path:
+    """Chat examples about a topic."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = (
         {
@@ -91,7 +91,7 @@ def write_dataset(file: Path, *, rows: int = 3, topic: str = "cells") -> Path:
                 {"role": "assistant", "content": f"answer {number}"},
             ]
         }
-        for number in range(rows)
+        for number in range(examples)
     )
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return file

@@ -26,7 +26,7 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("text", FORMS)
-def test_each_form_is_read_and_written_alike(text: str) -> None:
+def test_each_form_is_written_as_it_was_read(text: str) -> None:
     assert parse(text) == FORMS[text]
     assert str(parse(text)) == text
 
@@ -71,7 +71,7 @@ def test_an_alias_cannot_look_like_a_version() -> None:
         checked_alias("sha256:ab12")
 
 
-def test_names_spelt_alike_come_best_first_whatever_their_case() -> None:
+def test_similar_names_are_sorted_by_similarity_ignoring_case() -> None:
     assert nearest("protien", ["materials", "protein", "Proteins"]) == ("protein", "Proteins")
     assert nearest("BIO", ["bio", "physics"]) == ("bio",)
     assert nearest("xyz", ["bio", "physics"]) == ()
@@ -79,6 +79,6 @@ def test_names_spelt_alike_come_best_first_whatever_their_case() -> None:
 
 @pytest.mark.parametrize("name", ["base", "uniform", "composed"])
 def test_a_subject_of_reports_is_no_adapters_name(name: str) -> None:
-    with pytest.raises(InvalidName, match=f"adapter name '{name}' is not allowed: in reports"):
+    with pytest.raises(InvalidName, match=f"adapter name '{name}' is not allowed: reports use"):
         checked_name(name, kind="adapter")
     assert checked_name(name, kind="dataset") == name

@@ -83,7 +83,7 @@ def test_a_database_that_cannot_be_shared_is_refused(url: str) -> None:
         "redis://:secret@host:xx/0",
     ],
 )
-def test_a_broker_that_nobody_can_speak_to_is_refused(url: str) -> None:
+def test_an_unusable_broker_url_is_refused(url: str) -> None:
     with pytest.raises(InvalidSetting, match="ZOO_BROKER_URL") as refusal:
         Settings.from_env({"ZOO_BROKER_URL": url})
     assert "secret" not in str(refusal.value)

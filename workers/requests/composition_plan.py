@@ -92,7 +92,7 @@ class Plan:
         return bool(refused(self.verdicts))
 
     def verdict_rows(self) -> list[dict[str, object]]:
-        """A row for each expert, then one for each finding about them together."""
+        """A row for each expert, then one for each verdict on them together."""
         experts: list[dict[str, object]] = [
             {
                 "expert": adapter.reference,

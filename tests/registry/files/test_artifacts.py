@@ -85,7 +85,7 @@ def test_storing_again_gives_the_same_records(store: ArtifactStore, folder: Path
     assert put_folder(store, folder, NAMES) == put_folder(store, folder, NAMES)
 
 
-def test_bytes_can_take_the_place_of_a_file(store: ArtifactStore, folder: Path, tmp_path: Path) -> None:
+def test_bytes_can_replace_a_file(store: ArtifactStore, folder: Path, tmp_path: Path) -> None:
     records = put_folder(store, folder, NAMES, instead={NAMES[0]: b"{}"})
     made = store.materialise(records, tmp_path / "cache")
     assert (made / NAMES[0]).read_bytes() == b"{}"

@@ -18,7 +18,7 @@ def test_what_was_opened_stays_what_is_read(tmp_path: Path) -> None:
         assert file.read() == b"first"
 
 
-def test_a_pipe_nobody_writes_to_does_not_hold_the_reader(tmp_path: Path) -> None:
+def test_a_pipe_without_a_writer_does_not_block_the_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x")
     with pytest.raises(InvalidAdapter, match="is a named pipe, expected a regular file"):
         open_regular(tmp_path / "x", refusal=InvalidAdapter)
@@ -43,7 +43,7 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path, size: int, taken: bool) 
             read_bounded(path, limit_bytes=10, refusal=InvalidAdapter)
 
 
-def test_a_folder_s_names_are_sorted_and_tell_folders_from_files(tmp_path: Path) -> None:
+def test_a_folder_s_names_are_sorted_and_marked_as_folders_or_files(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / "c").write_text("")
     (tmp_path / "a").write_text("")

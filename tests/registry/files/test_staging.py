@@ -57,7 +57,7 @@ def test_a_file_that_grows_while_it_is_copied_is_refused(
         staging.copy(source, "x", refusal=InvalidDataset, limit_bytes=2_500_000)
 
 
-def test_what_is_written_takes_the_place_of_a_copy(staging: Staging, source: Path) -> None:
+def test_a_written_file_replaces_a_copy(staging: Staging, source: Path) -> None:
     staging.copy(source, "x", refusal=InvalidDataset)
     written = staging.write("x", b"made anew")
     assert staging["x"] == written

@@ -347,6 +347,6 @@ def test_nothing_but_known_fields_is_stored() -> None:
     "fields",
     [{"target_modules": "all-linear"}, {"exclude_modules": ["k_proj"]}, {"layers_to_transform": [1]}],
 )
-def test_names_that_do_not_tell_by_themselves_are_stored_resolved(fields: dict[str, Any]) -> None:
+def test_ambiguous_module_names_are_stored_resolved(fields: dict[str, Any]) -> None:
     stored = json.loads(rebuild_config(parsed(**fields), modules=["layers.1.v_proj", "layers.1.q_proj"]))
     assert stored["target_modules"] == ["layers.1.q_proj", "layers.1.v_proj"]

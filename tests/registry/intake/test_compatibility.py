@@ -96,7 +96,7 @@ def test_shapes_that_do_not_fit_are_refused_with_expected_and_got(shape: tuple[i
     assert "zoo register base" in result.message
 
 
-def test_missing_modules_and_wrong_shapes_are_both_told() -> None:
+def test_missing_modules_and_wrong_shapes_are_both_reported() -> None:
     mixed = {"model.layers.99.self_attn.q_proj": (8, 8), "model.layers.0.self_attn.q_proj": (9, 9)}
     assert codes(compatibility_of(manifest(mixed), BASE, "x")) == ["ZOO-E271", "ZOO-E272"]
 

@@ -75,5 +75,5 @@ def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
         ("bio.train.jsonl\n", None, None),
     ],
 )
-def test_a_file_s_name_may_tell_domain_and_split(name: str, domain: str | None, split: str | None) -> None:
+def test_a_file_s_name_may_contain_domain_and_split(name: str, domain: str | None, split: str | None) -> None:
     assert parse_file_name(name) == (domain, split)

@@ -208,7 +208,7 @@ def test_any_order_of_events_keeps_the_job_in_one_state_with_one_effect(database
 
 
 @pytest.mark.parametrize("event", TRANSITIONS)
-def test_no_event_leads_out_of_success_or_to_a_state_nobody_knows(event: str) -> None:
+def test_no_event_leads_out_of_success_or_to_an_unknown_state(event: str) -> None:
     transition = TRANSITIONS[event]
     assert {*transition.sources, transition.target} <= set(STATES)
     assert "succeeded" not in transition.sources

@@ -19,7 +19,7 @@ from registry.jobs.progress import describe, duration
         ({"phase": "training", "step": 80, "total": 80, "eta_s": 0.0}, "training 80/80, 0 s left"),
     ],
 )
-def test_step_loss_and_what_is_left_are_told_where_they_are_known(
+def test_step_loss_and_remaining_time_are_shown_where_known(
     progress: dict[str, object] | None, said: str
 ) -> None:
     assert describe(progress) == said
@@ -38,5 +38,5 @@ def test_step_loss_and_what_is_left_are_told_where_they_are_known(
         (190_800, "2 d 5 h"),
     ],
 )
-def test_a_duration_is_told_in_its_two_largest_units(seconds: float, said: str) -> None:
+def test_a_duration_is_shown_in_its_two_largest_units(seconds: float, said: str) -> None:
     assert duration(seconds) == said

@@ -296,7 +296,7 @@ def test_out_of_memory_is_counted_so_that_the_next_attempt_takes_less(jobs: JobS
     assert (again.memory_cuts, again.attempt) == (1, 1)
 
 
-def test_a_reason_nobody_knows_is_refused(jobs: JobStore) -> None:
+def test_an_unknown_reason_is_refused(jobs: JobStore) -> None:
     job = _running(jobs)
     for give_back in (
         lambda: jobs.requeue(job.id, fence=1, reason="bad luck"),
@@ -425,7 +425,7 @@ def test_a_failed_job_can_be_tried_again_with_all_its_attempts(jobs: JobStore) -
         jobs.retry(job.id)
 
 
-def test_the_journal_tells_the_whole_story_in_order(jobs: JobStore) -> None:
+def test_the_journal_has_every_event_in_order(jobs: JobStore) -> None:
     job = _running(jobs)
     jobs.add_event(job.id, "checkpoint", {"step": 10}, fence=job.fence)
     jobs.finish(job.id, fence=job.fence, state="succeeded", reason="ok")
@@ -476,7 +476,7 @@ def test_jobs_are_listed_newest_first_and_by_state(jobs: JobStore) -> None:
     assert [job.id for job in jobs.list(limit=1)] == [second.id]
 
 
-def test_a_number_nobody_gave_is_not_found(jobs: JobStore) -> None:
+def test_an_unknown_job_number_is_not_found(jobs: JobStore) -> None:
     for look in (jobs.get, jobs.events, jobs.request_cancel, jobs.retry):
         with pytest.raises(JobNotFound, match="zoo jobs ls"):
             look(99)

@@ -229,7 +229,7 @@ def test_jobs_are_shown_newest_first_and_by_state(registry: Registry, reader: Re
         queries.jobs(reader, states=["done"])
 
 
-def test_who_is_lost_is_told_by_the_databases_clock(registry: Registry, reader: Reader) -> None:
+def test_lost_workers_are_found_by_the_databases_clock(registry: Registry, reader: Reader) -> None:
     jobs = [registry.jobs.submit("train", {}) for _ in range(3)]
     for job, lease_s in zip(jobs, (-40.0, 3600.0), strict=False):
         registry.jobs.claim(job.id, owner="w", lease_s=lease_s)
@@ -241,7 +241,7 @@ def test_who_is_lost_is_told_by_the_databases_clock(registry: Registry, reader: 
     assert 0 <= (worker["read_at"] - worker["seen_at"]).total_seconds() < 60
 
 
-def test_more_rows_than_are_read_at_once_are_all_there_in_order(database: Database, reader: Reader) -> None:
+def test_more_rows_than_are_read_at_once_come_in_order(database: Database, reader: Reader) -> None:
     count = 2 * AT_ONCE + 1
     columns = {"kind": "train", "spec_digest": "", "queue": "cpu", "priority": 0, "max_attempts": 3}
     specs: list[dict[str, object]] = [

@@ -64,7 +64,7 @@ def test_an_alias_believed_to_be_there_must_be(registry: Registry) -> None:
         registry.adapters.set_alias("bio", "champion", 2, expected=1)
 
 
-def test_of_two_that_move_an_alias_from_the_same_place_one_is_told(registry: Registry) -> None:
+def test_of_concurrent_moves_of_an_alias_all_but_one_are_refused(registry: Registry) -> None:
     registry.adapters.set_alias("bio", "champion", 1)
 
     def move(_: int) -> Alias | None:

@@ -43,7 +43,7 @@ def test_a_name_alone_passes_over_a_removed_version(
     assert [version["version"] for version in registry.adapters.list(include_deleted=True)] == [1, 2]
 
 
-def test_a_name_that_is_not_there_brings_those_spelt_alike(registry: Registry, bio: AdapterVersion) -> None:
+def test_an_unknown_name_is_refused_with_similar_names(registry: Registry, bio: AdapterVersion) -> None:
     with pytest.raises(AdapterNotFound, match="did you mean bio") as refusal:
         registry.adapters.get("boi")
     assert refusal.value.nearest == ("bio",)
@@ -57,7 +57,7 @@ def test_a_version_that_is_not_there_brings_those_that_are(
         registry.adapters.get("bio@9")
 
 
-def test_an_alias_that_is_not_there_brings_those_spelt_alike(registry: Registry, bio: AdapterVersion) -> None:
+def test_an_unknown_alias_is_refused_with_similar_names(registry: Registry, bio: AdapterVersion) -> None:
     registry.adapters.set_alias("bio", "champion", 1)
     with pytest.raises(AliasNotFound, match=r"did you mean champion.*zoo adapters show bio"):
         registry.adapters.get("bio@champoin")
@@ -95,7 +95,7 @@ def test_base_models_are_found_by_name_and_by_digest(
     assert listed(registry.bases) == [other.reference, pico.reference]
 
 
-def test_a_base_model_that_is_not_there_brings_those_spelt_alike(registry: Registry, pico: BaseModel) -> None:
+def test_an_unknown_base_model_is_refused_with_similar_names(registry: Registry, pico: BaseModel) -> None:
     with pytest.raises(BaseNotFound, match=r"did you mean pico.*zoo bases ls"):
         registry.bases.get("picco")
     with pytest.raises(BaseNotFound, match="neither versions nor aliases"):

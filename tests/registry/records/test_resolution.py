@@ -30,14 +30,14 @@ def _refusals(registry: Registry, reference: str) -> set[tuple[type[RegistryErro
 
 
 @pytest.mark.parametrize("reference", ["pico@3", "pico@champion", "picco", f"sha256:{'0' * 64}"])
-def test_a_base_model_that_is_not_there_is_refused_alike(
+def test_an_unknown_base_model_is_refused_with_the_same_message(
     registry: Registry, bio: AdapterVersion, reference: str
 ) -> None:
     (refusal,) = _refusals(registry, reference)
     assert refusal[0] is BaseNotFound
 
 
-def test_a_digest_that_fits_two_base_models_is_refused_alike(
+def test_an_ambiguous_base_digest_is_refused_with_the_same_message(
     registry: Registry, database: Database, pico: BaseModel, tmp_path: Path
 ) -> None:
     other = registry.bases.register(write_base(tmp_path / "other", seed=1), name="other", source="here")

@@ -30,7 +30,7 @@ def test_the_same_base_model_again_is_the_one_that_is_there(
     assert listed(registry.bases) == [pico.reference]
 
 
-def test_a_name_cannot_stand_for_two_base_models(registry: Registry, pico: BaseModel, tmp_path: Path) -> None:
+def test_a_name_cannot_be_of_two_base_models(registry: Registry, pico: BaseModel, tmp_path: Path) -> None:
     with pytest.raises(NameTaken, match="another --name"):
         registry.bases.register(write_base(tmp_path / "other", seed=1), name="pico", source="file:other")
     assert listed(registry.bases) == [pico.reference]
@@ -41,7 +41,7 @@ def test_a_base_model_cannot_have_two_names(registry: Registry, pico: BaseModel,
         registry.bases.register(write_base(tmp_path / "again"), name="piccolo", source="file:again")
 
 
-def test_what_is_no_base_model_leaves_no_row(registry: Registry, tmp_path: Path) -> None:
+def test_an_invalid_base_model_leaves_no_record(registry: Registry, tmp_path: Path) -> None:
     folder = write_base(tmp_path / "broken")
     (folder / "model.safetensors").write_bytes(b"no")
     with pytest.raises(InvalidBase):

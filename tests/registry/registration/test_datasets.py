@@ -14,7 +14,7 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
 def test_name_domain_and_split_come_from_the_file_name(registry: Registry, tmp_path: Path) -> None:
-    dataset = registry.datasets.register(write_dataset(tmp_path / "bio.train.jsonl", rows=5))
+    dataset = registry.datasets.register(write_dataset(tmp_path / "bio.train.jsonl", examples=5))
     assert (dataset.reference, dataset.domain, dataset.split) == ("bio.train@1", "bio", "train")
     assert (dataset.examples, dataset.format, dataset.origin) == (5, "chat", "file:bio.train.jsonl")
     assert registry.datasets.get("bio.train") == dataset
@@ -42,13 +42,13 @@ def test_equal_bytes_are_the_version_that_is_there_and_others_the_next(
 ) -> None:
     first = registry.datasets.register(write_dataset(tmp_path / "bio.train.jsonl"))
     again = registry.datasets.register(write_dataset(tmp_path / "copy" / "bio.train.jsonl"))
-    second = registry.datasets.register(write_dataset(tmp_path / "new" / "bio.train.jsonl", rows=4))
+    second = registry.datasets.register(write_dataset(tmp_path / "new" / "bio.train.jsonl", examples=4))
     assert again == first
     assert second.reference == "bio.train@2"
 
 
-def test_a_row_that_is_no_chat_is_named_by_its_line(registry: Registry, tmp_path: Path) -> None:
-    file = write_dataset(tmp_path / "bio.train.jsonl", rows=2)
+def test_an_example_that_is_no_chat_is_named_by_its_line(registry: Registry, tmp_path: Path) -> None:
+    file = write_dataset(tmp_path / "bio.train.jsonl", examples=2)
     file.write_text(file.read_text() + "{}\n")
     with pytest.raises(InvalidDataset, match="line 3") as refusal:
         registry.datasets.register(file)

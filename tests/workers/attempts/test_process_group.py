@@ -190,7 +190,7 @@ def test_processes_that_work_for_longer_than_the_lease_keep_it(registry: Registr
     assert (ended.state, ended.fence) == ("succeeded", 1)
 
 
-def test_processes_that_start_late_are_told_how_long_the_lease_holds_by_then(
+def test_late_processes_get_the_lease_of_that_moment(
     registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -214,7 +214,7 @@ def test_one_process_out_of_memory_halves_the_micro_batch_of_all(registry: Regis
     assert (ended.state, ended.outcome, ended.memory_cuts) == ("succeeded", {"size": 4}, 1)
 
 
-def test_a_silent_death_is_the_reason_not_the_complaint_of_those_it_cut_off(registry: Registry) -> None:
+def test_a_killed_process_is_the_reason_not_its_peers_errors(registry: Registry) -> None:
     job = registry.jobs.submit("train", {}, processes=SIZE, max_attempts=1)
     ended = run_here(registry, job.id, handlers=handler("die_and_be_missed"))
     assert (ended.state, ended.reason) == ("failed", "poison")
@@ -259,7 +259,7 @@ def test_of_errors_alone_the_first_decides_in_the_end() -> None:
 # ---------------------------------------------------------------------- what they are given
 
 
-def test_a_process_knows_its_place_and_speaks_on_the_loopback_alone() -> None:
+def test_a_process_gets_its_index_and_uses_the_loopback_alone() -> None:
     environ = member_environment({"OMP_NUM_THREADS": "8", "ZOO_HOME": "/zoo"}, index=1, processes=3)
     assert (environ["RANK"], environ["LOCAL_RANK"], environ["WORLD_SIZE"]) == ("1", "1", "3")
     assert (environ["OMP_NUM_THREADS"], environ["MKL_NUM_THREADS"]) == ("2", "2")

@@ -43,7 +43,7 @@ def test_a_check_that_hangs_times_out_and_hides_no_other(settings: Settings) -> 
         ([fault("a", "", fix="x"), fault("b", "", fix="x", unreachable=True)], 6),
     ],
 )
-def test_the_exit_code_tells_what_kind_of_fault_there_is(findings: list[Finding], code: int) -> None:
+def test_the_exit_code_is_that_of_the_kind_of_fault(findings: list[Finding], code: int) -> None:
     assert exit_code(findings) == code
 
 

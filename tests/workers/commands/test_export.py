@@ -153,7 +153,7 @@ def test_every_exported_file_has_the_mode_of_a_new_file(layout: str, run: Run, t
     assert modes == {(tmp_path / "new").stat().st_mode}
 
 
-def test_a_place_that_takes_no_folder_is_said(run: Run, tmp_path: Path) -> None:
+def test_an_unwritable_target_is_reported(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     code, out, said = run("science", str(tmp_path / "file" / "out"))
     assert (code, out) == (1, "")

@@ -37,7 +37,7 @@ def planned(registry: Registry, data: str, **budget: int) -> Plan:
 
 
 @pytest.mark.usefixtures("_bio")
-def test_a_domain_needs_a_row_to_train_on_beside_the_one_held_out(registry: Registry) -> None:
+def test_a_domain_needs_a_training_example_beside_the_held_out_one(registry: Registry) -> None:
     assert planned(registry, "two").spec().data == {"bio": "two@1"}
     with pytest.raises(InvalidField, match=r"--data must be of at least 2 examples.* 'bio=one@1 of 1'"):
         planned(registry, "one")

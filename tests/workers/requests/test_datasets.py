@@ -15,7 +15,7 @@ from workers.requests.datasets import given_dataset
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    return write_dataset(tmp_path / "bio.train.jsonl", rows=3)
+    return write_dataset(tmp_path / "bio.train.jsonl", examples=3)
 
 
 def copies(registry: Registry) -> list[Path]:

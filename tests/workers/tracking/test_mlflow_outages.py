@@ -145,7 +145,7 @@ def test_a_frozen_server_costs_a_moment_and_the_next_job_ships_what_it_missed(
         assert_complete(client, run, steps=each.outcome["steps"], to=tmp_path)
 
 
-def test_answers_lost_one_after_the_other_leave_one_run_with_everything_once(
+def test_repeatedly_lost_answers_leave_one_run_with_everything_once(
     server: MlflowServer, client: Any, tmp_path: Path
 ) -> None:
     line = LossyLine(server.port)

@@ -140,7 +140,7 @@ def test_a_killed_worker_leaves_no_job_process_and_another_takes_over_in_2_s(
             end_tree(first)
 
 
-def test_a_cancel_reaches_a_running_job_and_one_that_nobody_runs(kind: str, served: Settings) -> None:
+def test_a_cancel_reaches_a_running_and_a_queued_job(kind: str, served: Settings) -> None:
     with Registry.open(served) as registry:
         job = queued(registry)
         with running(WORKERS[kind], served, TEST_HANDLER="wait_to_be_stopped"):

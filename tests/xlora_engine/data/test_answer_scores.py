@@ -69,7 +69,7 @@ def example(tokenizer: PreTrainedTokenizerFast, question: str, answer: str) -> E
     )
 
 
-def training_rows(tokenizer: PreTrainedTokenizerFast) -> list[EncodedExample]:
+def training_examples(tokenizer: PreTrainedTokenizerFast) -> list[EncodedExample]:
     generator = random.Random(0)
     examples = []
     for question, answers in WRITTEN.items():
@@ -83,7 +83,7 @@ def training_rows(tokenizer: PreTrainedTokenizerFast) -> list[EncodedExample]:
 def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A pico model that has half learnt the answers above."""
     model = pico_llama()
-    examples = training_rows(tokenizer)
+    examples = training_examples(tokenizer)
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for indices in training_order(examples, batch_size=16, steps=70, seed=0):
         batch = collate([examples[index] for index in indices], pad_id=0)
@@ -157,7 +157,7 @@ def plainly_generated(model: LlamaForCausalLM, tokenizer: Any, example: EncodedE
     prompt = torch.tensor([example.token_ids[: example.prompt_length]])
     out = generation_of(model)(prompt, torch.ones_like(prompt), len(example.answer_ids) + EXTRA_TOKENS)
     new = out[0, prompt.shape[1] :].tolist()
-    ends = [place for place, token in enumerate(new) if token in (0, tokenizer.eos_token_id)]
+    ends = [index for index, token in enumerate(new) if token in (0, tokenizer.eos_token_id)]
     if not ends:
         return False
     expected = tokenizer.decode(example.answer_ids, skip_special_tokens=True)
@@ -209,7 +209,7 @@ def loss_alone(model: PreTrainedModel, example: EncodedExample) -> float:
     return float(-logprobs[example.prompt_length - 1 : -1].gather(1, answer[:, None]).mean())
 
 
-def test_losses_are_those_of_each_row_alone(
+def test_losses_are_those_of_each_example_alone(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     examples = [
@@ -223,7 +223,7 @@ def test_losses_are_those_of_each_row_alone(
     assert scores.example_tokens == (4, 6, 2)
 
 
-def test_scores_do_not_depend_on_how_rows_are_batched(
+def test_scores_do_not_depend_on_how_examples_are_batched(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     examples = [example(tokenizer, f"{q}{n}", "red") for q in "ab" for n in range(4)]
@@ -232,10 +232,10 @@ def test_scores_do_not_depend_on_how_rows_are_batched(
     assert one.example_losses == pytest.approx(many.example_losses, abs=1e-5)
 
 
-def test_what_all_rows_begin_with_is_run_once(
+def test_the_prefix_of_all_examples_is_run_once(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    # Given examples that begin alike, and a call that notes how many tokens it is given and attends to
+    # Given examples with a shared prefix, and a call that notes how many tokens it is given and attends to
     examples = [example(tokenizer, f"{q}{n}", "red") for q in "ab" for n in range(4)]
     given: list[tuple[int, int]] = []
 
@@ -253,8 +253,8 @@ def test_what_all_rows_begin_with_is_run_once(
     assert max(attended for _, attended in given[1:]) == longest
 
 
-def test_where_windows_slide_rows_are_run_whole(tokenizer: PreTrainedTokenizerFast) -> None:
-    # Given a model of short windows, and examples that begin alike: padding must not push that out of sight
+def test_with_sliding_windows_sequences_are_run_whole(tokenizer: PreTrainedTokenizerFast) -> None:
+    # Given examples with a shared prefix and a model of short windows, out of which padding must not push it
     model = SMALL_BASES["Mistral"].build().requires_grad_(False)
     examples = [
         EncodedExample(token_ids=(5, 6, 7, *own, 8, 2), prompt_length=3 + len(own))
@@ -325,7 +325,7 @@ def test_no_text_that_can_still_match_is_decided_a_miss(
     wanted = example(tokenizer, "q", expected)
     # One token a byte: greedy decoding writes `written`, and the end of the turn after it
     ids = [*tokenizer(written, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-    predicted = [ids[min(place, len(ids) - 1)] for place in range(len(wanted.answer_ids))]
+    predicted = [ids[min(index, len(ids) - 1)] for index in range(len(wanted.answer_ids))]
     assert decide(tokenizer, wanted, predicted) is not False
 
 
@@ -374,7 +374,7 @@ def test_an_answer_matches_only_if_it_ends_within_its_tokens(
         tokens_per_batch=1000,
         device=CPU,
     )
-    # Then the number counts if its end came within so many more tokens than the expected answer has
+    # Then the number counts if it ends at most a few tokens beyond the length of the expected answer
     assert scores.example_matches == (match, 0.0)
 
 
@@ -406,12 +406,14 @@ def test_the_standard_error_of_a_loss_covers_what_resampling_shows() -> None:
     assert scores.loss_standard_error == pytest.approx(spread, rel=0.15)
 
 
-def test_one_row_has_no_error_to_estimate() -> None:
+def test_one_example_has_no_error_to_estimate() -> None:
     scores = AnswerScores(example_losses=(1.0,), example_matches=(1.0,), example_tokens=(2,))
     assert scores.loss_standard_error == scores.exact_match_standard_error == 0
 
 
-def test_scores_of_no_rows_are_refused(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_scores_of_no_examples_are_refused(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
     with pytest.raises(ConfigInvalid, match="examples"):
         score(model, tokenizer, [])
 

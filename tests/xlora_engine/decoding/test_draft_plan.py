@@ -37,7 +37,7 @@ def test_what_repeats_with_a_short_period_is_read_on_past_its_end() -> None:
 
 
 @pytest.mark.parametrize("tokens", [[], [1], [1, 2]])
-def test_what_never_stood_so_before_gives_no_draft(tokens: list[int]) -> None:
+def test_tokens_that_were_not_seen_before_give_no_draft(tokens: list[int]) -> None:
     assert LookupDrafts(tokens).following([], 3) == []
 
 
@@ -45,10 +45,10 @@ def test_without_drafts_a_plan_is_the_base_models_guess() -> None:
     assert DraftPlanner(LookupDrafts()).plan((), [BASE], room=50) == Plan(ready=(), next=(BASE,))
 
 
-def test_whoever_was_right_of_late_is_believed() -> None:
+def test_the_source_that_was_right_recently_is_used() -> None:
     planner = DraftPlanner(Scripted())
 
-    def believed() -> tuple[int, ...]:
+    def planned() -> tuple[int, ...]:
         plan = planner.plan((100, 101), [BASE, BASE, BASE], room=50)
         return (*plan.ready, plan.next[0])
 
@@ -59,10 +59,10 @@ def test_whoever_was_right_of_late_is_believed() -> None:
         (BASE, (100, 101, 102)),
         (5, (BASE,)),
     ):
-        assert believed() == expected
+        assert planned() == expected
         planner.learn(chosen)
         planner.miss()
-    assert believed() == (BASE,), "a token that neither guessed settles nothing"
+    assert planned() == (BASE,), "a token that neither guessed changes nothing"
 
 
 def test_a_dispute_after_a_wrong_guess_is_dropped() -> None:

@@ -19,8 +19,8 @@ from xlora_engine.model import XLoraModel
 
 NEW_TOKENS = 12
 
-#: Experts as loud as trained ones, which the base model often guesses, and as loud as random ones.
-LOUDNESS = {"often right": 0.1, "seldom right": 1.0}
+#: Weights of the experts: as weak as trained ones, whose tokens the base model often guesses, and strong.
+STRENGTHS = {"often right": 0.1, "seldom right": 1.0}
 
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
@@ -52,13 +52,13 @@ def passes(model: XLoraModel, token_ids: Tensor, **asked: Any) -> int:
     return count_forwards(model, lambda: generate(model, token_ids, **asked))
 
 
-@pytest.mark.parametrize("loudness", LOUDNESS.values(), ids=LOUDNESS)
+@pytest.mark.parametrize("strength", STRENGTHS.values(), ids=STRENGTHS)
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("padded", [False, True], ids=["", "left-padded"])
 def test_tokens_are_those_of_plain_decoding(
-    way: str, loudness: float, padded: bool, mixture: Mixture, token_ids: Tensor
+    way: str, strength: float, padded: bool, mixture: Mixture, token_ids: Tensor
 ) -> None:
-    model = mixture(global_scaling_weight=loudness)
+    model = mixture(global_scaling_weight=strength)
     asked = dict(WAYS[way])
     batch = token_ids.clone()
     if padded:
@@ -85,7 +85,7 @@ def test_experts_may_be_active_in_the_scaling_pass(
 
 
 def test_the_scaling_pass_guesses_well_with_experts_active_in_it(mixture: Mixture, token_ids: Tensor) -> None:
-    """Each expert at a third in both passes: the guesses are all right, loud as the experts are."""
+    """Each expert at a third in both passes: the guesses are all right, strong as the experts are."""
     model = mixture(scaling_pass_value=1 / 3, softmax_temperature=1e6)
     assert len(model.experts) == 3
 
@@ -94,8 +94,8 @@ def test_the_scaling_pass_guesses_well_with_experts_active_in_it(mixture: Mixtur
 
 
 def test_one_sequence_is_decoded_to_the_same_tokens(mixture: Mixture, token_ids: Tensor) -> None:
-    for loudness in LOUDNESS.values():
-        prefetched, plain = both(mixture(global_scaling_weight=loudness), token_ids[:1])
+    for strength in STRENGTHS.values():
+        prefetched, plain = both(mixture(global_scaling_weight=strength), token_ids[:1])
         assert torch.equal(prefetched, plain)
 
 
@@ -119,7 +119,7 @@ def test_wrong_guesses_cost_one_pass_each(mixture: Mixture, token_ids: Tensor) -
 
 
 def test_sequences_may_end_at_different_steps(mixture: Mixture, token_ids: Tensor) -> None:
-    model = mixture(global_scaling_weight=LOUDNESS["often right"])
+    model = mixture(global_scaling_weight=STRENGTHS["often right"])
     whole = generate(model, token_ids)[:, token_ids.shape[1] :]
     ends = [int(whole[0, 3]), int(whole[1, 7])]
 
@@ -171,7 +171,7 @@ def test_a_logits_processor_with_a_state_is_asked_once_a_step(mixture: Mixture, 
 
 
 def test_everything_returned_is_that_of_plain_decoding(mixture: Mixture, token_ids: Tensor) -> None:
-    model = mixture(global_scaling_weight=LOUDNESS["often right"])
+    model = mixture(global_scaling_weight=STRENGTHS["often right"])
 
     prefetched, plain = both(
         model, token_ids, return_dict_in_generate=True, output_scores=True, output_logits=True
@@ -213,7 +213,7 @@ def test_input_embeddings_are_decoded_to_the_same_tokens(mixture: Mixture, token
 
 
 def test_buffers_grow_with_the_tokens(mixture: Mixture, token_ids: Tensor) -> None:
-    model = mixture(global_scaling_weight=LOUDNESS["often right"])
+    model = mixture(global_scaling_weight=STRENGTHS["often right"])
     tokens = LEAST_GROWTH + 20
 
     prefetched, plain = both(model, token_ids[:1], max_new_tokens=tokens, min_new_tokens=tokens)

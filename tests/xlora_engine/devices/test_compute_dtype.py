@@ -17,7 +17,9 @@ from xlora_engine.devices.compute_dtype import compute_dtype, default_device, fa
         ({"architecture": "aarch64", "neon": True}, False),
     ],
 )
-def test_a_cpu_tells_whether_it_multiplies_bfloat16(capabilities: dict[str, object], expected: bool) -> None:
+def test_whether_a_cpu_multiplies_bfloat16_is_detected(
+    capabilities: dict[str, object], expected: bool
+) -> None:
     assert has_bfloat16(capabilities) is expected
 
 

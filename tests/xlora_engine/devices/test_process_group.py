@@ -128,7 +128,7 @@ def test_a_checkpoint_of_another_number_of_processes_is_not_gone_on_from(
     assert [step.step for step in steps] == [1, 2, 3, 4, 5, 6]
 
 
-def test_alone_there_is_nobody_to_agree_with() -> None:
+def test_a_group_of_one_agrees_with_itself() -> None:
     assert ALONE.is_first
     assert ALONE.from_first(7) == 7
     ALONE.wait_for_all()

@@ -195,7 +195,7 @@ def change_ordering(folder: Path, change: Callable[[dict[str, Any]], Any]) -> No
     path.write_text(json.dumps(ordering))
 
 
-def test_without_numbers_of_layers_the_first_row_is_for_all(
+def test_without_layer_numbers_the_first_scalings_are_for_all_layers(
     adapters: dict[str, Path], token_ids: Tensor, for_mistralrs: Path
 ) -> None:
     change_ordering(for_mistralrs, lambda o: o.pop("layers"))

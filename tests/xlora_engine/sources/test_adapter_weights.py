@@ -280,7 +280,7 @@ def test_what_is_written_reads_as_what_was_read(expert_folders: dict[str, Path],
             assert again.updates[path].scale == update.scale
 
 
-def test_what_is_written_names_no_place(tmp_path: Path) -> None:
+def test_written_files_contain_no_path(tmp_path: Path) -> None:
     source = pico_adapter(tmp_path / "source", seed=0)
     change_config(
         source, base_model_name_or_path="/home/me/base", eva_config={"path": "/home/me/x"}, notes="/home/me"
