@@ -295,7 +295,7 @@ def _with_aliases(reader: Reader, rows: list[Row], *, kind: str) -> list[Row]:
 
 
 def _of_rows(column: str, rows: Sequence[Row]) -> tuple[str, list[object]]:
-    """A condition that a column names one of the rows; always true for more than `AT_ONCE`: that is faster."""
+    """A condition that a column names one of the rows; always true for more than `AT_ONCE`: it is faster."""
     if not 0 < len(rows) <= AT_ONCE:
         return "1 = 1", []
     return f"{column} IN ({', '.join('?' for _ in rows)})", [row["id"] for row in rows]
