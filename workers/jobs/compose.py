@@ -8,7 +8,7 @@ from registry.entities import ExpertRecord, NewEvaluation
 from workers.attempts.context import JobContext
 from workers.jobs.composition_report import CompositionReport, held_out_examples
 from workers.jobs.evaluation import METRICS
-from workers.jobs.loading import loaded_base
+from workers.jobs.loading import dates, loaded_base
 from workers.methods.mixing import ComposedModel, Making, Parts, Stopwatch, mixing_method
 from workers.requests.composition_plan import domain_names
 from workers.requests.specs import ComposeSpec
@@ -58,6 +58,7 @@ class Registration:
         self._spec = making.spec
         self._parts = making.parts
         self._composed = composed
+        self._dates = dates(making.tokenizer)
         self._report = report
 
     def run(self) -> Mapping[str, Any]:
@@ -111,7 +112,7 @@ class Registration:
                 standard_error=scores[task][f"{metric}_standard_error"],
                 n=scores[task]["n"],
                 dataset_digest=self._context.registry.datasets.get(reference).digest,
-                settings={"examples": self._spec.eval_examples},
+                settings={"examples": self._spec.eval_examples, **self._dates},
                 job_id=self._context.job.id,
             )
             for task, reference in self._spec.report_datasets.items()

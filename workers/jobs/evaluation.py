@@ -6,7 +6,7 @@ from typing import Any
 from registry.entities import NewEvaluation
 from workers.attempts.context import JobContext
 from workers.jobs.answering import Answerer, load_answerers
-from workers.jobs.loading import LoadedBase
+from workers.jobs.loading import LoadedBase, dates
 from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.specs import EvalSpec
 from xlora_engine.data.answer_scores import AnswerScores
@@ -30,7 +30,8 @@ def run(context: JobContext) -> Mapping[str, Any]:
             tokens = context.micro_batch(spec.batch_tokens)
             score = score_dataset(context, base, answerer, reference, limit=spec.limit, tokens=tokens)
             scores[answerer.subject][task] = score
-            record(context, answerer.subject, task, reference, score, settings={"limit": spec.limit})
+            settings = {"limit": spec.limit, **dates(base.tokenizer)}
+            record(context, answerer.subject, task, reference, score, settings=settings)
             done += 1
             context.report(f"{answerer.subject} on {task}", done, total, loss=score.loss)
             context.run.metrics({f"{answerer.subject}/{task}/{m}": getattr(score, m) for m in METRICS})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -10,6 +11,7 @@ from registry.entities import BaseModel
 from registry.service import Registry
 from workers.jobs.device import device_here
 from xlora_engine.data.chat import ChatTokenizer
+from xlora_engine.data.dated_template import DatedTokenizer
 from xlora_engine.data.stop_tokens import named_tokens, stop_where_answers_end
 from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.sources.base_model import ReadLimits, load_base, load_config, load_tokenizer, read_limits
@@ -25,7 +27,7 @@ class LoadedBase:
 
     record: BaseModel
     model: PreTrainedModel
-    tokenizer: ChatTokenizer
+    tokenizer: DatedTokenizer
 
     @property
     def compute_dtype(self) -> str:
@@ -38,9 +40,20 @@ class LoadedBase:
         return read_limits(self.model.config)
 
     @property
+    def decided(self) -> Mapping[str, Any]:
+        """What is decided here and not asked for, as an adapter's record holds it."""
+        return {"stop_tokens": self.stop_tokens, **dates(self.tokenizer)}
+
+    @property
     def stop_tokens(self) -> Mapping[str, int]:
         """Text -> id of the tokens at which its answers end."""
         return named_tokens(self.tokenizer, stops_of(self.model.generation_config))
+
+
+def dates(tokenizer: ChatTokenizer) -> Mapping[str, str]:
+    """The date that the chat template writes, as settings and parameters hold it; empty if it writes none."""
+    written = tokenizer.date_written if isinstance(tokenizer, DatedTokenizer) else None
+    return {} if written is None else {"template_date": written.isoformat()}
 
 
 def loaded_base(
@@ -58,7 +71,8 @@ def loaded_base(
         BaseUnreadable: the folder holds no model that can be read.
     """
     folder = registry.materialise(record)
-    tokenizer = load_tokenizer(folder)
+    # The same day for every job of a base model; which day matters less than that it stays.
+    tokenizer = DatedTokenizer(tokenizer=load_tokenizer(folder), today=record.created_at.date())
     before_weights(tokenizer, read_limits(load_config(folder)))
     device = device_here()
     model = load_base(folder, dtype=(dtype_on or compute_dtype)(device), device=device)

@@ -12,7 +12,7 @@ from registry.entities import AdapterVersion
 from workers.attempts.context import JobContext
 from workers.jobs.answering import answering_on
 from workers.jobs.evaluation import record, score_dataset
-from workers.jobs.loading import LoadedBase, loaded_base
+from workers.jobs.loading import LoadedBase, dates, loaded_base
 from workers.methods.mixing import TOKENS_PER_BATCH
 from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.specs import TrainSpec
@@ -109,7 +109,7 @@ def _register(
         origin=f"job:{context.job.id}",
         job_id=context.job.id,
         fence=context.fence,
-        parameters={**spec.to_json(), "stop_tokens": base.stop_tokens},
+        parameters={**spec.to_json(), **base.decided},
         effect_score=effect,
         compute_dtype=base.compute_dtype,
     )
@@ -123,7 +123,9 @@ def _evaluate(
     with answering_on(context.registry, base, adapter) as answerer:
         score = score_dataset(context, base, answerer, reference, limit=None, tokens=tokens)
     task = context.registry.datasets.get(reference).domain or reference
-    record(context, answerer.subject, task, reference, score, settings={"limit": None})
+    record(
+        context, answerer.subject, task, reference, score, settings={"limit": None, **dates(base.tokenizer)}
+    )
     context.run.metrics({"eval/loss": score.loss, "eval/exact_match": score.exact_match})
     context.report("evaluating", 1, 1, loss=score.loss)
     return {"loss": score.loss, "exact_match": score.exact_match}
