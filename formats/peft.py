@@ -86,3 +86,43 @@ def by_pattern(patterns: Mapping[str, Value], path: str, *, default: Value) -> V
         if path == plain or (plain == name and path.endswith(f".{plain}")):
             return value
     return default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets:
+    """Which modules a configuration makes PEFT adapt; it passes over the tensors of any other.
+
+    Source: peft 0.21.2, `check_target_module_exists`.
+    """
+
+    #: Names or paths of modules, or `all-linear` alone.
+    modules: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    #: Indices of layers, all if there are none.
+    layers: tuple[int, ...] = ()
+    #: Names of the lists of layers; the first number in a path is that of a layer if there are none.
+    layer_lists: tuple[str, ...] = ()
+
+    def include(self, path: str) -> bool:
+        """Whether the module at this path is adapted."""
+        endings = _endings(path)
+        if not endings.isdisjoint(self.excluded):
+            return False
+        if self.modules == (ALL_LINEAR,) or path in self.modules:
+            return True
+        return not endings.isdisjoint(self.modules) and (not self.layers or self._layer(path) in self.layers)
+
+    def _layer(self, path: str) -> int | None:
+        names = path.split(".")
+        for layer_list in self.layer_lists or (None,):
+            # Something has to come before a list of any name, and after every index.
+            for index in range(1 if layer_list else 2, len(names) - 1):
+                if names[index].isdecimal() and layer_list in (None, names[index - 1]):
+                    return int(names[index])
+        return None
+
+
+def _endings(path: str) -> set[str]:
+    """A path, and what remains of it after each dot."""
+    names = path.split(".")
+    return {".".join(names[start:]) for start in range(len(names))}

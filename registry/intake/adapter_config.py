@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from formats.errors import InvalidField
-from formats.peft import ALL_LINEAR, CONFIG_FILE, by_pattern, config_text
+from formats.peft import ALL_LINEAR, CONFIG_FILE, Targets, by_pattern, config_text
 from formats.refused_features import REFUSED_FEATURES, TYPE_FIELD, refused_feature
 from formats.strict_json import has_key, parse_object, shown
 from registry.errors import AdapterConfigInvalid, NotALora
@@ -32,8 +32,8 @@ class AdapterConfig:
     alpha_pattern: Mapping[str, float]
     #: As stated, sorted; which modules are really touched is for the tensors to say.
     target_modules: tuple[str, ...]
-    #: Whether other fields, or `all-linear`, leave out modules that the names would take in.
-    is_narrowed: bool
+    #: The same with the fields that leave out some of these.
+    targets: Targets
     fan_in_fan_out: bool
     lora_dropout: float
     init_lora_weights: bool | str
@@ -41,6 +41,12 @@ class AdapterConfig:
     #: What the author says it was trained on: to compare with names, never a path to open.
     base_model_name_or_path: str | None
     peft_version: str | None
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether other fields, or `all-linear`, leave out modules that the names would take in."""
+        targets = self.targets
+        return bool(targets.modules == (ALL_LINEAR,) or targets.excluded or targets.layers)
 
     def rank_of(self, path: str) -> int:
         """The rank that the configuration gives the module at `path`."""
@@ -67,8 +73,12 @@ def parse_config(data: bytes) -> AdapterConfig:
         rank_pattern=config.rank_pattern,
         alpha_pattern=config.alpha_pattern,
         target_modules=tuple(sorted(set(config.target_modules))),
-        is_narrowed=config.target_modules == (ALL_LINEAR,)
-        or any(stated.get(field) is not None for field in ("exclude_modules", "layers_to_transform")),
+        targets=Targets(
+            modules=config.target_modules,
+            excluded=config.exclude_modules,
+            layers=config.layers_to_transform,
+            layer_lists=config.layers_pattern,
+        ),
         fan_in_fan_out=config.fan_in_fan_out,
         lora_dropout=config.lora_dropout,
         init_lora_weights=_plain_start(config.init_lora_weights),

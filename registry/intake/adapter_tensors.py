@@ -46,8 +46,9 @@ def pair_modules(entries: Iterable[TensorEntry], config: AdapterConfig) -> dict[
     """Module path -> its update, in the order of the paths.
 
     Raises:
-        WeightsInvalid: a tensor is no LoRA factor of a linear layer or embedding, lacks its other half, or
-            has another rank than the configuration states; the message names it.
+        WeightsInvalid: a tensor is no LoRA factor of a linear layer or embedding, lacks its other half, has
+            another rank than the configuration states, or is of a module that this leaves out; the message
+            names it.
     """
     factors: dict[str, dict[str, TensorEntry]] = {}
     embeddings: dict[str, bool] = {}
@@ -62,6 +63,13 @@ def pair_modules(entries: Iterable[TensorEntry], config: AdapterConfig) -> dict[
         halves[factor.half] = entry
     if not factors:
         raise WeightsInvalid("the file holds no tensors, so there is no adapter in it")
+    passed_over = next((path for path in sorted(factors) if not config.targets.include(path)), None)
+    if passed_over is not None:
+        raise WeightsInvalid(
+            f"there are tensors of {passed_over}, a module that adapter_config.json leaves out by its"
+            " target_modules, exclude_modules or layers_to_transform, so PEFT passes over them; give the"
+            " configuration that was saved with these weights"
+        )
     return {
         path: _module(path, factors[path], config, is_embedding=embeddings[path]) for path in sorted(factors)
     }

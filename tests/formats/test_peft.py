@@ -1,9 +1,13 @@
 """PEFT's keys and patterns: as the installed PEFT writes and picks them."""
 
+from typing import Any
+
 import pytest
+from peft import LoraConfig
+from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 
-from formats.peft import Factor, by_pattern, factor_of, is_module_path, is_plain_pattern
+from formats.peft import Factor, Targets, by_pattern, factor_of, is_module_path, is_plain_pattern
 
 PATH = "model.layers.0.self_attn.q_proj"
 
@@ -54,3 +58,40 @@ def test_the_first_pattern_that_matches_counts() -> None:
 def test_a_regular_expression_is_no_module(text: str) -> None:
     assert not is_module_path(text)
     assert not is_plain_pattern(f"^{text}")
+
+
+@pytest.mark.parametrize(
+    "path", [PATH, "model.layers.1.experts.0.q_proj", "layers.1.q_proj", "q_proj", "h.x"]
+)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": ["q_proj"]},
+        {"target_modules": ["self_attn.q_proj"]},
+        {"target_modules": [PATH]},
+        {"target_modules": ["proj"]},
+        {"target_modules": ["v_proj", "x"]},
+        {"target_modules": ["q_proj"], "exclude_modules": ["self_attn.q_proj"]},
+        {"target_modules": ["q_proj"], "exclude_modules": ["proj"]},
+        {"target_modules": ["q_proj"], "layers_to_transform": [0]},
+        {"target_modules": ["q_proj"], "layers_to_transform": [1, 2]},
+        {"target_modules": [PATH], "layers_to_transform": [1]},
+        {"target_modules": ["q_proj"], "layers_to_transform": [1], "layers_pattern": ["layers"]},
+        {"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": ["h", "experts"]},
+    ],
+)
+def test_a_module_is_a_target_where_it_is_one_to_peft(fields: dict[str, Any], path: str) -> None:
+    targets = Targets(
+        modules=tuple(fields["target_modules"]),
+        excluded=tuple(fields.get("exclude_modules", ())),
+        layers=tuple(fields.get("layers_to_transform", ())),
+        layer_lists=tuple(fields.get("layers_pattern", ())),
+    )
+    found = check_target_module_exists(LoraConfig(**fields), path)
+    assert targets.include(path) is (found is True)
+
+
+def test_all_linear_takes_in_every_module_but_those_excluded() -> None:
+    targets = Targets(modules=("all-linear",), excluded=("v_proj",))
+    assert targets.include(PATH)
+    assert not targets.include("model.v_proj")

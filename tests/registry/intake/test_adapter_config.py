@@ -72,7 +72,12 @@ def test_everything_that_is_kept_is_read() -> None:
         "rank_pattern": {"layers.0.q_proj": 4, "^model.layers.1.v_proj": 2},
         "alpha_pattern": {"q_proj": 8.5},
         "target_modules": ("q_proj", "v_proj"),
-        "is_narrowed": False,
+        "targets": {
+            "modules": ("q_proj", "v_proj"),
+            "excluded": (),
+            "layers": (),
+            "layer_lists": (),
+        },
         "fan_in_fan_out": True,
         "lora_dropout": 0.05,
         "init_lora_weights": "gaussian",

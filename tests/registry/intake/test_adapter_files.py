@@ -125,6 +125,20 @@ def test_the_stored_folder_computes_what_the_given_one_does(tmp_path: Path) -> N
     assert not torch.allclose(first, base)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [{"target_modules": ["q_proj"]}, {"exclude_modules": ["v_proj"]}, {"layers_to_transform": [1]}],
+)
+def test_tensors_that_peft_would_pass_over_are_refused_by_their_module(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = pico_adapter(tmp_path / "a", seed=1)
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | fields))
+    with pytest.raises(WeightsInvalid, match=r"tensors of model\.layers\.0\.self_attn\.[qv]_proj, a module"):
+        read_adapter(folder)
+
+
 def test_an_adapter_that_was_never_trained_is_refused(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 

@@ -22,7 +22,13 @@ E = "base_model.model.embed_tokens"
 def config(**fields: Any) -> AdapterConfig:
     import json
 
-    stated = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], **fields}
+    stated = {
+        "peft_type": "LORA",
+        "r": 2,
+        "lora_alpha": 4,
+        "target_modules": ["q_proj", "embed_tokens"],
+        **fields,
+    }
     return parse_config(json.dumps(stated).encode())
 
 
