@@ -18,12 +18,9 @@ from transformers import LlamaForCausalLM
 
 from formats.chat_examples import ChatExample
 from tests.pico import pico_llama, pico_tokenizer
+from xlora_engine.adapter_training.callbacks import StepMetrics
 from xlora_engine.adapter_training.settings import AdapterTraining
-from xlora_engine.adapter_training.train_adapter import (
-    StepMetrics,
-    TrainedAdapter,
-    train_adapter,
-)
+from xlora_engine.adapter_training.train_adapter import TrainedAdapter, train_adapter
 from xlora_engine.data.chat import EncodedExample, encode
 from xlora_engine.devices.process_group import ALONE, ProcessGroup, joined
 from xlora_engine.errors import ConfigInvalid, TrainingStopped

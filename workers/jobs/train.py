@@ -16,8 +16,9 @@ from workers.jobs.loading import LoadedBase, dates, loaded_base
 from workers.methods.mixing import TOKENS_PER_BATCH
 from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.specs import TrainSpec
+from xlora_engine.adapter_training.callbacks import StepMetrics
 from xlora_engine.adapter_training.settings import AdapterTraining, TrainingSettings
-from xlora_engine.adapter_training.train_adapter import StepMetrics, TrainedAdapter, train_adapter
+from xlora_engine.adapter_training.train_adapter import TrainedAdapter, train_adapter
 from xlora_engine.data.chat import EncodedExample
 from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.devices.process_group import ProcessGroup, joined

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -10,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.cache_utils import Cache
-from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback
 
 from formats.peft import ALL_LINEAR
+from xlora_engine.adapter_training.callbacks import InactivePrefixCallback, StepCallback, StepMetrics
 from xlora_engine.adapter_training.inactive_prefix import InactivePrefix
 from xlora_engine.adapter_training.lora_injection import injected, write_adapter
 from xlora_engine.adapter_training.settings import AdapterTraining
@@ -23,25 +22,8 @@ from xlora_engine.adapter_training.training_batches import Batches, only
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample, pad_token, training_order
 from xlora_engine.data.shared_prefix import repeated, shared_prefix
 from xlora_engine.devices.process_group import ALONE, ProcessGroup
-from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
-from xlora_engine.sources.manifest import last_complete, step_of, write_manifest
-
-#: Files of a checkpoint that are never read: a pickle, and a card with the base model's path.
-UNREAD_FILES = (TRAINING_ARGS_NAME, "README.md")
-
-#: The first process's decision after a step.
-_GO_ON, _SAVE, _STOP = range(3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepMetrics:
-    """The values of one step."""
-
-    step: int
-    loss: float
-    learning_rate: float
-    #: Before it was scaled down.
-    gradient_norm: float
+from xlora_engine.errors import ConfigInvalid, TrainingStopped
+from xlora_engine.sources.manifest import last_complete, step_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +76,7 @@ def train_adapter(
     order = training_order(examples, batch_size=settings.batch_size, steps=settings.steps, seed=settings.seed)
     parts = settings.parts(group.size)
     run = _run_digest(base, examples, settings, base_name, group)
-    watcher = _Watcher(settings, run, group, on_step, stop)
+    step_callback = StepCallback(settings, run, group, on_step, stop)
     checkpoints = folder / "checkpoints"
     with injected(base, _lora(settings), seed=settings.seed) as model:
         inactive = InactivePrefix(model, shared_prefix(examples) if settings.inactive_prefix else ())
@@ -111,7 +93,7 @@ def train_adapter(
             args=_arguments(settings, checkpoints, group, on_cpu=base.device.type == "cpu"),
             train_dataset=batches,
             data_collator=only,
-            callbacks=[_InactivityKeeper(inactive), watcher],
+            callbacks=[InactivePrefixCallback(inactive), step_callback],
         )
         trainer.remove_callback(PrinterCallback)
         if group.size > 1 and not trainer.model_accepts_loss_kwargs:
@@ -122,7 +104,7 @@ def train_adapter(
             set_seed((settings.seed + group.index) % 2**32)
         last = _last_checkpoint(checkpoints, run, group)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
-        if watcher.stopped:
+        if step_callback.stopped:
             raise TrainingStopped(
                 f"training was stopped after step {trainer.state.global_step} of {settings.steps}; "
                 "its checkpoint is kept"
@@ -175,7 +157,7 @@ def _arguments(
         optim="adamw_torch_fused",
         logging_steps=1,
         logging_nan_inf_filter=False,
-        save_strategy="no",  # `_Watcher` decides by time
+        save_strategy="no",  # `StepCallback` decides by time
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
@@ -199,78 +181,6 @@ class _PrefixTrainer(Trainer):
             cache = repeated(self._prefix, len(inputs["input_ids"]))
             inputs = {**inputs, "cache": cache, "use_cache": True}
         return super().compute_loss(model, inputs, *args, **kwargs)
-
-
-class _InactivityKeeper(TrainerCallback):
-    """Keeps the adapter inactive on the shared prefix after every optimiser step."""
-
-    def __init__(self, inactive: InactivePrefix) -> None:
-        self._inactive = inactive
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """After every optimiser step, before a checkpoint is saved."""
-        self._inactive.impose()
-
-
-class _Watcher(TrainerCallback):
-    """Observes every step; requests a checkpoint when one is due, and the end when asked to stop."""
-
-    def __init__(
-        self,
-        settings: AdapterTraining,
-        run: str,
-        group: ProcessGroup,
-        on_step: Callable[[StepMetrics], None],
-        stop: Callable[[], bool],
-    ) -> None:
-        self._settings = settings
-        self._run = run
-        self._group = group
-        self._on_step = on_step
-        self._stop = stop
-        self._saved_at = time.monotonic()
-        self.stopped = False
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """After every optimiser step."""
-        decision = self._group.from_first(
-            self._decision(state.global_step) if self._group.is_first else _GO_ON
-        )
-        control.should_save = control.should_save or decision != _GO_ON
-        if decision == _STOP:
-            self.stopped = control.should_training_stop = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-        """When the Trainer has written a checkpoint."""
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self._group.wait_for_all()  # each process writes the state of its random numbers
-        if not self._group.is_first:
-            return
-        for name in UNREAD_FILES:
-            (checkpoint / name).unlink(missing_ok=True)
-        write_manifest(checkpoint, run=self._run)
-        self._saved_at = time.monotonic()
-
-    def _decision(self, step: int) -> int:
-        if self._stop() and step < self._settings.steps:
-            return _STOP
-        return _SAVE if time.monotonic() - self._saved_at >= self._settings.checkpoint_every_s else _GO_ON
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:  # noqa: ARG002
-        """With the loss of a step, before any checkpoint of it."""
-        if "loss" not in (logs or {}):
-            return
-        step = StepMetrics(
-            step=state.global_step,
-            loss=float(logs["loss"]),
-            learning_rate=float(logs["learning_rate"]),
-            gradient_norm=float(logs["grad_norm"]),
-        )
-        for what, value in (("loss", step.loss), ("gradient norm", step.gradient_norm)):
-            if not math.isfinite(value):
-                raise TrainingDiverged(f"the {what} of step {step.step} is {value}; lower the learning rate")
-        if self._group.is_first:
-            self._on_step(step)
 
 
 def _run_digest(

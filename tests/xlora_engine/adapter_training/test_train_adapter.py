@@ -17,12 +17,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from formats.chat_examples import ChatExample
 from tests.pico import pico_base_folder, pico_llama, pico_tokenizer
+from xlora_engine.adapter_training.callbacks import StepMetrics
 from xlora_engine.adapter_training.settings import AdapterTraining
-from xlora_engine.adapter_training.train_adapter import (
-    StepMetrics,
-    TrainedAdapter,
-    train_adapter,
-)
+from xlora_engine.adapter_training.train_adapter import TrainedAdapter, train_adapter
 from xlora_engine.data.chat import EncodedExample, collate, encode, training_order
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped

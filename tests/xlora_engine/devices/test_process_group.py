@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.xlora_engine.train_in_group import CUT, DROPPING, WHOLE, train, unequal_examples
+from xlora_engine.adapter_training.callbacks import StepMetrics
 from xlora_engine.adapter_training.settings import AdapterTraining
-from xlora_engine.adapter_training.train_adapter import StepMetrics
 from xlora_engine.devices.process_group import ALONE
 from xlora_engine.errors import ConfigInvalid
 
