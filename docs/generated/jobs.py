@@ -12,11 +12,11 @@ EVENTS: Mapping[str, str] = {
     "claimed": "A worker takes the job: the attempt is counted and the fence raised.",
     "queued": "The job goes back to the queue: its worker was asked to end, or its attempt may be repeated.",
     "expired": "The lease ran out; another worker may claim the job.",
-    "cancel_requested": "Somebody ran `zoo jobs cancel`; the job process saves a checkpoint and ends.",
+    "cancel_requested": "A user ran `zoo jobs cancel`; the job process saves a checkpoint and ends.",
     "succeeded": "The result is recorded, in one transaction with this event.",
     "failed": "No further attempt is allowed, or the deadline is past.",
     "cancelled": "The job ended because it was asked to.",
-    "retried": "Somebody ran `zoo jobs retry`.",
+    "retried": "A user ran `zoo jobs retry`.",
 }
 
 #: Reason of a job's end -> what happened.
@@ -28,7 +28,7 @@ MEANINGS: Mapping[str, str] = {
     "host_oom": "The machine's memory did not suffice, even with a small micro-batch.",
     "deadline": "The deadline passed.",
     "disk_full": "A disk was full.",
-    "cancelled": "Somebody asked it to end.",
+    "cancelled": "A user asked it to end.",
     "bad_input": "What was asked for cannot be done, at any time.",
     "infra": "Workers or services failed too often.",
 }

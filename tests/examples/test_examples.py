@@ -1,4 +1,4 @@
-"""The example datasets are what their card says: rebuilt alike, held out cleanly, joined in `mixed` alone."""
+"""The example datasets are what their card says: reproducible, held out cleanly, joined in `mixed` alone."""
 
 import json
 import re

@@ -82,7 +82,7 @@ def test_a_broker_that_restarts_under_a_job_leaves_its_attempt_alone(
     with Registry.open(served) as registry:
         job = registry.jobs.submit("train", {"name": "bio"}).id
         folder = job_folder(registry, job)
-        with running(CELERY, served, TEST_HANDLER="measure_until_told"):
+        with running(CELERY, served, TEST_HANDLER="measure_until_stopped"):
             wait_until((folder / "measuring").exists, what="the job runs")
             valkey.kill()
             valkey.start()

@@ -58,7 +58,7 @@ def test_a_database_that_crashes_under_a_job_costs_it_no_attempt(tmp_path: Path)
         with Registry.open(settings) as registry:
             job = registry.jobs.submit("train", {"name": "bio"}).id
             folder = job_folder(registry, job)
-            with running(POLLING, settings, TEST_HANDLER="measure_until_told"):
+            with running(POLLING, settings, TEST_HANDLER="measure_until_stopped"):
                 wait_until((folder / "measuring").exists, what="the job runs")
                 postgres.crash()
                 # The job ends while its end cannot be recorded.
@@ -102,9 +102,9 @@ def test_leases_are_timed_by_the_database_alone(settings: Settings, tmp_path: Pa
     with Registry.open(settings) as registry:
         job = registry.jobs.submit("train", {"name": "bio"}, deadline_s=3600).id
         folder = job_folder(registry, job)
-        with running(POLLING, settings, TEST_HANDLER="measure_until_told", PYTHONPATH=first):
+        with running(POLLING, settings, TEST_HANDLER="measure_until_stopped", PYTHONPATH=first):
             wait_until((folder / "measuring").exists, what="the job runs")
-            with running(POLLING, settings, TEST_HANDLER="measure_until_told", PYTHONPATH=second):
+            with running(POLLING, settings, TEST_HANDLER="measure_until_stopped", PYTHONPATH=second):
                 wait_until(lambda: len(registry.workers.list()) == 2, what="the second worker looks for jobs")
                 for _ in range(2):
                     before = registry.jobs.get(job).lease_until

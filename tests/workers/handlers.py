@@ -24,7 +24,7 @@ def succeed(context: JobContext) -> Mapping[str, Any]:
     return {"adapter": "bio@1", "fence": context.fence}
 
 
-def measure_until_told(context: JobContext) -> Mapping[str, Any]:
+def measure_until_stopped(context: JobContext) -> Mapping[str, Any]:
     """Measure a step every few milliseconds until a file `enough` exists; report at the start and the end."""
     report, step = context.folder / "report.txt", 0
     report.write_text("draft")

@@ -212,16 +212,16 @@ def tracking_name(name: str) -> str:
     taken = "/".join(map(_taken_part, name.split("/")))
     if len(taken) <= _KEY_LENGTH:
         return taken
-    return _told_apart(taken[: _KEY_LENGTH - _DIGITS - 1].rstrip("./"), name)
+    return _distinguished(taken[: _KEY_LENGTH - _DIGITS - 1].rstrip("./"), name)
 
 
 def _taken_part(part: str) -> str:
     plain = _REFERENCE.sub(r"\1_\2", part)
     taken = _LEADING_DOTS.sub("__", _NOT_A_PATH_PART.sub("_", _NOT_IN_A_KEY.sub("_", plain)))
-    return taken if taken == plain else _told_apart(taken, part)
+    return taken if taken == plain else _distinguished(taken, part)
 
 
-def _told_apart(taken: str, name: str) -> str:
+def _distinguished(taken: str, name: str) -> str:
     return f"{taken}-{hashlib.sha256(name.encode()).hexdigest()[:_DIGITS]}"
 
 

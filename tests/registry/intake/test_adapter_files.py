@@ -96,7 +96,7 @@ def test_all_linear_is_read_as_peft_resolved_it(tmp_path: Path) -> None:
     assert len(read_adapter(tmp_path).modules) == 2 * len(ALL_PROJECTIONS)
 
 
-def test_an_embedding_s_update_is_told_from_a_linear_one(tmp_path: Path) -> None:
+def test_an_embedding_s_update_is_distinguished_from_a_linear_one(tmp_path: Path) -> None:
     manifest = read_adapter(pico_adapter(tmp_path / "a", seed=1, target_modules=("embed_tokens", "q_proj")))
     shape = manifest.modules["model.embed_tokens"]
     vocabulary = pico_llama().config.vocab_size
@@ -284,7 +284,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
-def test_a_folder_in_the_place_of_a_file_is_refused(folder: Path, name: str) -> None:
+def test_a_folder_instead_of_a_file_is_refused(folder: Path, name: str) -> None:
     (folder / name).unlink()
     (folder / name).mkdir()
     with pytest.raises(InvalidAdapter, match=f"has no {name}"):

@@ -236,7 +236,7 @@ def test_damaged_weights_are_refused(folder: Path) -> None:
         read_base(folder)
 
 
-def test_an_index_that_does_not_tell_where_tensors_are_is_refused(folder: Path) -> None:
+def test_an_index_without_the_files_of_tensors_is_refused(folder: Path) -> None:
     weight_map = shard(folder)
     first, second = sorted(set(weight_map.values()))
     moved = {name: second if file == first else first for name, file in weight_map.items()}

@@ -142,7 +142,7 @@ def run_renaming(message: str, folder: Path) -> None:
     ],
 )
 @pytest.mark.processes
-def test_names_that_the_base_s_modules_lack_are_refused_with_the_command_that_takes_them_out(
+def test_names_without_a_module_are_refused_with_the_command_that_removes_them(
     before: str, after: str, surplus: str, tmp_path: Path
 ) -> None:
     folder = write_adapter(tmp_path / "a")

@@ -1,4 +1,4 @@
-"""A tokenizer or chat template beside an adapter: silent if it is the base's, else said or refused."""
+"""A tokenizer or chat template beside an adapter: accepted if it is the base's, else warned of or refused."""
 
 import json
 import shutil
@@ -94,7 +94,7 @@ SAME: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("what", SAME)
-def test_the_base_s_own_tokenizer_is_silent(
+def test_the_base_s_own_tokenizer_gives_no_warning(
     what: str, registry: Registry, base: BaseModel, adapter: Path
 ) -> None:
     SAME[what](adapter)

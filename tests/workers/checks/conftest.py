@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.fixture
-def silent() -> Iterator[int]:
+def hanging_port() -> Iterator[int]:
     """The port of a socket that accepts and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening.getsockname()[1]

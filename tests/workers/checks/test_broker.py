@@ -74,11 +74,11 @@ def test_an_account_without_the_right_to_ask_is_a_warning(settings: Settings, va
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss"])
 def test_one_that_accepts_and_never_answers_takes_no_longer_than_its_limit(
-    settings: Settings, silent: int, scheme: str, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, hanging_port: int, scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker, "TIMEOUT_S", 0.5)
     started = time.monotonic()
-    found = only(broker.check(with_broker(settings, f"{scheme}://127.0.0.1:{silent}/0")))
+    found = only(broker.check(with_broker(settings, f"{scheme}://127.0.0.1:{hanging_port}/0")))
     assert time.monotonic() - started < 10
     assert (found.state, found.unreachable) == (FAULT, True)
     assert "restart" in str(found.fix)
@@ -146,13 +146,13 @@ def test_rabbitmq_is_known_by_its_answer(settings: Settings, said: bytes, state:
 
 
 def test_a_rabbitmq_that_hangs_does_not_answer(
-    settings: Settings, silent: int, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, hanging_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker, "TIMEOUT_S", 0.3)
-    found = only(broker.check(with_broker(settings, f"amqp://127.0.0.1:{silent}//")))
+    found = only(broker.check(with_broker(settings, f"amqp://127.0.0.1:{hanging_port}//")))
     assert (found.state, found.unreachable) == (FAULT, True)
     assert "does not answer" in found.finding
 
 
-def test_behind_tls_an_open_port_suffices(settings: Settings, silent: int) -> None:
-    assert only(broker.check(with_broker(settings, f"amqps://127.0.0.1:{silent}//"))).state == OK
+def test_behind_tls_an_open_port_suffices(settings: Settings, hanging_port: int) -> None:
+    assert only(broker.check(with_broker(settings, f"amqps://127.0.0.1:{hanging_port}//"))).state == OK

@@ -40,8 +40,8 @@ def test_an_empty_one_wants_to_be_migrated_and_gets_no_table(
         assert set(states(others)) == {OK}
 
 
-def test_a_server_that_accepts_and_never_answers_times_out(settings: Settings, silent: int) -> None:
-    asked = replace(settings, database_url=f"postgresql+psycopg://zoo:secret@127.0.0.1:{silent}/zoo")
+def test_a_server_that_accepts_and_never_answers_times_out(settings: Settings, hanging_port: int) -> None:
+    asked = replace(settings, database_url=f"postgresql+psycopg://zoo:secret@127.0.0.1:{hanging_port}/zoo")
     found = only(database.check(asked))
     assert (found.state, found.unreachable) == (FAULT, True)
     assert "secret" not in str(found)

@@ -54,11 +54,11 @@ def test_pending_runs_are_a_warning_with_the_command_that_ships_them(settings: S
 
 
 def test_a_server_that_accepts_and_never_answers_times_out(
-    settings: Settings, silent: int, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, hanging_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "TIMEOUT_S", 0.5)
     started = time.monotonic()
-    url = f"http://zoo:secret@127.0.0.1:{silent}"
+    url = f"http://zoo:secret@127.0.0.1:{hanging_port}"
     found = only(tracking.check(replace(settings, mlflow_tracking_uri=url)))
     assert time.monotonic() - started < 10
     assert (found.state, found.unreachable) == (FAULT, True)
@@ -144,7 +144,7 @@ def test_a_file_of_another_mlflow_release_is_found(revision: str, fix: str, sett
     assert fix in found.fix
 
 
-def test_a_run_that_was_refused_is_told_with_the_reason_and_both_ways_out(settings: Settings) -> None:
+def test_a_refused_run_is_reported_with_the_reason_and_both_fixes(settings: Settings) -> None:
     asked = replace(settings, mlflow_tracking_uri=f"sqlite:///{settings.home / 'mlflow.db'}")
     folder = settings.home / "jobs" / "3"
     Run(folder).close()

@@ -21,7 +21,7 @@ from workers.tracking.mlflow_store import Tracker
 from workers.tracking.shipping import MLFLOW_CLIENT_ENV, pending_folders
 from workers.tracking.spool import Run, is_pending, shipped
 
-HANDLERS = {"train": "tests.workers.handlers:measure_until_told"}
+HANDLERS = {"train": "tests.workers.handlers:measure_until_stopped"}
 
 pytestmark = [
     pytest.mark.processes,

@@ -108,7 +108,7 @@ def test_domains_that_differ_in_signs_alone_keep_their_own_values(run: Run, tmp_
     assert len(flatten({"datasets": {"C#": "one", "C+": "two"}})) == 2
 
 
-def test_long_names_that_begin_alike_stay_two(run: Run, tmp_path: Path) -> None:
+def test_long_names_with_the_same_beginning_stay_distinct(run: Run, tmp_path: Path) -> None:
     run.metrics({"x" * 260 + "/loss": 1.0, "x" * 260 + "/exact_match": 2.0})
     *_, line = read_lines(tmp_path, offset=0)
     assert sorted(line.record["values"].values()) == [1.0, 2.0]
