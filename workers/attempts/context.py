@@ -1,5 +1,6 @@
 """The context of a job's code: registry, request, folder, and functions to report and to be stopped."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from registry.service import Registry
 from workers.attempts.process_group import GroupMember
 from workers.errors import StopRequested
 from workers.tracking.spool import Run
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +38,17 @@ class JobContext:
         self.send({"phase": phase, "step": step, "total": total, **figures})
 
     def computes_in(self, dtype: str) -> None:
-        """Put on record what this attempt computes in, e.g. `bfloat16`: on a CPU that is measured anew."""
+        """Put on record what this attempt computes in, e.g. `bfloat16`: the first one chose it."""
         if self.member.is_first:
             self.registry.jobs.set_compute_dtype(self.job.id, dtype, self.fence)
             self.run.tags({"zoo.compute_dtype": dtype})
+
+    def checkpoint_discarded(self, sentence: str) -> None:
+        """Say in the log and in the job's journal that a checkpoint is not taken up, and why."""
+        _log.warning(sentence)
+        self.registry.jobs.add_event(
+            self.job.id, "checkpoint_discarded", {"reason": sentence}, fence=self.fence
+        )
 
     def micro_batch(self, size: int) -> int:
         """The micro-batch size: half of `size` for every attempt that ran out of memory."""

@@ -8,7 +8,7 @@ from registry.entities import ExpertRecord, NewEvaluation
 from workers.attempts.context import JobContext
 from workers.jobs.composition_report import CompositionReport, held_out_examples
 from workers.jobs.evaluation import METRICS
-from workers.jobs.loading import dates, loaded_base
+from workers.jobs.loading import dates, dtype_of, loaded_base
 from workers.methods.mixing import ComposedModel, Making, Parts, Stopwatch, mixing_method
 from workers.requests.composition_plan import domain_names
 from workers.requests.specs import ComposeSpec
@@ -29,7 +29,7 @@ def _loaded(context: JobContext, spec: ComposeSpec) -> Making:
     context.report("loading", 0, 1)
     with watch.phase("load"):
         parts = resolve(context, spec)
-        base = loaded_base(context.registry, parts.base)
+        base = loaded_base(context.registry, parts.base, dtype_on=dtype_of(context.job))
     context.computes_in(base.compute_dtype)
     return Making(
         context=context,

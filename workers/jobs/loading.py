@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from registry.entities import BaseModel
+from registry.entities import BaseModel, Job
 from registry.service import Registry
 from workers.jobs.device import device_here
 from xlora_engine.data.chat import ChatTokenizer
@@ -17,8 +17,13 @@ from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.sources.base_model import ReadLimits, load_base, load_config, load_tokenizer, read_limits
 from xlora_engine.sources.own_generation_config import stops_of
 
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
 #: Receives a base model's tokenizer and what it can read before its weights are loaded; may refuse.
 BeforeWeights = Callable[[ChatTokenizer, ReadLimits], None]
+
+#: Chooses what to compute in on a device.
+DtypeOn = Callable[[torch.device], torch.dtype]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,11 +61,21 @@ def dates(tokenizer: ChatTokenizer) -> Mapping[str, str]:
     return {} if written is None else {"template_date": written.isoformat()}
 
 
+def dtype_of(job: Job) -> DtypeOn:
+    """What an earlier attempt of the job computed in, as its checkpoints did; else the fastest."""
+    earlier = job.compute_dtype
+
+    def chosen(device: torch.device) -> torch.dtype:
+        return compute_dtype(device) if earlier is None else _DTYPES[earlier]
+
+    return chosen
+
+
 def loaded_base(
     registry: Registry,
     record: BaseModel,
     *,
-    dtype_on: Callable[[torch.device], torch.dtype] | None = None,
+    dtype_on: DtypeOn | None = None,
     before_weights: BeforeWeights = lambda *_: None,
 ) -> LoadedBase:
     """Load a base model, its files verified; `dtype_on` says what to compute in, the fastest if left out.

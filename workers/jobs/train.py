@@ -12,7 +12,7 @@ from registry.entities import AdapterVersion
 from workers.attempts.context import JobContext
 from workers.jobs.answering import answering_on
 from workers.jobs.evaluation import record, score_dataset
-from workers.jobs.loading import LoadedBase, dates, loaded_base
+from workers.jobs.loading import DtypeOn, LoadedBase, dates, dtype_of, loaded_base
 from workers.methods.mixing import TOKENS_PER_BATCH
 from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.specs import TrainSpec
@@ -20,7 +20,6 @@ from xlora_engine.adapter_training.callbacks import StepMetrics
 from xlora_engine.adapter_training.settings import AdapterTraining, TrainingSettings
 from xlora_engine.adapter_training.train_adapter import TrainedAdapter, train_adapter
 from xlora_engine.data.chat import EncodedExample
-from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.devices.process_group import ProcessGroup, joined
 from xlora_engine.measuring.probe import adapter_effect
 
@@ -46,7 +45,9 @@ def run(context: JobContext) -> Mapping[str, Any]:
 def _train(context: JobContext, spec: TrainSpec, group: ProcessGroup) -> tuple[LoadedBase, TrainedAdapter]:
     context.report("loading", 0, spec.steps)
     registry = context.registry
-    base = loaded_base(registry, registry.bases.get(spec.base), dtype_on=partial(_agreed_dtype, group))
+    base = loaded_base(
+        registry, registry.bases.get(spec.base), dtype_on=partial(_agreed_dtype, group, dtype_of(context.job))
+    )
     context.computes_in(base.compute_dtype)
     examples = _examples(context, spec, base)
 
@@ -69,6 +70,7 @@ def _train(context: JobContext, spec: TrainSpec, group: ProcessGroup) -> tuple[L
         group=group,
         on_step=on_step,
         stop=context.stop_requested,
+        on_discarded=context.checkpoint_discarded,
     )
     return base, trained
 
@@ -85,9 +87,9 @@ def _examples(context: JobContext, spec: TrainSpec, base: LoadedBase) -> list[En
     return examples
 
 
-def _agreed_dtype(group: ProcessGroup, device: torch.device) -> torch.dtype:
+def _agreed_dtype(group: ProcessGroup, dtype_on: DtypeOn, device: torch.device) -> torch.dtype:
     """What the first process finds: on a CPU it is measured, and another may measure something else."""
-    fastest = compute_dtype(device) if group.is_first else torch.float32
+    fastest = dtype_on(device) if group.is_first else torch.float32
     return torch.bfloat16 if group.from_first(int(fastest == torch.bfloat16)) else torch.float32
 
 

@@ -81,8 +81,9 @@ class MixtureStage:
         self._routed = routed
         self._checkpoints = StageCheckpoints(
             making.context.folder / "training" / "mixture",
-            run=f"{making.context.job.spec_digest} {model.base.dtype}",
+            run=f"request={making.context.job.spec_digest} dtype={model.base.dtype}",
             every_s=making.spec.checkpoint_every_s,
+            on_discarded=making.context.checkpoint_discarded,
         )
 
     @property

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -23,7 +24,9 @@ from xlora_engine.data.chat import ChatTokenizer, EncodedExample, pad_token, tra
 from xlora_engine.data.shared_prefix import repeated, shared_prefix
 from xlora_engine.devices.process_group import ALONE, ProcessGroup
 from xlora_engine.errors import ConfigInvalid, TrainingStopped
-from xlora_engine.sources.manifest import last_complete, step_of
+from xlora_engine.sources.manifest import OnDiscarded, last_complete, step_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +58,13 @@ def train_adapter(
     group: ProcessGroup = ALONE,
     on_step: Callable[[StepMetrics], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
+    on_discarded: OnDiscarded = _log.warning,
 ) -> TrainedAdapter:
     """Train an adapter on a base model, which is restored, frozen and in eval mode.
 
     Checkpoints go to `folder/checkpoints`; a second call with the same arguments goes on from the
     last complete one, to the same weights as an uninterrupted run. The adapter goes to `folder/adapter`.
+    `on_discarded` is told of each checkpoint that is not taken up, and why.
 
     Every process of a group calls it with the same arguments. Each takes its share of every batch, so that
     steps are those of one process; dropout, if any, is drawn by each for itself. The first one writes the
@@ -102,7 +107,7 @@ def train_adapter(
         if group.size > 1:
             # Otherwise dropout would drop the same units in every process.
             set_seed((settings.seed + group.index) % 2**32)
-        last = _last_checkpoint(checkpoints, run, group)
+        last = _last_checkpoint(checkpoints, run, group, on_discarded)
         trainer.train(resume_from_checkpoint=None if last is None else str(last))
         if step_callback.stopped:
             raise TrainingStopped(
@@ -130,9 +135,9 @@ def _lora(settings: AdapterTraining) -> LoraConfig:
     )
 
 
-def _last_checkpoint(folder: Path, run: str, group: ProcessGroup) -> Path | None:
+def _last_checkpoint(folder: Path, run: str, group: ProcessGroup, on_discarded: OnDiscarded) -> Path | None:
     """The newest complete one that the first process finds; it removes the others."""
-    found = last_complete(folder, run=run) if group.is_first else None
+    found = last_complete(folder, run=run, on_discarded=on_discarded) if group.is_first else None
     step = group.from_first(-1 if found is None else step_of(found))
     return None if step < 0 else folder / f"checkpoint-{step}"
 
@@ -190,10 +195,16 @@ def _run_digest(
     base_name: str,
     group: ProcessGroup,
 ) -> str:
-    """Digest of everything the result depends on; a checkpoint with another digest is of another run."""
+    """Digests of everything the result depends on; a checkpoint with others is of another run."""
     deciding = {**asdict(settings), "checkpoint_every_s": None, "micro_batch_size": None}
-    model = (base_name, str(base.dtype), base.num_parameters())
-    hashed = hashlib.sha256(json.dumps([deciding, model, group.size]).encode())
+    hashed = hashlib.sha256()
     for example in examples:
         hashed.update(repr((example.token_ids, example.prompt_length)).encode())
-    return f"sha256:{hashed.hexdigest()}"
+    deciding_parts = {
+        "settings": hashlib.sha256(json.dumps(deciding).encode()).hexdigest(),
+        "base": hashlib.sha256(json.dumps([base_name, base.num_parameters()]).encode()).hexdigest(),
+        "dtype": str(base.dtype),
+        "processes": str(group.size),
+        "examples": hashed.hexdigest(),
+    }
+    return " ".join(f"{name}={value}" for name, value in deciding_parts.items())

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from xlora_engine.head_training.best_state import BestState
-from xlora_engine.sources.manifest import last_complete, write_manifest
+from xlora_engine.sources.manifest import OnDiscarded, last_complete, write_manifest
 
 _log = logging.getLogger(__name__)
 
@@ -24,22 +24,30 @@ _STATE_FILE = "state.pt"
 class StageCheckpoints:
     """A folder that holds the newest checkpoint of one run; those of other runs are removed."""
 
-    def __init__(self, folder: Path, *, run: str, every_s: float = 60.0) -> None:
-        """`run` identifies everything that the result of the stage depends on."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        run: str,
+        every_s: float = 60.0,
+        on_discarded: OnDiscarded = _log.warning,
+    ) -> None:
+        """`run` is what the result of the stage depends on, in words as `last_complete` takes them."""
         self._folder = folder
         self._run = run
         self._every_s = every_s
+        self._on_discarded = on_discarded
         self._written_at = time.monotonic()
 
     def last(self) -> dict[str, Any] | None:
         """The newest complete state; None if there is none that this torch can read."""
-        whole = last_complete(self._folder, run=self._run)
+        whole = last_complete(self._folder, run=self._run, on_discarded=self._on_discarded)
         if whole is None:
             return None
         try:
             state: dict[str, Any] = torch.load(whole / _STATE_FILE, weights_only=True, map_location="cpu")
         except (RuntimeError, UnpicklingError) as error:
-            _log.warning("%s cannot be read, so the stage starts again: %s", whole, error)
+            self._on_discarded(f"{whole.name} is not taken up: it cannot be read ({error})")
             return None
         return state
 

@@ -61,3 +61,31 @@ def test_one_that_is_written_again_can_be_sealed_again(tmp_path: Path) -> None:
     (path / "weights").write_bytes(b"new")
     write_manifest(path, run="sha256:a")
     assert last_complete(tmp_path, run="sha256:a") == path
+
+
+REASONS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "half": (lambda path: (path / "manifest.json").unlink(), "it was not written to its end"),
+    "changed": (
+        lambda path: (path / "weights").write_bytes(b"x"),
+        "its files are not those that were written",
+    ),
+    "other": (lambda path: write_manifest(path, run="a=1 b=3 c=5"), "it is of another run (other b, c)"),
+    "older": (
+        lambda path: write_manifest(path, run="sha256:a"),
+        "it is of another run (described in another way)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REASONS)
+def test_the_reason_against_one_is_said(tmp_path: Path, case: str) -> None:
+    change, reason = REASONS[case]
+    change(checkpoint(tmp_path, 7, run="a=1 b=2 c=3"))
+    said: list[str] = []
+    assert last_complete(tmp_path, run="a=1 b=2 c=3", on_discarded=said.append) is None
+    assert said == [f"checkpoint-7 is not taken up: {reason}"]
+
+
+def test_nothing_is_said_of_one_that_is_taken_up(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 7)
+    assert last_complete(tmp_path, run="sha256:a", on_discarded=pytest.fail) is not None
