@@ -21,6 +21,7 @@ EngineError                     ZOO-E300
 ├── ChatInvalid                 ZOO-E350  a chat example the tokenizer's template cannot encode
 │   └── AnswerTooLong           ZOO-E351
 ├── NoEffect                    ZOO-E360  an adapter that changes nothing
+├── ScoreNotFinite              ZOO-E361  an answer whose loss is not finite
 ├── HubUnavailable              ZOO-E380  the hub does not answer
 │   └── HubNotFound             ZOO-E381  the hub has no such repository, revision or folder
 ├── TrainingDiverged            ZOO-E370  a loss that is not finite
@@ -186,6 +187,14 @@ class NoEffect(EngineError):
     """An adapter with which the logits are those of the base model."""
 
     code = "ZOO-E360"
+    reason = "bad_input"
+    exit_code = 4
+
+
+class ScoreNotFinite(EngineError):
+    """The loss of an answer is NaN or infinite, so nothing was measured."""
+
+    code = "ZOO-E361"
     reason = "bad_input"
     exit_code = 4
 

@@ -1,5 +1,6 @@
 """Scores of answers: loss by teacher forcing, exact match as greedy decoding would give it."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -14,7 +15,7 @@ from transformers.cache_utils import Cache
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample, collate, length_grouped, pad_token
 from xlora_engine.data.shared_prefix import repeated, shared_prefix
 from xlora_engine.devices.host_copy import upload
-from xlora_engine.errors import ConfigInvalid
+from xlora_engine.errors import ConfigInvalid, ScoreNotFinite
 
 #: How many tokens more than the expected answer a differently written one may have.
 EXTRA_TOKENS = 8
@@ -113,6 +114,7 @@ def score_answers(
 
     Raises:
         ConfigInvalid: there are no examples.
+        ScoreNotFinite: an answer's loss is NaN or infinite.
     """
     if not examples:
         raise ConfigInvalid("examples", "at least one", 0)
@@ -138,6 +140,7 @@ def score_answers(
             )
             for index, example_logits in zip(indices, logits, strict=True):
                 losses[index], predicted = _forced(example_logits, examples[index])
+                _require_finite(losses[index], index, logits.dtype)
                 decided = decide(tokenizer, examples[index], predicted, stops=stops)
                 if decided is None:
                     undecided[index] = _prefix_of_greedy(examples[index], predicted)
@@ -201,6 +204,15 @@ def _forced(logits: Float[Tensor, "kept vocabulary"], example: EncodedExample) -
     ahead = logits[-len(example.answer_ids) - 1 : -1].float()
     targets = upload(example.answer_ids, logits.device)
     return float(F.cross_entropy(ahead, targets)), ahead.argmax(-1).tolist()
+
+
+def _require_finite(loss: float, index: int, dtype: torch.dtype) -> None:
+    if not math.isfinite(loss):
+        computed_in = str(dtype).removeprefix("torch.")
+        raise ScoreNotFinite(
+            f"the loss of example {index + 1} is {loss}: weights of the base model or an adapter, or what is "
+            f"computed with them in {computed_in}, are not finite"
+        )
 
 
 def _prefix_of_greedy(example: EncodedExample, predicted: Sequence[int]) -> tuple[int, ...]:

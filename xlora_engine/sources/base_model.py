@@ -3,7 +3,9 @@
 import json
 import sys
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -54,12 +56,38 @@ def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreT
             f"{folder} lacks {len(report['missing_keys'])} of the model's weights, "
             f"{min(report['missing_keys'])!r} for one; fetch the folder again"
         )
+    unused = _unused_weights(model, report["unexpected_keys"])
+    if unused:
+        # transformers would compute without them, and only warn.
+        raise BaseUnreadable(
+            f"{folder} holds {unused[0]!r}, which no layer takes that its config.json describes "
+            f"({len(unused)} such weights); correct config.json, or fetch the folder again"
+        )
     model.requires_grad_(False)
     model.eval()
     model.get_output_embeddings().register_forward_pre_hook(_as_one_block)
     torch.nn.Module.to(model, device)
     attend_in_float32_where_faster(model)
     return cast("PreTrainedModel", model)
+
+
+def _unused_weights(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
+    """Weights in the file that belong to a layer of the model, or to one more of them, and are not taken.
+
+    What stands beside the decoder (a value head, a picture encoder) changes no answer, and a quantised layer
+    may keep figures that only other programs read.
+    """
+    if getattr(model, "is_quantized", False):
+        return []
+    outer = ("", model.base_model_prefix)
+    inner = {path for path, _ in model.named_modules() if path not in outer}
+    return sorted(
+        key for key in unexpected if any(part in inner for part in accumulate(key.split("."), _dotted))
+    )
+
+
+def _dotted(path: str, name: str) -> str:
+    return f"{path}.{name}"
 
 
 def _as_one_block(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

@@ -73,6 +73,7 @@ STATED: dict[type[BaseException], str] = {
     engine_errors.BaseUnsupported: "bad_input",
     engine_errors.ChatInvalid: "bad_input",
     engine_errors.NoEffect: "bad_input",
+    engine_errors.ScoreNotFinite: "bad_input",
     engine_errors.TrainingDiverged: "error",
     workers_errors.WorkersError: "error",
     workers_errors.SpecInvalid: "bad_input",

@@ -20,7 +20,7 @@ from tests.small_bases import SMALL_BASES
 from xlora_engine.data.answer_scores import EXTRA_TOKENS, AnswerScores, decide, normalise, score_answers
 from xlora_engine.data.chat import EncodedExample, collate, encode, training_order
 from xlora_engine.data.shared_prefix import shared_prefix
-from xlora_engine.errors import ConfigInvalid
+from xlora_engine.errors import ConfigInvalid, ScoreNotFinite
 
 CPU = torch.device("cpu")
 #: What a question is answered with in training: now and then in another way, or by another word.
@@ -264,6 +264,18 @@ def test_with_sliding_windows_sequences_are_run_whole(tokenizer: PreTrainedToken
     scores = score(model, tokenizer, examples)
     # Then the losses are those of each alone
     assert scores.example_losses == pytest.approx([loss_alone(model, one) for one in examples], abs=1e-5)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_refused(
+    value: float, tokenizer: PreTrainedTokenizerFast, model: LlamaForCausalLM
+) -> None:
+    def damaged(*given: Any) -> Tensor:
+        return logits_of(model)(*given) * value
+
+    examples = training_examples(tokenizer)[:2]
+    with pytest.raises(ScoreNotFinite, match=r"the loss of example [12] is nan: .* in float32"):
+        score(model, tokenizer, examples, call=damaged)
 
 
 def decided(tokenizer: PreTrainedTokenizerFast, expected: str, likeliest: str) -> bool | None:

@@ -139,6 +139,32 @@ def test_a_base_that_lacks_a_weight_is_refused_by_its_name(tmp_path: Path) -> No
         load_base(folder, dtype=torch.float32, device=CPU)
 
 
+def _with_more_weights(folder: Path, *more: str) -> Path:
+    weights = load_file(pico_base_folder(folder) / "model.safetensors")
+    save_file(
+        weights | {name: torch.ones(4) for name in more},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.self_attn.q_proj.bias", "model.layers.9.mlp.up_proj.weight"]
+)
+def test_a_base_with_a_weight_that_its_configuration_leaves_out_is_refused(name: str, tmp_path: Path) -> None:
+    folder = _with_more_weights(tmp_path / "more", name)
+    with pytest.raises(BaseUnreadable, match=rf"holds '{name}', which no layer takes .*\(1 such weights\)"):
+        load_base(folder, dtype=torch.float32, device=CPU)
+
+
+def test_a_base_with_weights_beside_its_decoder_is_loaded(tmp_path: Path) -> None:
+    folder = _with_more_weights(
+        tmp_path / "more", "v_head.summary.weight", "model.layers.0.self_attn.rotary_emb.inv_freq"
+    )
+    load_base(folder, dtype=torch.float32, device=CPU)
+
+
 @pytest.mark.parametrize("damage", ["cut", "absent", "empty folder", "other shape"])
 def test_a_damaged_base_is_refused(tmp_path: Path, damage: str) -> None:
     folder = pico_base_folder(tmp_path / "base")
