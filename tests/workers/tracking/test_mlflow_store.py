@@ -20,6 +20,7 @@ from workers.tracking.spool import (
     keep_shipped,
     read_lines,
     shipped,
+    tracking_name,
 )
 
 pytestmark = pytest.mark.processes  # MLflow starts one when it is imported
@@ -184,7 +185,7 @@ def test_a_store_is_named_without_its_account() -> None:
 def test_names_like_paths_are_taken(tracker: Tracker, client: Any, run: Run, tmp_path: Path) -> None:
     run.metrics({"../x/loss": 1.0, "a//b": 2.0}, step=0)
     taken = client.get_run(tracker.ship(tmp_path).run_id).data.metrics
-    assert (taken["_/x/loss"], taken["a/_/b"]) == (1.0, 2.0)
+    assert (taken[tracking_name("../x/loss")], taken[tracking_name("a//b")]) == (1.0, 2.0)
 
 
 def test_what_was_deleted_is_refused_with_a_reason_and_brought_back_on_request(
