@@ -17,10 +17,11 @@ _SCRUBBED_PREFIXES = ("ZOO_", "MLFLOW_", "HF_", "TRANSFORMERS_", "CUDA_")
 _FOLDERS_OF_PROCESSES = {"acceptance", "deployment", "faults"}
 _FIXTURES_OF_PROCESSES = {"asked", "postgresql", "together", "valkey"}
 
-#: Folders and files whose tests train, generate token by token, build every architecture or import MLflow.
+#: Folders and files whose tests train, generate token by token, build every architecture, import MLflow or
+#: wait for servers that never answer.
 _LONG = {
-    *("adapter_training", "benchmarks", "decoding", "head_training"),
-    *("test_architectures.py", "test_mlflow_store.py"),
+    *("adapter_training", "benchmarks", "broker", "checks", "decoding", "head_training", "methods"),
+    *("test_architectures.py", "test_what_fits_runs.py", "test_mlflow_store.py", "test_dates.py"),
 }
 
 #: Events of Python's own audit at which a process starts.
