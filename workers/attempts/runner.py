@@ -94,8 +94,8 @@ def run_claimed(
     folder = job_folder(registry, job.id)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lease_s = lease_s or registry.settings.lease_s
+    run = _begun_run(job, folder)  # before the lease is renewed: a disk without room must not hold the job
     heartbeat = Heartbeat(registry.jobs, job, lease_s=lease_s)
-    run = _begun_run(job, folder)
     shipper = _shipper(registry, job, folder, on_event)
     order = order_for(job, folder, registry.settings, until=heartbeat.held_until, handlers=handlers)
     try:

@@ -4,6 +4,7 @@ import errno
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -320,3 +321,15 @@ def test_a_disk_too_full_for_the_end_of_a_run_hides_no_reason(
     monkeypatch.setattr(Run, "end", no_room)
     ended = run_here(registry, job.id, handlers=handler("fill_the_disk"))
     assert (ended.state, ended.reason) == ("failed", "disk_full")
+
+
+def test_a_disk_too_full_for_the_beginning_of_a_run_leaves_no_lease_renewed(
+    registry: Registry, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(self: Run, **_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Run, "begin", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        run_here(registry, job.id, handlers=handler("succeed"))
+    assert "heartbeat" not in {thread.name for thread in threading.enumerate()}
