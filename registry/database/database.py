@@ -5,6 +5,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -14,7 +15,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.orm import Session
 
 from registry.database.fork_gate import FORK_GATE
-from registry.database.sqlite_location import sqlite_error
+from registry.database.sqlite_location import read_only_uri, sqlite_error
 from registry.errors import DatabaseUnreachable, DiskFull, RegistryError
 from registry.files.json_text import as_json
 from registry.settings import Settings
@@ -114,11 +115,23 @@ def _engine(settings: Settings) -> Engine:
 
 
 def _sqlite_engine(path: Path) -> Engine:
+    uri = read_only_uri(path)
     # Not parsed from text: a path may hold characters that mean something in a URL.
-    engine = create_engine(URL.create("sqlite", database=str(path)), json_serializer=as_json)
-    event.listen(engine, "connect", _prepare_sqlite)
+    url = URL.create("sqlite", database=str(path))
+    if uri is None:
+        engine = create_engine(url, json_serializer=as_json)
+        event.listen(engine, "connect", _prepare_sqlite)
+    else:
+        engine = create_engine(url, json_serializer=as_json, creator=partial(_read_only, uri))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _read_only(uri: str) -> sqlite3.Connection:
+    """A connection that a transaction for writing fails on, as the file's permissions demand."""
+    connection = sqlite3.connect(uri, uri=True, timeout=LOCK_TIMEOUT_MS / 1000, check_same_thread=False)
+    connection.isolation_level = None
+    return connection
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote
 
 from registry.database.revisions import refuse_other
-from registry.database.sqlite_location import require_location, sqlite_error
+from registry.database.sqlite_location import read_only_uri, require_location, sqlite_error
 from registry.errors import DatabaseUnreachable
 from registry.settings import Settings
 
@@ -151,7 +151,8 @@ def open_reader(settings: Settings) -> Iterator[Reader]:
 @contextmanager
 def _sqlite(path: Path) -> Iterator[Reader]:
     try:
-        with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=10)) as connection:
+        uri = read_only_uri(path) or f"file:{quote(str(path))}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
             reader = SqliteReader(connection.execute)
             tables = reader.rows("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
             yield _checked(reader) if tables else EmptyReader()

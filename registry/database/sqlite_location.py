@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from urllib.parse import quote
 
 from registry.errors import DatabaseUnreachable, InvalidSetting, RegistryError
 from registry.settings import Settings
@@ -9,6 +10,8 @@ from registry.settings import Settings
 #: SQLite's messages for a file of another kind, and for one it may not write; even reading writes beside it.
 _NO_DATABASE = "file is not a database"
 _MAY_NOT_WRITE = ("readonly database", "unable to open database file")
+
+_EFFECTIVE = os.access in os.supports_effective_ids
 
 
 def sqlite_error(message: str, path: str) -> RegistryError | None:
@@ -24,6 +27,20 @@ def sqlite_error(message: str, path: str) -> RegistryError | None:
             " it and its folder, or set ZOO_HOME or ZOO_DATABASE_URL to a folder where it has"
         )
     return None
+
+
+def read_only_uri(path: Path) -> str | None:
+    """SQLite's URI for a database that this account may only read; None where it may write.
+
+    Write-ahead logging writes files beside the database even to read it. Where they cannot be written and
+    hold no changes, SQLite is told that the file does not change: what others write into it meanwhile is not
+    seen (https://www.sqlite.org/uri.html#uriimmutable).
+    """
+    if not path.exists() or (os.access(path, os.W_OK, effective_ids=_EFFECTIVE) and _may_write(path.parent)):
+        return None
+    log = path.with_name(path.name + "-wal")
+    immutable = "" if log.exists() and log.stat().st_size else "&immutable=1"
+    return f"file:{quote(str(path))}?mode=ro{immutable}"
 
 
 def require_location(settings: Settings) -> None:
@@ -66,4 +83,4 @@ def _nearest_existing(folder: Path) -> Path:
 
 
 def _may_write(folder: Path) -> bool:
-    return os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+    return os.access(folder, os.W_OK | os.X_OK, effective_ids=_EFFECTIVE)

@@ -1,9 +1,10 @@
 """An unusable location of the database is an error: a zoo that looks empty would mislead."""
 
 import os
+import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from registry.errors import DatabaseUnreachable, InvalidSetting
 from registry.lists import queries
 from registry.service import Registry
 from registry.settings import Settings
+from tests.registry.folders import write_base
 from workers.checks import database
 
 _NOBODY = 65534
@@ -84,14 +86,41 @@ def test_a_home_that_may_not_be_looked_into_says_so(
         use(Settings.from_env({"ZOO_HOME": str(locked_home)}))
 
 
-def test_a_zoo_that_may_only_be_read_says_so(use: Callable[[Settings], object], locked_home: Path) -> None:
+@pytest.fixture
+def read_only(locked_home: Path, tmp_path: Path) -> Settings:
+    """A zoo with one base that this account may read and not write."""
     settings = Settings.from_env({"ZOO_HOME": str(locked_home)})
-    Registry.open(settings).close()
-    locked_home.chmod(0o555)
+    with Registry.open(settings) as registry:
+        registry.bases.register(write_base(tmp_path / "pico"), name="pico", source="hub:zoo/pico@abc")
     (locked_home / "zoo.db").chmod(0o444)
+    locked_home.chmod(0o555)
+    return settings
+
+
+def test_a_zoo_that_may_only_be_read_is_read(read_only: Settings) -> None:
+    with without_privileges():
+        with open_reader(read_only) as reader:
+            assert [base["name"] for base in queries.bases(reader)] == ["pico"]
+        with Registry.open(read_only) as registry:
+            assert registry.bases.get("pico").name == "pico"
+
+
+def test_a_zoo_that_may_only_be_read_is_not_written(read_only: Settings) -> None:
     remedy = "give this account write permission to it and its folder"
-    with without_privileges(), pytest.raises(DatabaseUnreachable, match=remedy):
-        use(settings)
+    refused = pytest.raises(DatabaseUnreachable, match=remedy)
+    with without_privileges(), Registry.open(read_only) as registry, refused:
+        registry.bases.remove("pico")
+
+
+def test_a_database_that_another_account_writes_is_read_with_its_latest_changes(
+    read_only: Settings, locked_home: Path
+) -> None:
+    locked_home.chmod(0o755)
+    writer = sqlite3.connect(locked_home / "zoo.db", isolation_level=None)
+    writer.execute("UPDATE base_model SET name = 'nano'")
+    locked_home.chmod(0o555)
+    with closing(writer), without_privileges(), open_reader(read_only) as reader:
+        assert [base["name"] for base in queries.bases(reader)] == ["nano"]
 
 
 def test_a_file_that_is_no_database_says_so(use: Callable[[Settings], object], tmp_path: Path) -> None:
