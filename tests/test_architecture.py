@@ -32,7 +32,8 @@ ROOMS = {
         *("service", "commands"),
     ),
     "xlora_engine": (
-        *("errors", "config", "devices", "sources", "data", "mixture", "adapter_training", "head_training"),
+        *("errors", "config", "devices", "sources", "merging", "data", "mixture"),
+        *("adapter_training", "head_training"),
         *("measuring", "decoding", "saved", "model", "mixture_editing", ""),
     ),
     "workers": (

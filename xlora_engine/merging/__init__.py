@@ -1,0 +1,1 @@
+"""Static merges: several adapters to one, from their weights alone."""
