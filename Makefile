@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 
 # The chaos runs mostly wait: types are checked meanwhile, and what only one test needs is installed.
 test: lint
-	$(MAKE) --jobs 3 types faults docs $(VENV)/.quantisation
+	$(MAKE) --jobs 3 types faults docs $(VENV)/.apart
 	$(MAKE) tests
 
 # Within a minute: what needs no process and no server, and does not take long.
@@ -40,7 +40,7 @@ marked = $$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.$
 
 # Two files at a time, in order, for the slow ones come first; what measures time goes alone.
 # Of branches, those that run in the tests' own processes are counted; see them with: .venv/bin/coverage report
-tests: $(VENV)/.installed $(VENV)/.quantisation
+tests: $(VENV)/.installed $(VENV)/.apart
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone and not chaos" \
 		--cov --cov-report=
 	$(BIN)/python -m pytest -m alone $(call marked,alone)
@@ -63,10 +63,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[postgres,test,docs]'
 	touch $@
 
-# Each in a folder of its own, which one test looks into: PEFT and transformers import them wherever they are
-# installed, a second and some warnings for every process.
-$(VENV)/.quantisation: $(VENV)/.installed
-	for library in bitsandbytes torchao; do \
+# Each in a folder of its own, which one test looks into: PEFT and transformers import the first two wherever
+# they are installed, a second and some warnings for every process.
+$(VENV)/.apart: $(VENV)/.installed
+	for library in bitsandbytes torchao mistralrs; do \
 		$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade \
 			--target $(VENV)/$$library $$library || exit 1; \
 	done

@@ -8,6 +8,7 @@ from docs.generated.markdown import table
 from formats.refused_features import REFUSED_FEATURES
 from workers.requests.methods import METHODS
 from xlora_engine.saved.formats import EXPORTED, FORMATS
+from xlora_engine.saved.mistralrs_format import LOADED
 from xlora_engine.sources.architectures import PROVEN
 
 
@@ -24,11 +25,12 @@ class SavedFormat:
 SAVED: Mapping[str, SavedFormat] = {
     "zoo": SavedFormat(of="this engine", marked_by="`xlora.json`", read="always"),
     "mistralrs": SavedFormat(
-        of="[mistral.rs](https://github.com/EricLBuehler/mistral.rs)",
+        of="[mistral.rs](https://github.com/EricLBuehler/mistral.rs); tried with 0.9.5",
         marked_by="`xlora_config.json` and `*ordering*.json`",
         read="with its own defaults",
         cannot_express="experts with different modules; ranks by module; names within names; softmax over the"
-        " top k",
+        " top k; heads with inner layers wider than the base model; other bases than"
+        f" {', '.join(sorted(LOADED))}",
     ),
     "xlora": SavedFormat(
         of="the original [xlora](https://github.com/EricLBuehler/xlora), `lamm-mit/x-lora`,"

@@ -21,15 +21,22 @@ from workers.requests.methods import EXPORT_FORMATS
     help="zoo (this engine), xlora (the original package), peft, or mistralrs (with its ordering file).",
 )
 @click.option("--base-id", help="The base model's name on the hub; where it was registered from if left out.")
+@click.option(
+    "--with-base", is_flag=True, help="Write the base model too, as mistral.rs reads it (mistralrs alone)."
+)
 @output_options
-def command(composition: str, folder: Path, format: str, base_id: str | None, output: Output) -> None:
+def command(
+    composition: str, folder: Path, format: str, base_id: str | None, with_base: bool, output: Output
+) -> None:
     """Write COMPOSITION to FOLDER, which must be new or empty; what a format cannot say is refused.
 
     Example: zoo export science ./science --format peft
     """
     with opened() as registry:
-        exported = export_composition(registry, composition, folder, layout=format, base_id=base_id)
-    if format != OWN_FORMAT and exported.base_id is None:
+        exported = export_composition(
+            registry, composition, folder, layout=format, base_id=base_id, with_base=with_base
+        )
+    if format != OWN_FORMAT and not with_base and exported.base_id is None:
         output.hint(
             "note: it names no base model, for the zoo knows none of the hub;"
             " for one, export again with --base-id OWNER/NAME"

@@ -49,7 +49,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "mistralrs": Format(
             recognises=lambda folder: _has(original_format.CONFIG_FILE)(folder) and has_ordering(folder),
             read=read_mistralrs,
-            write=lambda saved, folder, _: write_mistralrs(saved, folder),
+            write=write_mistralrs,
         ),
         "xlora": Format(
             recognises=_has(original_format.CONFIG_FILE),

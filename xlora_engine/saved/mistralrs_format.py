@@ -1,6 +1,12 @@
 """mistral.rs's folder: the original package's, with other defaults, and a file that numbers the layers.
 
-xlora-ordering.json    {"order": [names], "layers": {module path: index of its scalings}, "base_model_id": …}
+xlora-ordering.json                {"order": [names], "layers": {module path: index of its scalings},
+                                    "base_model_id": …}
+<name>_adapter_config.json         each expert; mistral.rs looks into no folder below a local one
+<name>_adapter_model.safetensors
+base/                              the base model as mistral.rs reads it, if one is written
+
+Source: mistral.rs 0.9.5, tried by its Python package.
 """
 
 import json
@@ -10,15 +16,39 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from formats.peft import CONFIG_FILE, WEIGHTS_FILE
 from xlora_engine.errors import NotRepresentable, SavedFileUnreadable
-from xlora_engine.saved.expert_folders import Adapters
+from xlora_engine.saved.expert_folders import Adapters, flat_prefix
 from xlora_engine.saved.foreign_config import ORIGINAL_FIELDS, Dialect, Inexact, read_fields
-from xlora_engine.saved.original_format import HEAD_FILE, NEUTRAL, read_original, write_files
+from xlora_engine.saved.mistralrs_base import BASE_FOLDER, write_base
+from xlora_engine.saved.original_format import (
+    CONFIG_FILE as HEAD_CONFIG_FILE,
+)
+from xlora_engine.saved.original_format import (
+    HEAD_FILE,
+    NEUTRAL,
+    read_original,
+    write_config_and_head,
+)
 from xlora_engine.saved.saved_model import SavedModel
-from xlora_engine.sources.adapter_weights import Expert
+from xlora_engine.sources.adapter_weights import Expert, write_expert
+
+#: Base models that the X-LoRA of mistral.rs 0.9.5 loads. StarCoder 2 it loads without grouped queries alone,
+#: which no published one lacks; for others its Python package ends in a panic.
+LOADED = frozenset(
+    {
+        "Gemma2ForCausalLM",
+        "GemmaForCausalLM",
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "MixtralForCausalLM",
+        "Phi3ForCausalLM",
+        "PhiForCausalLM",
+    }
+)
 
 ORDERING_FILE = "xlora-ordering.json"
 _ORDERING_FILES = "*ordering*.json"
@@ -59,8 +89,8 @@ def read_mistralrs(folder: Path, given: Adapters | None) -> SavedModel:
     return replace(saved, layers=_by_index(layers, path))
 
 
-def write_mistralrs(saved: SavedModel, folder: Path) -> None:
-    """Write the folder's files.
+def write_mistralrs(saved: SavedModel, folder: Path, destination: Path) -> None:
+    """Write the folder's files, with the base model if there is one to write; the path it will have names it.
 
     mistral.rs applies dropout in the head even in inference, so the dropout written is 0; it knows only
     alpha / r, so an expert's alpha is written as its scale times its rank.
@@ -71,23 +101,66 @@ def write_mistralrs(saved: SavedModel, folder: Path) -> None:
     config = DIALECT.written(saved.config)
     if saved.layers is None:
         raise NotRepresentable("mistralrs", "layers", "the numbering of layers is not known without a base")
-    if not saved.base_id:
+    if saved.architecture not in (None, *LOADED):
+        known = f"its X-LoRA loads {', '.join(sorted(LOADED))}, not {saved.architecture}"
+        raise NotRepresentable("mistralrs", "base_model_id", known)
+    base_id = saved.base_id if saved.base_folder is None else str(destination / BASE_FOLDER)
+    if not base_id:
         raise NotRepresentable(
             "mistralrs",
             "base_model_id",
-            "it must be the base model's name on the hub; give base_id (--base-id)",
+            "it must be the model that mistral.rs is told to load; give the base model's name on the hub"
+            " (base_id, --base-id), or let the base model be written beside it (--with-base)",
         )
     _require_distinct(saved)
     _require_same_targets(saved)
     _require_whole_blocks(saved.layers)
-    plain = replace(saved, experts=tuple(_plain(expert) for expert in saved.experts))
-    write_files(plain, folder, {**config, "xlora_dropout_p": 0.0}, stride=1)
+    plain = _with_head_as_wide_as_the_base(replace(saved, base_id=base_id))
+    config |= {"xlora_dropout_p": 0.0, "xlora_size": plain.config.xlora_size}
+    write_config_and_head(plain, folder, config, stride=1)
+    for expert in map(_plain, saved.experts):
+        write_expert(folder, expert, expert.updates, prefix=flat_prefix(expert.name))
     ordering = {
         "order": list(saved.config.adapters),
         "layers": {path: index for index, path in enumerate(saved.layers)},
-        "base_model_id": saved.base_id,
+        "base_model_id": base_id,
     }
     (folder / ORDERING_FILE).write_text(json.dumps(ordering, indent=2) + "\n", encoding="utf-8")
+    if saved.base_folder is not None:
+        write_base(saved.base_folder, folder / BASE_FOLDER)
+
+
+def _with_head_as_wide_as_the_base(saved: SavedModel) -> SavedModel:
+    """The head with inner layers padded to the base's width, which mistral.rs takes the last layer to have.
+
+    A unit of zeros gives 0 with and without ReLU, and weighs nothing in the next layer: the same gates.
+    """
+    config, head = saved.config, dict(saved.head)
+    width, depth = head["layers.0.weight"].shape[1], config.xlora_depth
+    if depth == 1:
+        return saved
+    if config.xlora_size > width:
+        raise NotRepresentable(
+            "mistralrs",
+            "xlora_size",
+            f"it reads heads whose inner layers are as wide as the base model, {width}, or padded to it, and"
+            f" {config.xlora_size} is wider; compose with a width of {width} at most",
+        )
+    for number in range(depth):
+        inner, inward = number < depth - 1, number > 0
+        for kind in ("weight", "bias"):
+            name = f"layers.{number}.{kind}"
+            if name not in head:
+                continue
+            tensor = head[name].detach()
+            wider = torch.zeros(
+                width if inner else tensor.shape[0],
+                *((width if inward else tensor.shape[1],) if kind == "weight" else ()),
+                dtype=tensor.dtype,
+            )
+            wider[tuple(slice(size) for size in tensor.shape)] = tensor
+            head[name] = wider
+    return replace(saved, config=replace(config, xlora_size=width), head=head)
 
 
 def _by_index(layers: Any, path: Path) -> tuple[str, ...]:
@@ -108,21 +181,22 @@ def _one_for_all(saved: SavedModel) -> SavedModel:
 
 
 def _require_distinct(saved: SavedModel) -> None:
-    """mistral.rs takes every file whose path contains an expert's name for a file of that expert."""
+    """mistral.rs takes every file whose name contains an expert's name for a file of that expert."""
+    others = (HEAD_FILE, HEAD_CONFIG_FILE, ORDERING_FILE)
     for expert in saved.experts:
-        for path in _written(saved):
-            if expert.name in path and not path.startswith(f"{expert.name}/"):
+        for file in (*others, *_files_of_all_but(expert, saved)):
+            if expert.name in file:
                 raise NotRepresentable(
                     "mistralrs",
                     "adapters",
-                    f"it would take {path} for expert {expert.name!r} too, which it names; rename one",
+                    f"it would take {file} for expert {expert.name!r} too, which it names; rename one",
                 )
 
 
-def _written(saved: SavedModel) -> Iterator[str]:
-    yield HEAD_FILE
-    for expert in saved.experts:
-        yield from (f"{expert.name}/{file}" for file in (CONFIG_FILE, WEIGHTS_FILE))
+def _files_of_all_but(expert: Expert, saved: SavedModel) -> Iterator[str]:
+    for other in saved.experts:
+        if other.name != expert.name:
+            yield from (f"{flat_prefix(other.name)}{file}" for file in (CONFIG_FILE, WEIGHTS_FILE))
 
 
 def _require_same_targets(saved: SavedModel) -> None:

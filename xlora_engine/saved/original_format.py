@@ -18,7 +18,7 @@ from torch import Tensor
 
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import HeadIncomplete, SavedFileUnreadable
-from xlora_engine.saved.expert_folders import Adapters, expert_folders, expert_names
+from xlora_engine.saved.expert_folders import Adapters, expert_files, expert_names
 from xlora_engine.saved.foreign_config import (
     ORIGINAL_FIELDS,
     SELECTS_FOR_SCALING_PASS,
@@ -73,11 +73,11 @@ def read_original(folder: Path, given: Adapters | None, dialect: Dialect = DIALE
             "adapters={name: folder, …}"
         )
     config = config_of(found, dialect, names=names, path=folder / CONFIG_FILE)
-    folders = expert_folders(folder, names, listed, given)
+    files = expert_files(folder, names, listed, given)
     base_id = found.get("base_model_id")
     return SavedModel(
         config=config,
-        experts=tuple(read_expert(path, name) for name, path in folders.items()),
+        experts=tuple(read_expert(at.folder, name, prefix=at.prefix) for name, at in files.items()),
         head=_read_head(folder, config),
         base_id=base_id if isinstance(base_id, str) else None,
     )
@@ -90,16 +90,16 @@ def write_original(saved: SavedModel, folder: Path) -> None:
         NotRepresentable: the original package computes something else with this configuration.
     """
     stride = 3 if saved.config.enable_relu_and_dropout else 1
-    write_files(saved, folder, DIALECT.written(saved.config), stride=stride)
+    write_config_and_head(saved, folder, DIALECT.written(saved.config), stride=stride)
+    for expert in saved.experts:
+        write_expert(folder / expert.name, expert, expert.updates)
 
 
-def write_files(saved: SavedModel, folder: Path, config: Mapping[str, Any], *, stride: int) -> None:
-    """Configuration, head and experts; inner layers are numbered in steps of `stride`."""
+def write_config_and_head(saved: SavedModel, folder: Path, config: Mapping[str, Any], *, stride: int) -> None:
+    """All but the experts; inner layers are numbered in steps of `stride`."""
     written = {**config, "adapters": list(saved.config.adapters), "base_model_id": saved.base_id or ""}
     (folder / CONFIG_FILE).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
     save_file(_named(saved.head, saved.config.xlora_depth, stride), folder / HEAD_FILE)
-    for expert in saved.experts:
-        write_expert(folder / expert.name, expert, expert.updates)
 
 
 def _named(head: Mapping[str, Tensor], depth: int, stride: int) -> dict[str, Tensor]:

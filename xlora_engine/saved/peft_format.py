@@ -23,7 +23,7 @@ from xlora_engine.errors import (
     NotRepresentable,
     SavedFileUnreadable,
 )
-from xlora_engine.saved.expert_folders import Adapters, expert_folders, expert_names
+from xlora_engine.saved.expert_folders import Adapters, ExpertFiles, expert_files, expert_names
 from xlora_engine.saved.foreign_config import (
     PEFT_FIELDS,
     SELECTS_FOR_SCALING_PASS,
@@ -97,11 +97,11 @@ def read_peft(folder: Path, given: Adapters | None) -> SavedModel:
     names = expert_names(listed, given)
     config = config_of(found, DIALECT, names=names, path=folder / CONFIG_FILE)
     head = _read_head(folder, config, version=str(found.get("peft_version", "an unnamed version")))
-    folders = expert_folders(folder, names, listed, given)
+    files = expert_files(folder, names, listed, given)
     base_id = found.get("base_model_name_or_path")
     return SavedModel(
         config=config,
-        experts=tuple(_read_expert(path, name) for name, path in folders.items()),
+        experts=tuple(_read_expert(at, name) for name, at in files.items()),
         head=head,
         base_id=base_id if isinstance(base_id, str) and base_id else None,
     )
@@ -178,15 +178,15 @@ def _read_head(folder: Path, config: XLoraConfig, *, version: str) -> dict[str, 
     }
 
 
-def _read_expert(folder: Path, name: str) -> Expert:
+def _read_expert(files: ExpertFiles, name: str) -> Expert:
     def own(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if not any(key.startswith(_NESTED_PREFIX) for key in tensors):
             return tensors
-        version = str(read_fields(folder / CONFIG_FILE).get("peft_version"))
+        version = str(read_fields(files.folder / f"{files.prefix}{CONFIG_FILE}").get("peft_version"))
         if _LOSING_VERSIONS.fullmatch(version):
             raise ExpertUnreadable(
-                f"expert {name!r}: PEFT {version} lost tensors when it wrote {folder}; give what it was "
-                f"made of: adapters={{{name!r}: folder}}"
+                f"expert {name!r}: PEFT {version} lost tensors when it wrote {files.folder}; give what it was"
+                f" made of: adapters={{{name!r}: folder}}"
             )
         return {
             f"{KEY_PREFIX}{key.removeprefix(_NESTED_PREFIX)}": tensor
@@ -194,7 +194,7 @@ def _read_expert(folder: Path, name: str) -> Expert:
             if key.startswith(_NESTED_PREFIX) and _OWN_KEY.search(key)
         }
 
-    return read_expert(folder, name, select=own)
+    return read_expert(files.folder, name, prefix=files.prefix, select=own)
 
 
 #: Ends of an expert's own keys; those of other experts end in their names.

@@ -25,6 +25,8 @@ class SavedModel:
     layers: tuple[str, ...] | None = None
     #: The base model's name on the hub.
     base_id: str | None = None
+    #: The base model's folder, where a format is to write it beside the experts.
+    base_folder: Path | None = None
     #: The name of the base model's class.
     architecture: str | None = None
     reload_check: ReloadCheck | None = None

@@ -88,15 +88,22 @@ class Expert:
 
 
 def read_expert(
-    folder: Path, name: str, *, select: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict
+    folder: Path,
+    name: str,
+    *,
+    prefix: str = "",
+    select: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> Expert:
     """Read a PEFT LoRA folder; `select` may leave out tensors, or put other keys, before they are checked.
+
+    `prefix` is what the names of its files begin with, where several adapters lie in one folder.
 
     Raises:
         ExpertUnreadable: a file is missing or damaged, or an A lacks its B.
         ExpertUnsupported: the adapter uses a feature that a mixture cannot honour, which is named.
     """
-    return _make_expert(name, _read_config(folder, name), select(_read_tensors(folder, name)))
+    config, tensors = _read_config(folder, prefix, name), _read_tensors(folder, prefix, name)
+    return _make_expert(name, config, select(tensors))
 
 
 def _make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Expert:
@@ -113,18 +120,18 @@ def _make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
     )
 
 
-def write_expert(folder: Path, expert: Expert, updates: Mapping[str, LowRank]) -> None:
-    """Write the folder `read_expert` reads, with the given updates (those read, or trained on since)."""
-    folder.mkdir(parents=True)
+def write_expert(folder: Path, expert: Expert, updates: Mapping[str, LowRank], *, prefix: str = "") -> None:
+    """Write the files `read_expert` reads, with the given updates (those read, or trained on since)."""
+    folder.mkdir(parents=True, exist_ok=bool(prefix))
     tensors: dict[str, Tensor] = {}
     for path, update in updates.items():
         for half, tensor in (("A", update.A), ("B", update.B)):
             factor = Factor(module=path, half=half, is_embedding=update.is_embedding)
             tensors[factor.key] = tensor.detach().cpu().contiguous()
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    save_file(tensors, folder / f"{prefix}{WEIGHTS_FILE}", metadata={"format": "pt"})
     kept = {field: expert.config[field] for field in _KEPT_FIELDS if field in expert.config}
     config = {**kept, "base_model_name_or_path": None, "inference_mode": True}
-    (folder / CONFIG_FILE).write_text(config_text(config), encoding="utf-8")
+    (folder / f"{prefix}{CONFIG_FILE}").write_text(config_text(config), encoding="utf-8")
 
 
 def check_fits(expert: Expert, base: nn.Module) -> None:
@@ -194,16 +201,16 @@ def _widths(module: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _read_config(folder: Path, name: str) -> dict[str, Any]:
+def _read_config(folder: Path, prefix: str, name: str) -> dict[str, Any]:
     def refusal(message: str) -> ExpertUnreadable:
         return ExpertUnreadable(f"expert {name!r}: {message}")
 
-    return read_object(folder / CONFIG_FILE, refusal=refusal)
+    return read_object(folder / f"{prefix}{CONFIG_FILE}", refusal=refusal)
 
 
-def _read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, prefix: str, name: str) -> dict[str, Tensor]:
     try:
-        return load_weights(folder / WEIGHTS_FILE, pickled=PICKLED_WEIGHTS_FILE)
+        return load_weights(folder / f"{prefix}{WEIGHTS_FILE}", pickled=f"{prefix}{PICKLED_WEIGHTS_FILE}")
     except SavedModelInvalid as error:
         raise ExpertUnreadable(f"expert {name!r}: {error}") from error
 

@@ -111,6 +111,20 @@ def test_the_base_models_name_on_the_hub_is_where_it_was_registered_from(run: Ru
     assert named == ["owner/pico", "other/name"]
 
 
+def test_the_base_model_is_written_beside_where_the_format_has_a_place_for_it(
+    run: Run, tmp_path: Path
+) -> None:
+    assert run("science", str(tmp_path / "out"), "--format", "mistralrs", "--with-base")[0] == 0
+    base = tmp_path / "out" / "base"
+    ordering = json.loads((tmp_path / "out" / "xlora-ordering.json").read_text())
+    assert ordering["base_model_id"] == str(base)
+    assert (base / "tokenizer.json").is_file()
+
+    code, _, err = run("science", str(tmp_path / "peft"), "--format", "peft", "--with-base")
+    assert (code, (tmp_path / "peft").exists()) == (2, False)
+    assert "--with-base must be left out with the format peft" in err
+
+
 @pytest.mark.parametrize("layout", ["zoo", "peft"])
 def test_a_folder_that_holds_something_is_not_touched(layout: str, run: Run, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()

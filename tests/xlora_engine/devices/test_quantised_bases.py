@@ -29,7 +29,7 @@ CONFIG = XLoraConfig(layerwise_scalings=True, xlora_dropout_p=0.0, scaling_pass_
 
 @pytest.fixture(autouse=True, scope="module")
 def _torchao_on_the_path() -> Iterator[None]:
-    assert TORCHAO.is_dir(), f"{TORCHAO} is missing; `make .venv/.quantisation` installs it"
+    assert TORCHAO.is_dir(), f"{TORCHAO} is missing; `make .venv/.apart` installs it"
     sys.path.append(str(TORCHAO))
     yield
     sys.path.remove(str(TORCHAO))
@@ -140,7 +140,7 @@ def test_a_mixture_on_a_four_bit_bitsandbytes_base_is_that_of_dequantised_weight
     tmp_path: Path,
 ) -> None:
     """In a process of its own, with bitsandbytes on its path."""
-    assert BITSANDBYTES.is_dir(), f"{BITSANDBYTES} is missing; `make .venv/.quantisation` installs it"
+    assert BITSANDBYTES.is_dir(), f"{BITSANDBYTES} is missing; `make .venv/.apart` installs it"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(BITSANDBYTES)])}
     script = Path(__file__).with_name("check_four_bit_base.py")
 

@@ -174,11 +174,11 @@ def test_mistral_rs_gets_its_names_its_ordering_and_no_dropout(
     assert {name.rpartition(".")[0] for name in names} == {"inner.0", "inner.1", "last"}
     targets = set()
     for name in adapters:
-        expert = json.loads((tmp_path / "saved" / name / "adapter_config.json").read_text())
+        expert = json.loads((tmp_path / "saved" / f"{name}_adapter_config.json").read_text())
         targets.add(frozenset(expert["target_modules"]))
         assert not expert["use_rslora"]
     assert len(targets) == 1, "it refuses experts of different targets"
-    protein = json.loads((tmp_path / "saved" / "protein" / "adapter_config.json").read_text())
+    protein = json.loads((tmp_path / "saved" / "protein_adapter_config.json").read_text())
     assert protein["lora_alpha"] / protein["r"] == pytest.approx(3 / 6**0.5)
 
 
@@ -235,7 +235,9 @@ def test_fields_left_out_have_the_defaults_of_mistral_rs(
     adapters: dict[str, Path], token_ids: Tensor, tmp_path: Path
 ) -> None:
     model = composed(adapters, xlora_depth=2, enable_relu_and_dropout=False, xlora_size=1)
-    model.export(tmp_path / "saved", "mistralrs", base_id="owner/base")
+    model.export(tmp_path / "saved", "xlora", base_id="owner/base")
+    ordering = {"layers": {path: index for index, path in enumerate(model.layers)}}
+    (tmp_path / "saved" / "xlora-ordering.json").write_text(json.dumps(ordering))
     path = tmp_path / "saved" / "xlora_config.json"
     config = json.loads(path.read_text())
     for field in ("enable_relu_and_dropout", "xlora_size"):
@@ -334,7 +336,7 @@ def test_mistral_rs_takes_no_name_within_another(tmp_path: Path) -> None:
     model = composed(pico_named(tmp_path, "adapter_1", "adapter_10"))
 
     with pytest.raises(
-        NotRepresentable, match=r"adapters: it would take adapter_10/.* for expert 'adapter_1'"
+        NotRepresentable, match=r"adapters: it would take adapter_10_.* for expert 'adapter_1'"
     ):
         model.export(tmp_path / "out", "mistralrs", base_id="owner/base")
 
@@ -344,7 +346,7 @@ def test_mistral_rs_wants_experts_of_the_same_modules_and_the_bases_name(
 ) -> None:
     with pytest.raises(NotRepresentable, match="target_modules: all experts must adapt the same modules"):
         mixture().export(tmp_path / "out", "mistralrs", base_id="owner/base")
-    with pytest.raises(NotRepresentable, match="base_model_id: it must be the base model's name on the hub"):
+    with pytest.raises(NotRepresentable, match="base_model_id: it must be the model that mistral"):
         composed(adapters).export(tmp_path / "out", "mistralrs")
 
 
