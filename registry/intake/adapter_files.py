@@ -1,33 +1,28 @@
-"""An adapter folder, copied and looked at without trusting it: which files it holds, and what is in them.
+"""An adapter's files, copied and looked at without trusting them: what is in them, and all that is wrong.
 
 Nothing is loaded: configuration and tensors are read by parsers of our own, a pickle by none.
 """
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from formats.peft import CONFIG_FILE, PICKLED_WEIGHTS_FILE, WEIGHTS_FILE
+from formats.peft import CONFIG_FILE, WEIGHTS_FILE
 from registry.errors import AdapterConfigInvalid, InvalidAdapter, PickleRefused, WeightsInvalid
-from registry.files.file_kinds import FileKind, kind_of_name
 from registry.files.model_card import licence_in
-from registry.files.regular_files import names_in, read_bounded
-from registry.files.safetensors_file import opened_tensors
+from registry.files.safetensors_file import TensorEntry, opened_tensors
 from registry.files.staging import Staging
+from registry.files.stand_ins import START_BYTES, stand_in
 from registry.intake.adapter_config import CONFIG_LIMIT_BYTES, AdapterConfig, parse_config, rebuild_config
-from registry.intake.adapter_tensors import ModuleShape, dtype_name, pair_modules, read_values
-from registry.intake.tokenizer_files import (
-    LIMIT_BYTES,
-    NAMES,
-    TokenizerFiles,
-    UnreadableFile,
-    read_tokenizer,
-)
-
-_TEXT_LIMIT_BYTES = 1024 * 1024
-
-#: File -> what refuses it, and how large it may be; for texts see above.
-_LIMITS = {CONFIG_FILE: (AdapterConfigInvalid, CONFIG_LIMIT_BYTES)}
+from registry.intake.adapter_tensors import AdapterValues, ModuleShape, dtype_name, pair_modules, read_values
+from registry.intake.folders.adapter_names import WEIGHTS, weights_name
+from registry.intake.folders.beside import is_read, stage_texts, tokenizer_beside, training_of
+from registry.intake.folders.left_out import left_out_note
+from registry.intake.folders.places import AdapterPlace, find_adapter
+from registry.intake.folders.problems import Problems
+from registry.intake.tokenizer_files import TokenizerFiles
 
 #: Beginnings of what `torch.save` writes: a zip, or a bare pickle of protocol 2 to 5.
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -51,110 +46,137 @@ class AdapterManifest:
     licence: str | None
     #: Of the tokenizer beside it, which is compared with the base model's and not kept.
     tokenizer: TokenizerFiles = field(default_factory=TokenizerFiles)
+    #: What a Trainer's state beside it says of the training: steps, losses, the best checkpoint.
+    training: Mapping[str, Any] = field(default_factory=dict)
+    #: `hub:<repository>@<revision>` or `file:<path>`.
+    origin: str = ""
     warnings: tuple[str, ...]
 
 
-def stage_adapter(folder: Path, staging: Staging) -> AdapterManifest:
-    """Copy the files of a PEFT LoRA folder that are kept, and look at the copies.
+@dataclass(frozen=True, kw_only=True)
+class _Weights:
+    """The weights file of an adapter, read once."""
 
-    The configuration among them is the one written anew.
+    entries: tuple[TensorEntry, ...]
+    modules: Mapping[str, ModuleShape]
+    values: AdapterValues
+    size_bytes: int
+
+
+def stage_adapter(
+    folder: Path, staging: Staging, *, subfolder: str | None = None, checkpoint: str | None = None
+) -> AdapterManifest:
+    """Copy the files of the LoRA adapter in `folder` that are kept, and look at the copies.
+
+    The configuration among them is the one written anew. `subfolder` and `checkpoint`: see `find_adapter`.
 
     Raises:
-        InvalidAdapter: it is none, or holds what must not be loaded; the message names file, field or tensor.
-            Subclasses tell a bad configuration, bad weights, a pickle, another kind of adapter, and one that
-            changes nothing from each other.
+        InvalidAdapter: there is none, or what must not be loaded; the message names every file, field or
+            tensor that is wrong. Subclasses tell a bad configuration, bad weights, a pickle, another kind of
+            adapter, and one that changes nothing from each other.
     """
-    files, ignored = _choose_files(folder)
-    for name in files:
-        if name != WEIGHTS_FILE:
-            refusal, limit_bytes = _LIMITS.get(name, (InvalidAdapter, _TEXT_LIMIT_BYTES))
-            staging.copy(folder / name, name, refusal=refusal, limit_bytes=limit_bytes)
-    config = parse_config(staging[CONFIG_FILE].read())
-    copy = staging.copy(folder / WEIGHTS_FILE, WEIGHTS_FILE, refusal=WeightsInvalid)
-    _refuse_disguised_pickle(copy.path, called=folder / WEIGHTS_FILE)
-    with opened_tensors(copy.path, called=folder / WEIGHTS_FILE) as weights:
-        entries = weights.entries
-        modules = pair_modules(entries, config)
-        values = read_values(weights)
-    staging.write(CONFIG_FILE, rebuild_config(config, modules=modules))
+    place = find_adapter(folder, subfolder=subfolder, checkpoint=checkpoint)
+    problems = Problems()
+    config = problems.attempt(lambda: parse_config(_copied_config(place, staging)))
+    weights = problems.attempt(lambda: _read_weights(place, staging, config, problems))
+    if config is None or weights is None or problems:
+        raise problems.error(place.folder)
+    staging.write(CONFIG_FILE, rebuild_config(config, modules=weights.modules))
+    texts, refused_texts = stage_texts(place, staging)
+    files = tuple(sorted((CONFIG_FILE, WEIGHTS_FILE, *texts)))
     return AdapterManifest(
         config=config,
-        modules=modules,
-        dtype=dtype_name(entries),
-        parameter_count=sum(entry.size for entry in entries),
-        size_bytes=copy.size_bytes,
-        weights_digest=values.digest,
+        modules=weights.modules,
+        dtype=dtype_name(weights.entries),
+        parameter_count=sum(entry.size for entry in weights.entries),
+        size_bytes=weights.size_bytes,
+        weights_digest=weights.values.digest,
         files=files,
         licence=licence_in(staging),
-        tokenizer=read_tokenizer(ignored, lambda name: _read_beside(folder / name)),
-        warnings=tuple(
-            _warnings(
-                [name for name in ignored if name not in NAMES],
-                zero=values.zero_modules,
-                modules=len(modules),
-            )
-        ),
+        tokenizer=tokenizer_beside(place),
+        training=training_of(place),
+        origin=place.origin,
+        warnings=_warnings(place, {*files, *refused_texts}, refused_texts, weights),
     )
 
 
-def _read_beside(path: Path) -> bytes:
-    return read_bounded(path, limit_bytes=LIMIT_BYTES, refusal=UnreadableFile)
+def _copied_config(place: AdapterPlace, staging: Staging) -> bytes:
+    path = _path_of(CONFIG_FILE, place)
+    copy = staging.copy(path, CONFIG_FILE, refusal=AdapterConfigInvalid, limit_bytes=CONFIG_LIMIT_BYTES)
+    data = copy.read()
+    _refuse_stand_in(data[:START_BYTES], called=place.folder / CONFIG_FILE)
+    return data
 
 
-def _choose_files(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names to keep and names that are ignored; refuses the folder for any other."""
-    kept, ignored = [], []
-    names = names_in(folder, refusal=InvalidAdapter)
-    kinds = {name: kind_of_name(name, is_folder=is_folder) for name, is_folder in names.items()}
-    for name, kind in kinds.items():
-        if name in (CONFIG_FILE, WEIGHTS_FILE) or kind is FileKind.TEXT:
-            kept.append(name)
-        elif kind is FileKind.PICKLE:
-            raise PickleRefused(_pickle_advice(folder / name, has_weights=WEIGHTS_FILE in names))
-        elif kind is FileKind.BYSTANDER:
-            ignored.append(name)
-        else:
-            raise InvalidAdapter(
-                f"{folder / name} is no file of a LoRA adapter, which is {CONFIG_FILE}, {WEIGHTS_FILE} and"
-                " texts such as README.md or LICENSE; move it away, or give a copy of the folder without it"
-            )
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if names.get(name) is not False:
-            raise InvalidAdapter(f"{folder} has no {name}; give the folder that PEFT's save_pretrained wrote")
-    return tuple(kept), tuple(ignored)
+def _read_weights(
+    place: AdapterPlace, staging: Staging, config: AdapterConfig | None, problems: Problems
+) -> _Weights | None:
+    """The weights, whose faults are noted; paired if there is a configuration."""
+    called = place.folder / WEIGHTS_FILE
+    copy = staging.copy(_path_of(WEIGHTS_FILE, place), WEIGHTS_FILE, refusal=WeightsInvalid)
+    with copy.path.open("rb") as file:
+        start = file.read(START_BYTES)
+    _refuse_stand_in(start, called=called)
+    _refuse_disguised_pickle(start, called=called)
+    with opened_tensors(copy.path, called=called) as weights:
+        modules = None if config is None else problems.attempt(lambda: pair_modules(weights.entries, config))
+        values = problems.attempt(lambda: read_values(weights))
+        entries = weights.entries
+    if modules is None or values is None:
+        return None
+    return _Weights(entries=entries, modules=modules, values=values, size_bytes=copy.size_bytes)
 
 
-def _pickle_advice(path: Path, *, has_weights: bool) -> str:
-    refused = f"{path} is a pickle or may hold one, and loading a pickle can run code"
-    if has_weights or not path.name.startswith("adapter_model"):
-        return f"{refused}; it is no part of an adapter: delete it, then register the folder again"
-    return f"{refused}. {_conversion(path)}, delete it, then register the folder again"
-
-
-def _conversion(path: Path) -> str:
-    return (
-        "If you trust it, convert it, on a machine you can spare: python -c "
-        f'"import torch, safetensors.torch as s; s.save_file({{k: v.contiguous() for k, v in'
-        f' torch.load({str(path)!r}, weights_only=True).items()}}, {str(path.with_name(WEIGHTS_FILE))!r})"'
-    )
-
-
-def _refuse_disguised_pickle(copy: Path, *, called: Path) -> None:
-    with copy.open("rb") as file:
-        start = file.read(9)
-    # A safetensors file has a small number and a brace here.
-    if start.startswith(_PICKLE_STARTS) and start[8:] != b"{":
+def _path_of(name: str, place: AdapterPlace) -> Path:
+    if name in place.files:
+        return place.files[name]
+    if name in place.listing.unusable:
+        raise InvalidAdapter(
+            f"{place.folder / name} is {place.listing.unusable[name]}; copy the folder with its links"
+            f" resolved (cp -rL {shlex.quote(str(place.folder))} copy) and give the copy"
+        )
+    pickled = weights_name(place.files) if name == WEIGHTS_FILE else None
+    if pickled is not None and WEIGHTS[pickled]:
         raise PickleRefused(
-            f"{called} is a pickle under another name, and loading a pickle can run code. Rename it to"
-            f" {PICKLED_WEIGHTS_FILE}. {_conversion(called.with_name(PICKLED_WEIGHTS_FILE))}"
+            f"{place.folder / pickled} is a pickle or may hold one, and loading a pickle can run code."
+            f" {_conversion(place.folder)}"
+        )
+    raise InvalidAdapter(f"{place.folder} has no {name}; give the folder that PEFT's save_pretrained wrote")
+
+
+def _conversion(folder: Path) -> str:
+    quoted = shlex.quote(str(folder))
+    return (
+        f"Convert it: zoo convert {quoted} NEW-FOLDER, which reads its tensors and nothing else, in a process"
+        " without network; then register the new folder"
+    )
+
+
+def _refuse_stand_in(start: bytes, *, called: Path) -> None:
+    instead = stand_in(start, called=called)
+    if instead is not None:
+        raise InvalidAdapter(instead)
+
+
+def _refuse_disguised_pickle(start: bytes, *, called: Path) -> None:
+    # A safetensors file has a small number and a brace here.
+    if start.startswith(_PICKLE_STARTS) and start[8:9] != b"{":
+        raise PickleRefused(
+            f"{called} is a pickle under another name, and loading a pickle can run code."
+            f" {_conversion(called.parent)}"
         )
 
 
-def _warnings(ignored: Sequence[str], *, zero: int, modules: int) -> list[str]:
-    warnings = []
-    left_out = [name for name in ignored if name not in NAMES]
-    if left_out:
-        warnings.append(f"left out, because an adapter does not need it: {', '.join(left_out)}")
-    if zero:
-        warnings.append(f"the update is zero in {zero} of {modules} modules")
-    return warnings
+def _warnings(
+    place: AdapterPlace, named: set[str], refused_texts: Mapping[str, str], weights: _Weights
+) -> tuple[str, ...]:
+    unusable = {name: what for name, what in place.listing.unusable.items() if name not in named}
+    left_out = left_out_note(
+        [name for name in place.files if name not in named and not is_read(name)],
+        place.listing.folders,
+        unusable={**unusable, **refused_texts},
+        adapters=place.others,
+    )
+    zero = weights.values.zero_modules
+    untrained = f"the update is zero in {zero} of {len(weights.modules)} modules" if zero else None
+    return tuple(filter(None, (left_out, untrained)))

@@ -20,7 +20,8 @@ from registry.records.lookup import active_bases, find_base, find_version
 from registry.records.record_rows import as_adapter, as_base
 from registry.records.resolution import ACTIVE_FIRST
 from registry.records.versions import Holder
-from registry.registration.adapters import AdapterLabels, register_adapter
+from registry.registration.adapters import AdapterLabels, Bases, register_adapter
+from registry.registration.every_adapter import register_every_adapter
 
 #: Fields that tell two versions apart by themselves, or are shown in parts of their own.
 _NOT_COMPARED = ("id", "name", "version", "created_at", "files", "modules", "job_id", "state")
@@ -37,6 +38,8 @@ class Adapters(Versioned[AdapterVersion]):
         folder: Path,
         *,
         name: str,
+        subfolder: str | None = None,
+        checkpoint: str | None = None,
         base: str | None = None,
         domains: Sequence[str] = (),
         tags: Sequence[str] = (),
@@ -59,23 +62,51 @@ class Adapters(Versioned[AdapterVersion]):
             tags=tags,
             licence=licence,
             description=description,
-            origin=origin or f"file:{folder.name}",
+            origin=origin,
             parameters=parameters or {},
             effect_score=effect_score,
             compute_dtype=compute_dtype,
         )
-        with self._database.read() as session:
-            asked = as_base(find_base(session, base)) if base else None
-            bases = () if base else active_bases(session)
         return register_adapter(
             folder,
+            subfolder=subfolder,
+            checkpoint=checkpoint,
             labels=labels,
-            bases=bases,
-            asked=asked,
+            bases=self._bases(base),
             holder=Holder.of(job_id, fence),
             database=self._database,
             artifacts=self._artifacts,
         )
+
+    def register_every(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        all_as: str,
+        base: str | None = None,
+        domains: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        licence: str | None = None,
+        description: str = "",
+    ) -> tuple[AdapterVersion, ...]:
+        """Register every adapter in and below a folder: see `registration.every_adapter`."""
+        labels = AdapterLabels(
+            name=name, domains=domains, tags=tags, licence=licence, description=description, parameters={}
+        )
+        return register_every_adapter(
+            folder,
+            all_as=all_as,
+            labels=labels,
+            bases=self._bases(base),
+            database=self._database,
+            artifacts=self._artifacts,
+        )
+
+    def _bases(self, asked: str | None) -> Bases:
+        with self._database.read() as session:
+            named = as_base(find_base(session, asked)) if asked else None
+            return Bases(asked=named, known=() if asked else active_bases(session))
 
     def list(
         self,

@@ -14,6 +14,7 @@ from registry.entities import AdapterVersion, BaseModel, FileRecord
 from registry.errors import BaseNotFound, Incompatible
 from registry.files.artifacts import ArtifactStore
 from registry.files.json_text import digest_of
+from registry.files.staging import Staging
 from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from registry.intake.base_choice import choose_base
 from registry.intake.compatibility import CompatibilityResult, refused
@@ -37,7 +38,8 @@ class AdapterLabels:
     tags: Sequence[str] = ()
     licence: str | None = None
     description: str = ""
-    origin: str
+    #: The place of its files, if left out.
+    origin: str | None = None
     parameters: Mapping[str, Any]
     effect_score: float | None = None
     compute_dtype: str | None = None
@@ -55,46 +57,101 @@ class AdapterLabels:
             "tags": checked_labels(self.tags, kind="tag"),
             "licence": checked_licence(self.licence),
             "description": checked_page(self.description, field="description"),
-            "origin": checked_line(self.origin, field="origin"),
+            "origin": None if self.origin is None else checked_line(self.origin, field="origin"),
             "parameters": dict(self.parameters),
             "effect_score": self.effect_score,
             "compute_dtype": self.compute_dtype,
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Bases:
+    """The base models that an adapter may be of."""
+
+    #: The one that the caller named, if any.
+    asked: BaseModel | None
+    #: Those to choose from otherwise.
+    known: Sequence[BaseModel]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExaminedAdapter:
+    """An adapter that can be registered: its files are copied and checked, nothing is stored yet."""
+
+    name: str
+    manifest: AdapterManifest
+    base: BaseModel
+    results: tuple[CompatibilityResult, ...]
+    labels: Mapping[str, Any]
+
+
 def register_adapter(
     folder: Path,
     *,
+    subfolder: str | None = None,
+    checkpoint: str | None = None,
     labels: AdapterLabels,
-    bases: Sequence[BaseModel],
-    asked: BaseModel | None,
+    bases: Bases,
     holder: Holder | None,
     database: Database,
     artifacts: ArtifactStore,
 ) -> AdapterVersion:
     """Register a version; equal weights and configuration under the same name are the version that is there.
 
-    `asked` is the base model the caller named, if any; `bases` are those to choose from otherwise.
+    Where the adapter lies in the folder, `subfolder` and `checkpoint` say: see `intake.folders.places`.
 
     Raises:
         InvalidAdapter: the folder holds no LoRA adapter that can be loaded safely.
         Incompatible: no base model, or not the one asked for, can carry it, or several could.
         LeaseLost: the job no longer holds its lease; nothing was registered.
     """
-    stated = labels.columns()
     with artifacts.staging() as staging:
-        manifest = stage_adapter(folder, staging)
-        stated["licence"] = stated["licence"] or checked_licence(manifest.licence)
-        manifest = replace(manifest, licence=stated["licence"])
-        base, results = choose_base(manifest, bases=bases, asked=asked)
-        results = (*results, *_tokenizer_results(manifest.tokenizer, base, artifacts))
-        files = artifacts.store(staging, manifest.files)
-    columns = stated | _derived(manifest, base, files, results)
-    columns["job_id"] = holder.job_id if holder else None
+        examined = examine_adapter(
+            folder,
+            staging,
+            subfolder=subfolder,
+            checkpoint=checkpoint,
+            labels=labels,
+            bases=bases,
+            artifacts=artifacts,
+        )
+        files = artifacts.store(staging, examined.manifest.files)
+    return record_adapter(examined, files, holder=holder, database=database)
+
+
+def examine_adapter(
+    folder: Path,
+    staging: Staging,
+    *,
+    subfolder: str | None = None,
+    checkpoint: str | None = None,
+    labels: AdapterLabels,
+    bases: Bases,
+    artifacts: ArtifactStore,
+) -> ExaminedAdapter:
+    """Copy and check an adapter, and find its base model; raises as `register_adapter`."""
+    stated = labels.columns()
+    manifest = stage_adapter(folder, staging, subfolder=subfolder, checkpoint=checkpoint)
+    stated["licence"] = stated["licence"] or checked_licence(manifest.licence)
+    stated["origin"] = stated["origin"] or checked_line(manifest.origin, field="origin")
+    if manifest.training:
+        stated["parameters"] = {"trainer_state": dict(manifest.training), **stated["parameters"]}
+    manifest = replace(manifest, licence=stated["licence"])
+    base, results = choose_base(manifest, bases=bases.known, asked=bases.asked)
+    results = (*results, *_tokenizer_results(manifest.tokenizer, base, artifacts))
+    return ExaminedAdapter(name=labels.name, manifest=manifest, base=base, results=results, labels=stated)
+
+
+def record_adapter(
+    examined: ExaminedAdapter, files: tuple[FileRecord, ...], *, holder: Holder | None, database: Database
+) -> AdapterVersion:
+    """Write the record of an adapter whose files are stored; raises as `register_adapter`."""
+    derived = _derived(examined.manifest, examined.base, files, examined.results)
+    columns = {**examined.labels, **derived, "job_id": holder.job_id if holder else None}
     with database.write() as session:
         hold(session, holder)
-        _lock_base(session, base)
-        row = add_version(session, ADAPTER, labels.name, columns, content="content_digest", holder=holder)
+        _lock_base(session, examined.base)
+        row = add_version(session, ADAPTER, examined.name, columns, content="content_digest", holder=holder)
         registered = as_adapter(row)
         crash_point("before_commit")
     crash_point("after_commit")

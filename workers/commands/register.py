@@ -7,6 +7,8 @@ import click
 
 from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
+from registry.entities import AdapterVersion
+from registry.registration.every_adapter import NAMES, VERSIONS
 from workers.requests.base_models import is_converted, register_base
 
 _FILE = click.Path(exists=True, path_type=Path)
@@ -42,33 +44,58 @@ def base(
 @command.command()
 @click.argument("folder", type=_FILE)
 @click.option("--name", required=True, help="Name of the adapter; a taken name gets its next version.")
+@click.option("--subfolder", help="Where the adapter lies below FOLDER.")
+@click.option("--checkpoint", help="Training checkpoint to take: best, last, or its number of steps.")
+@click.option(
+    "--all-as",
+    type=click.Choice([NAMES, VERSIONS]),
+    help="Every adapter in and below FOLDER: as NAME-FOLDER each, or as versions of NAME.",
+)
 @click.option("--base", help="Base model, where the adapter's own configuration does not tell.")
 @click.option("--domain", "domains", multiple=True, help="What the adapter is for.")
 @click.option("--tag", "tags", multiple=True, help="A word to find it by.")
 @click.option("--licence", help="Its licence.")
 @click.option("--description", default="", help="What others should know.")
 @output_options
-def adapter(folder: Path, output: Output, **facts: Any) -> None:
+def adapter(
+    folder: Path,
+    subfolder: str | None,
+    checkpoint: str | None,
+    all_as: str | None,
+    output: Output,
+    **facts: Any,
+) -> None:
     """Register the LoRA adapter in FOLDER; base, rank, modules and size are read from its files.
 
     Example: zoo register adapter ./my-bio-lora --name bio --domain biology
     """
-    with opened() as registry:
-        record = registry.adapters.register(folder, **facts)
-        output.notes(record.warnings)
-        output.emit_made(
-            record.reference,
-            {
-                "adapter": record.reference,
-                "base": record.base_name,
-                "rank": record.rank,
-                "alpha": record.alpha,
-                "target_modules": list(record.target_modules),
-                "modules": len(record.modules),
-                "size_bytes": record.size_bytes,
-                "weights_digest": record.weights_digest,
-            },
+    if all_as and (subfolder or checkpoint):
+        raise click.UsageError(
+            "--all-as takes every adapter below FOLDER; leave out --subfolder and --checkpoint"
         )
+    with opened() as registry:
+        if all_as is None:
+            record = registry.adapters.register(folder, subfolder=subfolder, checkpoint=checkpoint, **facts)
+            output.notes(record.warnings)
+            output.emit_made(record.reference, _facts(record))
+            return
+        records = registry.adapters.register_every(folder, all_as=all_as, **facts)
+        for record in records:
+            output.notes([f"{record.reference}: {warning}" for warning in record.warnings])
+        output.emit([_facts(record) for record in records], key="adapter")
+
+
+def _facts(record: AdapterVersion) -> dict[str, Any]:
+    return {
+        "adapter": record.reference,
+        "base": record.base_name,
+        "rank": record.rank,
+        "alpha": record.alpha,
+        "target_modules": list(record.target_modules),
+        "modules": len(record.modules),
+        "size_bytes": record.size_bytes,
+        "weights_digest": record.weights_digest,
+    }
 
 
 @command.command()

@@ -140,7 +140,7 @@ def test_files_that_cannot_be_trusted_leave_nothing(
     with pytest.raises(AdapterConfigInvalid, match="use_dora"):
         registry.adapters.register(write_adapter(tmp_path / "a", use_dora=True), name="bio")
     folder = write_adapter(tmp_path / "b")
-    (folder / "adapter_model.bin").write_bytes(b"")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(PickleRefused):
         registry.adapters.register(folder, name="bio")
     assert listed(registry.adapters) == []

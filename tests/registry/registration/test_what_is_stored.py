@@ -172,7 +172,6 @@ BAD: Sequence[tuple[str, Spoil, type[RegistryError]]] = (
     ("base", lambda path: (path / "config.json").write_text("{}"), InvalidBase),
     ("adapter", lambda path: (path / "adapter_model.safetensors").write_bytes(b"none"), InvalidAdapter),
     ("adapter", lambda path: (path / "adapter_config.json").write_text("{}"), InvalidAdapter),
-    ("adapter", lambda path: (path / "README.md").write_bytes(b"x" * 2_000_000), InvalidAdapter),
     ("adapter", lambda path: write_adapter(emptied(path), hidden=4), Incompatible),
     ("dataset", lambda path: path.write_text("no example\n"), InvalidDataset),
     ("composition", lambda path: (path / "head.safetensors").write_bytes(b"none"), InvalidAdapter),

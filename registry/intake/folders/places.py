@@ -1,0 +1,208 @@
+"""Where an adapter lies in what was given: itself, a folder below, a training checkpoint, a hub's cache."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from registry.errors import InvalidAdapter
+from registry.files.linked_files import BLOBS, REFS, SNAPSHOTS, Listing, boundary_of, list_folder
+from registry.files.regular_files import read_bounded
+from registry.intake.folders.adapter_names import holds_adapter
+from registry.intake.folders.checkpoints import choose_checkpoint, natural_order, steps_of
+
+#: How deep and how far a folder is searched for others that hold an adapter.
+_DEEPEST, _MOST_FOLDERS = 4, 2000
+_NAMED = 8
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+#: A folder of the hub's cache: models--<owner>--<name>.
+_CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterPlace:
+    """A folder that holds an adapter, and those above it up to the one that was given."""
+
+    folder: Path
+    listing: Listing
+    #: Of the folders above, the nearest first.
+    above: tuple[Listing, ...]
+    #: Folders below that hold adapters of their own, by their paths.
+    others: tuple[str, ...]
+    #: Where it is from: `hub:<repository>@<revision>`, or `file:<path>` from the given folder's name on.
+    origin: str
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """The files beside the adapter."""
+        return self.listing.files
+
+    def nearest(self, name: str) -> Path | None:
+        """A file of this name beside the adapter, or above it."""
+        return next((one.files[name] for one in (self.listing, *self.above) if name in one.files), None)
+
+
+def find_adapter(given: Path, *, subfolder: str | None = None, checkpoint: str | None = None) -> AdapterPlace:
+    """The place of the adapter in `given`, in `subfolder` below it, at the checkpoint asked for.
+
+    `checkpoint` is "best", "last" or a number of steps.
+
+    Raises:
+        InvalidAdapter: there is none; the message names those that are below, or what is there instead.
+    """
+    root = _snapshot(given if given.is_dir() else _folder_of(given))
+    within = boundary_of(root)
+    folder = root if subfolder is None else _below(root, subfolder, within)
+    listing = list_folder(folder, within=within, refusal=InvalidAdapter)
+    if checkpoint is not None:
+        name = choose_checkpoint(folder, listing, asked=checkpoint)
+        folder = listing.folders[name]
+        listing = list_folder(folder, within=within, refusal=InvalidAdapter)
+    below = tuple(_adapters_below(folder, listing, within))
+    if not holds_adapter([*listing.files, *listing.unusable]):
+        raise InvalidAdapter(_absence(given, folder, listing, below))
+    return AdapterPlace(
+        folder=folder,
+        listing=listing,
+        above=tuple(_listings_above(folder, root, within)),
+        others=below,
+        origin=_origin(given, root, folder),
+    )
+
+
+def adapters_in(given: Path) -> tuple[str, ...]:
+    """The paths, from `given`, of all folders that hold an adapter, numbers in their order.
+
+    The last is empty where `given` itself does.
+    """
+    root = _snapshot(given)
+    within = boundary_of(root)
+    listing = list_folder(root, within=within, refusal=InvalidAdapter)
+    itself = [""] if holds_adapter(listing.files) else []
+    return (*_adapters_below(root, listing, within), *itself)
+
+
+def _folder_of(path: Path) -> Path:
+    """The folder of an adapter's file, where one was given in place of its folder."""
+    if path.is_file() and holds_adapter([path.name]):
+        return path.parent
+    return path
+
+
+def _snapshot(given: Path) -> Path:
+    """The revision in a repository's folder of the hub's cache; any other folder is itself."""
+    snapshots = given / SNAPSHOTS
+    if not (snapshots.is_dir() and (given / BLOBS).is_dir()):
+        return given
+    main = given / REFS / "main"
+    if main.is_file():
+        revision = read_bounded(main, limit_bytes=100, refusal=InvalidAdapter).decode(errors="replace")
+        if _COMMIT.fullmatch(revision.strip()) and (snapshots / revision.strip()).is_dir():
+            return snapshots / revision.strip()
+    revisions = sorted(path.name for path in snapshots.iterdir() if path.is_dir())
+    if len(revisions) != 1:
+        raise InvalidAdapter(
+            f"{given} holds {len(revisions)} revisions of a repository; give one of them:"
+            f" {_listed([str(snapshots / name) for name in revisions])}"
+        )
+    return snapshots / revisions[0]
+
+
+def _below(root: Path, subfolder: str, within: Path) -> Path:
+    path = PurePosixPath(subfolder)
+    folder = root.joinpath(*path.parts)
+    if path.is_absolute() or ".." in path.parts or not folder.resolve().is_relative_to(within):
+        raise InvalidAdapter(f"the subfolder {subfolder!r} is not below {root}; give a path from there")
+    if not folder.is_dir():
+        raise InvalidAdapter(f"{root} has no subfolder {subfolder!r}; it holds {_held(root, within)}")
+    return folder
+
+
+def _held(root: Path, within: Path) -> str:
+    listing = list_folder(root, within=within, refusal=InvalidAdapter)
+    return _listed([f"{name}/" for name in listing.folders] + list(listing.files)) or "nothing"
+
+
+def _adapters_below(folder: Path, listing: Listing, within: Path) -> list[str]:
+    found: list[str] = []
+    seen = {folder.resolve()}
+    level = [("", listing)]
+    for _ in range(_DEEPEST):
+        further: list[tuple[str, Listing]] = []
+        for prefix, one in level:
+            for name, path in one.folders.items():
+                resolved = path.resolve()
+                if name.startswith(".") or resolved in seen or len(seen) > _MOST_FOLDERS:
+                    continue
+                seen.add(resolved)
+                try:
+                    inner = list_folder(path, within=within, refusal=InvalidAdapter)
+                except InvalidAdapter:  # no right to read it, say
+                    continue
+                further.append((f"{prefix}{name}/", inner))
+                if holds_adapter(inner.files):
+                    found.append(f"{prefix}{name}")
+        level = further
+    return sorted(found, key=natural_order)
+
+
+def _listings_above(folder: Path, root: Path, within: Path) -> Iterator[Listing]:
+    if folder != root and folder.is_relative_to(root):
+        for parent in folder.parents:
+            yield list_folder(parent, within=within, refusal=InvalidAdapter)
+            if parent == root:
+                return
+
+
+def _absence(given: Path, folder: Path, listing: Listing, below: tuple[str, ...]) -> str:
+    checkpoints = [name for name in below if "/" not in name and steps_of(name) is not None]
+    if checkpoints and len(checkpoints) == len(below):
+        return (
+            f"{folder} holds training checkpoints ({_listed(checkpoints)}) and no adapter itself;"
+            f" say which: --checkpoint last, best or {steps_of(checkpoints[-1])}"
+        )
+    if below:
+        way = f"--subfolder {below[0]}" if folder == given else f"give {folder / below[0]}"
+        every = "" if len(below) == 1 else ", or register all with --all-as names or --all-as versions"
+        return (
+            f"{folder} holds no adapter itself, below it {_listed(below)}"
+            f" {'holds one' if len(below) == 1 else 'hold one each'}; say which: {way}{every}"
+        )
+    return f"{folder} holds no adapter: {_instead(listing)}"
+
+
+def _instead(listing: Listing) -> str:
+    names = [name.lower() for name in listing.files]
+    if any(name.endswith((".tar.gz", ".tgz", ".zip", ".tar", ".7z")) for name in names):
+        return "it holds an archive; unpack it, then give the folder that comes out"
+    if "model_index.json" in names or "pytorch_lora_weights.safetensors" in names:
+        return "it is of diffusers, for a model of images, and no expert of a language model"
+    is_model = any(name.startswith(("model", "pytorch_model", "consolidated")) for name in names)
+    if is_model and "config.json" in names:
+        return (
+            "it is a whole model (merged with its adapter, perhaps): zoo register base takes it, or give the"
+            " folder that PEFT's save_pretrained wrote"
+        )
+    if any(name.endswith(".gguf") for name in names):
+        return (
+            "a .gguf is for llama.cpp, and cannot be turned back exactly; give the PEFT folder it was made of"
+        )
+    held = _listed([*listing.folders, *listing.files])
+    return (
+        "it has no adapter_config.json; give the folder that PEFT's save_pretrained wrote (here is"
+        f" {held or 'nothing'})"
+    )
+
+
+def _origin(given: Path, root: Path, folder: Path) -> str:
+    resolved = root.resolve()
+    below = folder.relative_to(root).as_posix() if folder != root and folder.is_relative_to(root) else ""
+    cached = _CACHED.fullmatch(resolved.parent.parent.name)
+    if cached and resolved.parent.name == SNAPSHOTS and _COMMIT.fullmatch(resolved.name):
+        return f"hub:{cached['owner']}/{cached['name']}@{resolved.name}" + (f"/{below}" if below else "")
+    return f"file:{given.name}" + (f"/{below}" if below else "")
+
+
+def _listed(names: list[str] | tuple[str, ...]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
