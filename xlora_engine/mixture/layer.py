@@ -65,9 +65,9 @@ class MixtureLayer(nn.Module):
         return self.base.weight
 
     def forward(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_out"]:
-        """The base layer's output, plus the experts' if scalings are in force."""
+        """The base layer's output, plus the experts' if any are in force."""
         out: Tensor = self.base(x)
-        if self.context.scalings is None:
+        if not self.context.is_active:
             return out
         inner, up = self.down(x, self.member), factor_for(self.up, x)
         if up is not self.up and up.dtype == out.dtype:
@@ -95,9 +95,9 @@ class MixtureEmbedding(MixtureLayer):
     """
 
     def forward(self, x: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq d_out"]:
-        """The base embedding of token ids, plus the experts' if scalings are in force."""
+        """The base embedding of token ids, plus the experts' if any are in force."""
         out: Tensor = self.base(x)
-        if self.context.scalings is None:
+        if not self.context.is_active:
             return out
         added = F.linear(self.down.lookup(x), self.up)
         embed_scale = getattr(self.base, "embed_scale", None)

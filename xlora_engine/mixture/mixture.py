@@ -22,6 +22,7 @@ from xlora_engine.mixture.head import ScalingHead
 from xlora_engine.mixture.layer import MixtureLayer
 from xlora_engine.mixture.model_output import XLoraOutput
 from xlora_engine.mixture.resolved_config import resolved
+from xlora_engine.mixture.routers import Router
 from xlora_engine.mixture.scaling_context import ScalingContext, fitted
 from xlora_engine.mixture.wrapping import presence, replace_module, wrap
 from xlora_engine.sources.adapter_weights import Expert, LowRank, check_fits
@@ -30,9 +31,10 @@ from xlora_engine.sources.architectures import require_text_only
 
 @dataclass(frozen=True, eq=False)
 class _Fixed:
-    """Scalings that replace the head's; with None the experts add nothing."""
+    """What replaces the head: scalings, or a router; with neither the experts add nothing."""
 
-    scalings: Tensor | None
+    scalings: Tensor | None = None
+    router: Router | None = None
 
 
 class Mixture(nn.Module):
@@ -178,7 +180,7 @@ class Mixture(nn.Module):
 
     @property
     def has_fixed_scalings(self) -> bool:
-        """Whether fixed scalings replace the head's, so that there is one pass."""
+        """Whether fixed scalings or a router replace the head, so that there is one pass."""
         return self._fixed is not None
 
     @contextmanager
@@ -190,6 +192,15 @@ class Mixture(nn.Module):
         """
         self._fitted(scalings)
         before, self._fixed = self._fixed, _Fixed(scalings)
+        try:
+            yield
+        finally:
+            self._fixed = before
+
+    @contextmanager
+    def routed(self, router: Router) -> Iterator[None]:
+        """Inside, each layer weighs its experts by its own input, in every thread; there is one pass."""
+        before, self._fixed = self._fixed, _Fixed(router=router)
         try:
             yield
         finally:
@@ -283,7 +294,7 @@ class Mixture(nn.Module):
         return updates
 
     def _forward_fixed(self, fixed: "_Fixed", **inputs: Any) -> XLoraOutput:
-        with self.context.using(self._fitted(fixed.scalings, inputs)):
+        with self.context.using(self._fitted(fixed.scalings, inputs), router=fixed.router):
             out = self.base(**inputs)
         return XLoraOutput.of(out, scalings=fixed.scalings, cache=out.cache)
 

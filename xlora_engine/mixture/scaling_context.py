@@ -1,4 +1,4 @@
-"""The scalings in force during a forward pass, and the gates computed from them for each stack of experts."""
+"""The scalings or router in force in a forward pass, and the gates computed from scalings for each stack."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xlora_engine.errors import ConfigInvalid
+from xlora_engine.mixture.routers import Router
 
 #: Above this many values, gates are spread over the ranks stack by stack instead of all at once.
 SPREAD_AT_ONCE_LIMIT = 1 << 24
@@ -58,6 +59,7 @@ class _InForce:
     """Scalings, and the gates and products computed from them."""
 
     scalings: Float[Tensor, "batch seq layer expert"] | None = None
+    router: Router | None = None
     gates: dict[Stack, Tensor] = field(default_factory=dict)
     pending: dict[Stack, PendingProducts] = field(default_factory=dict)
 
@@ -162,13 +164,25 @@ class ScalingContext:
         return self._here.now.scalings
 
     @property
+    def router(self) -> Router | None:
+        """What weighs the experts by each layer's input, instead of scalings."""
+        return self._here.now.router
+
+    @property
+    def is_active(self) -> bool:
+        """Whether experts add anything."""
+        return self._here.now.scalings is not None or self._here.now.router is not None
+
+    @property
     def pending(self) -> dict[Stack, PendingProducts]:
         """Products computed with the scalings in force; they are dropped when those are."""
         return self._here.now.pending
 
-    def using(self, scalings: Float[Tensor, "batch seq layer expert"] | None) -> AbstractContextManager[None]:
-        """Put scalings in force for the calls made inside; with None the experts add nothing."""
-        return self._holding(_InForce(scalings))
+    def using(
+        self, scalings: Float[Tensor, "batch seq layer expert"] | None, *, router: Router | None = None
+    ) -> AbstractContextManager[None]:
+        """Put scalings or a router in force for the calls made inside; with neither experts add nothing."""
+        return self._holding(_InForce(scalings, router))
 
     def reinstating(self) -> AbstractContextManager[None]:
         """A context that puts the present scalings in force again each time it is entered."""
@@ -231,11 +245,11 @@ class _Reinstating(AbstractContextManager[None]):
 
     def __init__(self, holding: Callable[[_InForce], AbstractContextManager[None]], state: _InForce) -> None:
         self._holding = holding
-        self._scalings, self._gates = state.scalings, dict(state.gates)
+        self._scalings, self._router, self._gates = state.scalings, state.router, dict(state.gates)
         self._entered: list[AbstractContextManager[None]] = []
 
     def __enter__(self) -> None:
-        self._entered.append(self._holding(_InForce(self._scalings, dict(self._gates))))
+        self._entered.append(self._holding(_InForce(self._scalings, self._router, dict(self._gates))))
         self._entered[-1].__enter__()
 
     def __exit__(self, *exc: Any) -> None:

@@ -1,6 +1,7 @@
 """All experts' A of the layers that get the same input, stacked: one product for all of them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Self
 
 import torch
@@ -44,6 +45,8 @@ class SharedDown(nn.Module):
         self.context = context
         self.sizes = tuple(sizes)
         self.update_ranks = tuple(update_ranks)
+        #: Number of updates of each layer.
+        self.layer_updates = _counts(update_ranks, sizes)
         self.ranks = sum(sizes)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.layerwise_source: Tensor
@@ -133,7 +136,9 @@ class SharedDown(nn.Module):
         return self._gated(F.linear(x.to(weight.dtype), weight)).to(weight.dtype)
 
     def _gated(self, inner: Float[Tensor, "*tokens ranks"]) -> Float[Tensor, "*tokens ranks"]:
-        gated: Tensor = inner * _fit(self.context.rank_gates(self), inner)
+        router = self.context.router
+        gates = router.gates(inner, self) if router else _fit(self.context.rank_gates(self), inner)
+        gated: Tensor = inner * gates
         return gated
 
 
@@ -148,6 +153,13 @@ def siblings(paths: Sequence[str]) -> list[list[str]]:
             if name in names and together[0] == path and len(together) > 1:
                 found.append(together)
     return found
+
+
+def _counts(update_ranks: Sequence[int], sizes: Sequence[int]) -> tuple[int, ...]:
+    """How many of the updates, in order, make up each layer's ranks."""
+    ends = list(accumulate(update_ranks))
+    counted = [ends.index(end) + 1 for end in accumulate(sizes)]
+    return tuple(end - start for start, end in pairwise([0, *counted]))
 
 
 def _fit(gates: Float[Tensor, "batch seq ranks"], inner: Tensor) -> Tensor:
