@@ -68,6 +68,7 @@ LATE = {
     "workers.requests.base_models": {"torch", "transformers"},
     "workers.commands.relay": {"sqlalchemy"},
     "workers.commands.running": {"rich"},
+    "workers.jobs.adapter_export": {"torch", "transformers"},
     "workers.jobs.export": {"torch"},
     "workers.jobs.figures": {"matplotlib"},
     "workers.tracking.mlflow_store": {"mlflow"},

@@ -1,21 +1,28 @@
-"""A registered composition as a folder, for other programs to load."""
+"""A registered composition or adapter as a folder, for other programs to load."""
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+from registry.entities import AdapterVersion, CompositionVersion
 from registry.service import Registry
 from workers.errors import SpecInvalid
+from workers.jobs.adapter_export import write_adapter_version
 from workers.processes.heavy_imports import heavy_imports
+from workers.requests.exports import ADAPTER_EXPORTS, DEFAULT_OF_COMPOSITIONS, require_adapter_export
 from workers.requests.methods import require_export
+from workers.requests.subjects import find
 from xlora_engine.sources.hub import looks_like_repository
 from xlora_engine.sources.new_folder import filling
 
 #: The zoo's own format is what the registry holds, so it is copied; the others are written.
 OWN_FORMAT = "zoo"
 
-#: Formats beside which the base model can be written, as their program reads it.
+#: Formats of compositions beside which the base model can be written, as their program reads it.
 WITH_BASE = ("mistralrs",)
 
 
@@ -23,38 +30,80 @@ WITH_BASE = ("mistralrs",)
 class Exported:
     """What was written where."""
 
+    #: `composition` or `adapter`.
+    kind: str
     #: `science@1`.
-    composition: str
+    reference: str
     format: str
     folder: Path
     #: The base model's name on the hub as the files give it; None if they give none.
     base_id: str | None
+    #: Whether the files are to name a base model.
+    names_a_base: bool
     #: Whether a configuration holds the folder's own path, so that it cannot be loaded from another.
     holds_its_path: bool
+    #: What else is to be known of it, e.g. what rounding changed.
+    known: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def export_composition(
+def export(
     registry: Registry,
     reference: str,
     folder: Path,
     *,
-    layout: str = OWN_FORMAT,
+    layout: str | None = None,
     base_id: str | None = None,
     with_base: bool = False,
+    dtype: str | None = None,
 ) -> Exported:
-    """Write a composition to a folder that is new or empty, with its base model on request.
+    """Write a composition or an adapter to a folder that is new or empty, with its base model on request.
 
     Where `base_id` is left out, it is where the base model was registered from, if that is a name on the hub.
 
     Raises:
-        CompositionNotFound: there is no such composition.
-        SpecInvalid: no composition of its method is exported so, or the format holds no base model.
-        SavedModelUnwritable: the format cannot express it, or the folder cannot be written.
+        NotFound: there is no such composition or adapter.
+        SpecInvalid: it is not exported so, the format holds no base model, or it is a base model itself.
+        SavedModelUnwritable: the folder cannot be written.
+        NotRepresentable: the format cannot express it.
     """
-    record = registry.compositions.get(reference)
+    record = find(registry, reference)
+    if isinstance(record, CompositionVersion):
+        return _composition(
+            registry, record, folder, layout or DEFAULT_OF_COMPOSITIONS, base_id, with_base, dtype
+        )
+    if not isinstance(record, AdapterVersion):
+        allowed = "an adapter or a composition: a base model is exported as it was registered, a folder"
+        raise SpecInvalid("subject", allowed=allowed, value=reference)
+    layout = layout or next(iter(ADAPTER_EXPORTS))
+    require_adapter_export(layout, with_base=with_base, dtype=dtype)
+    base_id = base_id or _hub_name(registry, record.base_digest)
+    known = write_adapter_version(registry, record, folder, layout, base_id=base_id, dtype=dtype)
+    return Exported(
+        kind="adapter",
+        reference=record.reference,
+        format=layout,
+        folder=folder.resolve(),
+        base_id=base_id,
+        names_a_base=not ADAPTER_EXPORTS[layout].with_weights,
+        holds_its_path=False,
+        known=known,
+    )
+
+
+def _composition(
+    registry: Registry,
+    record: CompositionVersion,
+    folder: Path,
+    layout: str,
+    base_id: str | None,
+    with_base: bool,
+    dtype: str | None,
+) -> Exported:
     require_export(record.method, layout)
     if with_base and layout not in WITH_BASE:
         raise SpecInvalid("with_base", f"left out with the format {layout}, which holds no base model", True)
+    if dtype is not None:
+        raise SpecInvalid("dtype", "left out for a composition, which is written as it is stored", dtype)
     source = registry.materialise(record)
     if layout == OWN_FORMAT:
         base_id = None
@@ -66,10 +115,12 @@ def export_composition(
         _convert(record.method, source, folder, layout, base_id=base_id, base_folder=base_folder)
     written = folder.resolve()
     return Exported(
-        composition=record.reference,
+        kind="composition",
+        reference=record.reference,
         format=layout,
         folder=written,
         base_id=base_id,
+        names_a_base=layout != OWN_FORMAT and not with_base,
         holds_its_path=_holds_its_path(written),
     )
 

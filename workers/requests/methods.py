@@ -59,9 +59,6 @@ DEFAULT_METHOD = "xlora"
 #: What the option is said to do.
 METHODS_HELP = "; ".join(f"{name}: {row.summary}" for name, row in METHODS.items()) + "."
 
-#: Every format that a composition of some method can be exported to.
-EXPORT_FORMATS = tuple(dict.fromkeys(name for method in METHODS.values() for name in method.exports))
-
 
 def method_row(name: str) -> Method:
     """The row of that name.

@@ -120,9 +120,19 @@ def _make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
     )
 
 
-def write_expert(folder: Path, expert: Expert, updates: Mapping[str, LowRank], *, prefix: str = "") -> None:
-    """Write the files `read_expert` reads, with the given updates (those read, or trained on since)."""
-    folder.mkdir(parents=True, exist_ok=bool(prefix))
+def write_expert(
+    folder: Path,
+    expert: Expert,
+    updates: Mapping[str, LowRank],
+    *,
+    prefix: str = "",
+    base_id: str | None = None,
+) -> None:
+    """Write the files `read_expert` reads, with the given updates (those read, or trained on since).
+
+    `base_id` is the base model's name on the hub, if the files are to say it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for path, update in updates.items():
         for half, tensor in (("A", update.A), ("B", update.B)):
@@ -130,7 +140,7 @@ def write_expert(folder: Path, expert: Expert, updates: Mapping[str, LowRank], *
             tensors[factor.key] = tensor.detach().cpu().contiguous()
     save_file(tensors, folder / f"{prefix}{WEIGHTS_FILE}", metadata={"format": "pt"})
     kept = {field: expert.config[field] for field in _KEPT_FIELDS if field in expert.config}
-    config = {**kept, "base_model_name_or_path": None, "inference_mode": True}
+    config = {**kept, "base_model_name_or_path": base_id, "inference_mode": True}
     (folder / f"{prefix}{CONFIG_FILE}").write_text(config_text(config), encoding="utf-8")
 
 

@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import zoo
 from registry.entities import ExpertRecord
@@ -16,10 +18,12 @@ from registry.service import Registry
 from registry.settings import Settings
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama
 from tests.registry.folders import XLORA
-from workers.requests.methods import EXPORT_FORMATS
+from workers.requests.exports import ADAPTER_EXPORTS, EXPORT_FORMATS
+from workers.requests.methods import METHODS
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import SavedFileUnreadable, SavedModelUnwritable
 from xlora_engine.model import XLoraModel
+from xlora_engine.saved.adapter_formats import ADAPTER_FORMATS
 from xlora_engine.saved.formats import EXPORTED, format_of
 from xlora_engine.sources.new_folder import filling
 
@@ -78,10 +82,11 @@ def run(
 
 
 def test_every_format_that_can_be_written_is_offered() -> None:
-    assert sorted(EXPORT_FORMATS) == sorted(["zoo", *EXPORTED])
+    assert sorted(EXPORT_FORMATS) == sorted({"zoo", *EXPORTED, *ADAPTER_FORMATS})
+    assert list(ADAPTER_EXPORTS) == list(ADAPTER_FORMATS)
 
 
-@pytest.mark.parametrize("layout", EXPORT_FORMATS)
+@pytest.mark.parametrize("layout", METHODS["xlora"].exports)
 def test_an_exported_composition_answers_as_the_registered_one(
     layout: str, saved: Path, run: Run, tmp_path: Path
 ) -> None:
@@ -109,6 +114,75 @@ def test_the_base_models_name_on_the_hub_is_where_it_was_registered_from(run: Ru
 
     named = [json.loads((tmp_path / x / "xlora-ordering.json").read_text())["base_model_id"] for x in "ab"]
     assert named == ["owner/pico", "other/name"]
+
+
+@pytest.mark.parametrize("layout", ADAPTER_EXPORTS)
+def test_an_exported_adapter_answers_as_the_registered_one(
+    layout: str, saved: Path, run: Run, tmp_path: Path
+) -> None:
+    code, out, err = run("bio", str(tmp_path / "out"), "--format", layout, "--json")
+
+    assert (code, err) == (0, "")
+    said = json.loads(out)
+    folder = tmp_path / "out"
+    assert (said.pop("adapter"), said.pop("format"), said.pop("folder")) == ("bio@1", layout, str(folder))
+    assert said.keys() == {"peft": set(), "vllm": {"max_lora_rank"}, "merged": {"dtype", "rounding"}}[layout]
+    ids = torch.arange(3, 12)[None]
+    expected = alone(saved / "bio", pico_llama(), ids)
+    if layout == "merged":
+        with torch.no_grad():
+            found = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+    else:
+        found = alone(folder, pico_llama(), ids)
+    assert (found - expected).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def alone(folder: Path, base: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    model = XLoraModel.from_adapters(base, {"bio": folder})
+    with model.fixed_scalings(model.constant_scalings((1.0,))):
+        logits: torch.Tensor = model(ids).logits
+    return logits
+
+
+def test_an_adapter_is_written_as_peft_saves_it_unless_something_else_is_asked(
+    run: Run, tmp_path: Path
+) -> None:
+    code, _, said = run("bio", str(tmp_path / "out"), "--base-id", "other/name")
+    assert (code, said) == (0, "")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (config["peft_type"], config["base_model_name_or_path"]) == ("LORA", "other/name")
+
+
+def test_rounding_and_the_rank_to_serve_with_are_said_to_people(run: Run, tmp_path: Path) -> None:
+    _, out, said = run("bio", str(tmp_path / "half"), "--format", "merged", "--dtype", "bfloat16")
+    assert "bfloat16" in out
+    assert re.search(r"rounding the sums to bfloat16 changes what the adapter adds by \d\.\d\d% of it", said)
+    assert "--max-lora-rank 8" in run("bio", str(tmp_path / "vllm"), "--format", "vllm")[2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            ("bio", "--format", "xlora"),
+            "--format must be one of peft, vllm, merged for an adapter",
+        ),
+        (("bio", "--with-base"), "--with-base must be left out for an adapter"),
+        (("bio", "--dtype", "float16"), "--dtype must be left out with the format peft"),
+        (("science", "--format", "merged"), "--format must be one of zoo, xlora, peft, mistralrs for a"),
+        (("science", "--dtype", "float16"), "--dtype must be left out for a composition"),
+        (("pico",), "SUBJECT must be an adapter or a composition: a base model is exported as it was"),
+    ],
+)
+def test_what_does_not_fit_what_is_exported_is_refused(
+    asked: tuple[str, ...], said: str, run: Run, tmp_path: Path
+) -> None:
+    subject, *options = asked
+    code, out, err = run(subject, str(tmp_path / "out"), *options)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_base_model_is_written_beside_where_the_format_has_a_place_for_it(
