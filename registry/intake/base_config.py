@@ -10,6 +10,7 @@ from registry.errors import InvalidBase
 from registry.files.json_text import digest_of
 from registry.files.model_card import CARD_FILE, CARD_LIMIT_BYTES
 from registry.files.regular_files import read_bounded
+from registry.intake.base_kinds import not_causal
 from registry.intake.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE
 
 CONFIG_FILE = "config.json"
@@ -27,8 +28,10 @@ SIZE_LIMITS: Mapping[str, int] = {
     CARD_FILE: CARD_LIMIT_BYTES,
 }
 
+#: Names classes in code that comes with a model; transformers leaves it alone where it has the model itself.
+OWN_CODE = "auto_map"
 #: Keys that make transformers import code, wherever they are: CVE-2026-4372 is about the second.
-_CODE_KEYS = ("auto_map", "_attn_implementation_internal", "trust_remote_code")
+_CODE_KEYS = (OWN_CODE, "_attn_implementation_internal", "trust_remote_code")
 
 #: What saving the same model again may change; it says nothing of what the model computes.
 _VOLATILE = {"_name_or_path", "_model_name_or_path", "_commit_hash", "transformers_version"}
@@ -55,17 +58,22 @@ class BaseConfig:
     digest: str
 
 
-def read_base_config(folder: Path) -> BaseConfig:
-    """Read config.json.
+def read_base_config(folder: Path, *, own_code: bool = False) -> BaseConfig:
+    """Read config.json; with `own_code` it may name code of its own, as in `read_json`.
 
     Raises:
-        InvalidBase: it is absent, makes transformers run code, is of a quantised model, or lacks a size.
+        InvalidBase: it is absent, makes transformers run code, is of a quantised model or of one that is no
+            causal language model, or lacks a size.
     """
-    config = read_json(folder / CONFIG_FILE)
+    config = read_json(folder / CONFIG_FILE, own_code=own_code)
     if config.get("quantization_config"):
         raise InvalidBase(
             f"{CONFIG_FILE}: quantization_config is set; adapters are trained on plain weights here: register"
             " the model that was quantised, or a dequantised copy"
+        )
+    if instead := not_causal(config):
+        raise InvalidBase(
+            f"{CONFIG_FILE}: {instead}; adapters are trained and composed here on causal language models"
         )
     text = config.get("text_config")
     sizes = text if isinstance(text, dict) else config
@@ -101,11 +109,16 @@ def read_chat_template(folder: Path, *, tokenizer_config: Mapping[str, Any]) -> 
     return digest_of(template) if template else None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder, free of keys that make a library run code; raises InvalidBase."""
+def read_json(path: Path, *, own_code: bool = False) -> dict[str, Any]:
+    """A JSON object from a model folder, free of keys that make a library run code; raises InvalidBase.
+
+    With `own_code` it may name code that comes with the model, where a loader proves that it does without.
+    """
     data = read_bounded(path, limit_bytes=_JSON_LIMIT_BYTES, refusal=InvalidBase)
     found = parse_object(data, what=path.name, refusal=InvalidBase)
     for key in _CODE_KEYS:
+        if own_code and key == OWN_CODE:
+            continue
         if has_key(found, key):
             raise InvalidBase(
                 f"{path.name}: {key} makes transformers import code that comes with the model; only"

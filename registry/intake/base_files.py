@@ -1,21 +1,17 @@
 """A base model folder, copied and looked at without loading it: identity, sizes, modules."""
 
-import contextlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from formats.base_modules import HEAD, HEADS, embedding_of
-from formats.strict_json import shown
-from registry.errors import InvalidBase, WeightsInvalid
-from registry.files.digests import weights_digest
+from registry.errors import InvalidBase
 from registry.files.file_kinds import FileKind, kind_of_name
 from registry.files.json_text import digest_of
 from registry.files.model_card import licence_in
 from registry.files.regular_files import names_in
-from registry.files.safetensors_file import TensorEntry, opened_tensors
+from registry.files.safetensors_file import TensorEntry
 from registry.files.staging import Staging
 from registry.intake.adapter_tensors import dtype_name
 from registry.intake.base_config import (
@@ -27,15 +23,14 @@ from registry.intake.base_config import (
     read_chat_template,
     read_json,
 )
-from registry.intake.base_limits import require_head, template_warnings, token_warnings
+from registry.intake.base_kinds import without_config
+from registry.intake.base_limits import require_head, require_layers, template_warnings, token_warnings
+from registry.intake.base_weights import INDEX_FILE, SINGLE_FILE, Prove, find_weights, stage_weights
 from registry.intake.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 _JSON_FILES = (CONFIG_FILE, TOKENIZER_CONFIG_FILE, GENERATION_CONFIG_FILE)
 #: One of these alone makes a tokenizer.
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
 
 #: Model types whose attention and feed-forward layers are Conv1D, which keeps its weight as (d_in, d_out).
 _CONV1D_TYPES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer")
@@ -63,31 +58,40 @@ class BaseManifest:
     #: Of the weights.
     size_bytes: int
     licence: str | None
-    #: Module path -> (d_out, d_in); of an embedding (vocabulary, width).
+    #: Module path, in the loaded model if that was proven, else as the files have it -> (d_out, d_in); of an
+    #: embedding (vocabulary, width).
     modules: Mapping[str, tuple[int, int]]
     #: Names of the files to keep.
     files: tuple[str, ...]
     warnings: tuple[str, ...]
 
 
-def stage_base(folder: Path, staging: Staging) -> BaseManifest:
+def stage_base(folder: Path, staging: Staging, *, prove: Prove | None = None) -> BaseManifest:
     """Copy what is kept of a folder in the layout of transformers' `save_pretrained`, and look at the copies.
 
+    With `prove` the weights are copied only once their names are proven to be those of a base model.
+
     Raises:
-        InvalidBase: a part is missing or damaged, or a file in it could run code; the message names it.
+        InvalidBase: a part is missing or damaged, or it is no causal language model; the message says which.
     """
-    names = _checked_names(folder)
+    names = _names(folder)
+    if CONFIG_FILE not in names and (instead := without_config(names)):
+        raise InvalidBase(f"{folder} has no {CONFIG_FILE}: {instead}")
     index = (INDEX_FILE,) if INDEX_FILE in names and SINGLE_FILE not in names else ()
     for name in {CONFIG_FILE, *_kept(names), *index}:
         staging.copy(folder / name, name, refusal=InvalidBase, limit_bytes=SIZE_LIMITS.get(name))
+    is_proven = prove is not None
     for name in names.intersection(_JSON_FILES):
-        read_json(staging[name].path)
-    config = read_base_config(staging.folder)
-    tokenizer_config = _tokenizer_config(staging)
+        read_json(staging[name].path, own_code=is_proven)
+    config = read_base_config(staging.folder, own_code=is_proven)
+    tokenizer_config = _stated(staging, TOKENIZER_CONFIG_FILE)
     tokenizer, template = _tokenizer_digests(folder, staging, tokenizer_config)
-    weights = _stage_weights(folder, names, staging)
-    modules = _modules(weights.entries, config)
+    found = find_weights(folder, names, staging)
+    modules = _modules(found.entries, config)
     require_head(config, modules, heads=HEADS)
+    require_layers(config, len(found.entries))
+    proven = None if prove is None else prove(staging.folder, found.entries)
+    weights = stage_weights(folder, found, staging)
     embedding = embedding_of(modules)
     files = tuple(sorted((*_kept(names), *weights.shards, *index)))
     parts = {
@@ -112,97 +116,33 @@ def stage_base(folder: Path, staging: Staging) -> BaseManifest:
         parameter_count=sum(entry.size for entry in weights.entries),
         size_bytes=sum(staging[shard].size_bytes for shard in weights.shards),
         licence=licence_in(staging),
-        modules=modules,
+        modules=modules if proven is None else proven.modules,
         files=files,
         warnings=(
+            *(() if proven is None else proven.warnings),
             *template_warnings(staging, tokenizer_config),
             *token_warnings(staging, embeddings=None if embedding is None else embedding[0]),
-            *_warnings(names, files),
+            *_left_out(names, files),
         ),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Weights:
-    """The weights of a base model, in one file or several."""
-
-    shards: tuple[str, ...]
-    entries: tuple[TensorEntry, ...]
-    digest: str
-
-
-def _stage_weights(folder: Path, names: frozenset[str], staging: Staging) -> _Weights:
-    weight_map = None if SINGLE_FILE in names else _weight_map(folder, names, staging)
-    shards = (SINGLE_FILE,) if weight_map is None else tuple(sorted(set(weight_map.values())))
-    for shard in shards:
-        staging.copy(folder / shard, shard, refusal=InvalidBase)
-    with contextlib.ExitStack() as stack:
-        try:
-            files = {
-                shard: stack.enter_context(opened_tensors(staging[shard].path, called=folder / shard))
-                for shard in shards
-            }
-            if weight_map is not None:
-                found = {entry.name: shard for shard, file in files.items() for entry in file.entries}
-                _check_index(found, weight_map)
-            digest = weights_digest(*files.values())
-        except WeightsInvalid as exc:
-            raise InvalidBase(str(exc)) from exc
-    entries = tuple(entry for file in files.values() for entry in file.entries)
-    return _Weights(shards=shards, entries=entries, digest=digest)
-
-
-def _checked_names(folder: Path) -> frozenset[str]:
-    """Names of the regular files; refuses a folder with pickles or code."""
+def _names(folder: Path) -> frozenset[str]:
+    """Names of the regular files; pickles and code among them are never copied or opened."""
     names = names_in(folder, refusal=InvalidBase)
-    for name, is_folder in names.items():
-        kind = kind_of_name(name, is_folder=is_folder)
-        if kind in (FileKind.PICKLE, FileKind.CODE):
-            raise InvalidBase(
-                f"{folder / name} could run code when it is loaded; give a copy of the folder without it,"
-                f" with the weights as {SINGLE_FILE}"
-            )
     return frozenset(name for name, is_folder in names.items() if not is_folder)
 
 
-def _weight_map(folder: Path, names: frozenset[str], staging: Staging) -> Mapping[str, str]:
-    if INDEX_FILE not in names:
-        hint = "; a .gguf file is given by its own path" if any(n.endswith(".gguf") for n in names) else ""
-        raise InvalidBase(
-            f"{folder} has neither {SINGLE_FILE} nor {INDEX_FILE}; save the model with"
-            f" save_pretrained(..., safe_serialization=True){hint}"
-        )
-    weight_map = read_json(staging[INDEX_FILE].path).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InvalidBase(f"{INDEX_FILE}: weight_map must map tensors to files, got {shown(weight_map)}")
-    for shard in weight_map.values():
-        if not isinstance(shard, str) or not _SHARD.fullmatch(shard) or shard not in names:
-            raise InvalidBase(f"{INDEX_FILE} names {shown(shard)}, which is no safetensors file in {folder}")
-    return weight_map
-
-
-def _check_index(found: Mapping[str, str], weight_map: Mapping[str, str]) -> None:
-    wrong = sorted(
-        name for name in found.keys() | weight_map.keys() if found.get(name) != weight_map.get(name)
-    )
-    if wrong:
-        raise InvalidBase(
-            f"{INDEX_FILE} does not tell where {len(wrong)} tensors are, first {shown(wrong[0])}; the"
-            " download is incomplete or mixed, fetch the model again"
-        )
-
-
-def _tokenizer_config(staging: Staging) -> dict[str, Any]:
-    if TOKENIZER_CONFIG_FILE not in staging:
-        return {}
-    return read_json(staging[TOKENIZER_CONFIG_FILE].path)
+def _stated(staging: Staging, name: str) -> dict[str, Any]:
+    """What a copied JSON file says, which was checked before; nothing if it is not there."""
+    return read_json(staging[name].path, own_code=True) if name in staging else {}
 
 
 def _generation_part(staging: Staging) -> dict[str, str]:
     """The generation config's part of the identity: it decides where an answer ends."""
-    if GENERATION_CONFIG_FILE not in staging:
+    said = _stated(staging, GENERATION_CONFIG_FILE)
+    if not said:
         return {}
-    said = read_json(staging[GENERATION_CONFIG_FILE].path)
     volatile = ("transformers_version", "_from_model_config")
     return {"generation_config": digest_of({key: said[key] for key in said if key not in volatile})}
 
@@ -242,6 +182,12 @@ def _kept(names: frozenset[str]) -> list[str]:
     return [name for name in names if name in known or kind_of_name(name) is FileKind.TEXT]
 
 
-def _warnings(names: frozenset[str], files: Sequence[str]) -> tuple[str, ...]:
+def _left_out(names: frozenset[str], files: Sequence[str]) -> tuple[str, ...]:
+    """What of a folder is neither opened nor copied, and why."""
     left = sorted(name for name in names - set(files) if not name.startswith("."))
-    return (f"left out, because the model does not need it: {', '.join(left)}",) if left else ()
+    runs = [name for name in left if kind_of_name(name) in (FileKind.PICKLE, FileKind.CODE)]
+    other = [name for name in left if name not in runs]
+    return (
+        *([f"left out, because it could run code when it is loaded: {', '.join(runs)}"] if runs else ()),
+        *([f"left out, because the model does not need it: {', '.join(other)}"] if other else ()),
+    )

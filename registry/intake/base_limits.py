@@ -32,6 +32,19 @@ def require_head(config: BaseConfig, modules: Mapping[str, Any], *, heads: tuple
         )
 
 
+def require_layers(config: BaseConfig, tensors: int) -> None:
+    """Do nothing if the weights can be those of as many layers as the configuration says.
+
+    Raises:
+        InvalidBase: there are fewer tensors than layers, which a loader would begin to build.
+    """
+    if config.layer_count > tensors:
+        raise InvalidBase(
+            f"config.json says {config.layer_count} layers, and the weights hold {tensors} tensors; fetch the"
+            " model again"
+        )
+
+
 def template_warnings(staging: Staging, tokenizer_config: Mapping[str, Any]) -> tuple[str, ...]:
     """A warning if no chat template holds by default: training, evaluation and questions need one."""
     if CHAT_TEMPLATE_FILE in staging:

@@ -8,6 +8,7 @@ from registry.database.database import Database
 from registry.database.reader import reader_over
 from registry.entities import BaseModel
 from registry.files.artifacts import ArtifactStore
+from registry.intake.base_weights import Prove
 from registry.lists import queries
 from registry.lists.queries import Rows
 from registry.records import removal
@@ -25,7 +26,14 @@ class Bases:
         self._artifacts = artifacts
 
     def register(
-        self, folder: Path, *, name: str, source: str, revision: str | None = None, licence: str | None = None
+        self,
+        folder: Path,
+        *,
+        name: str,
+        source: str,
+        revision: str | None = None,
+        licence: str | None = None,
+        prove: Prove | None = None,
     ) -> BaseModel:
         """Register a base model: see `registration.bases`."""
         return register_base(
@@ -34,6 +42,7 @@ class Bases:
             source=source,
             revision=revision,
             licence=licence,
+            prove=prove,
             database=self._database,
             artifacts=self._artifacts,
         )

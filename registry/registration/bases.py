@@ -12,6 +12,7 @@ from registry.entities import BaseModel, FileRecord
 from registry.errors import NameTaken
 from registry.files.artifacts import ArtifactStore
 from registry.intake.base_files import BaseManifest, stage_base
+from registry.intake.base_weights import Prove
 from registry.records.labels import checked_licence, checked_line
 from registry.records.models import BaseModelRow
 from registry.records.record_rows import as_base, file_columns
@@ -26,10 +27,13 @@ def register_base(
     source: str,
     revision: str | None,
     licence: str | None,
+    prove: Prove | None,
     database: Database,
     artifacts: ArtifactStore,
 ) -> BaseModel:
     """Register a base model; the same one under the same name again is the one that is there.
+
+    `prove` looks at it with the library that loads it, before its weights are copied.
 
     Raises:
         InvalidBase: the folder holds no base model that can be loaded safely.
@@ -40,7 +44,7 @@ def register_base(
     if revision is not None:
         checked_line(revision, field="revision")
     with artifacts.staging() as staging:
-        manifest = stage_base(folder, staging)
+        manifest = stage_base(folder, staging, prove=prove)
         stated = {
             "name": name,
             "source": source,

@@ -1,11 +1,19 @@
-"""A base model from a folder of transformers or a GGUF file, which is converted, to the registry."""
+"""A base model from a folder of transformers or a GGUF file, which is converted, to the registry.
+
+It is registered once the library that loads it has built its skeleton and found its weights by their names.
+"""
 
 import tempfile
 from functools import partial
 from pathlib import Path
 
 from registry.entities import BaseModel
+from registry.errors import InvalidBase
+from registry.files.safetensors_file import TensorEntry
+from registry.intake.base_weights import ProvenBase
 from registry.service import Registry
+from workers.processes.heavy_imports import heavy_imports
+from xlora_engine.errors import BaseUnsupported
 
 
 def is_converted(path: Path) -> bool:
@@ -25,11 +33,16 @@ def register_base(
     """Register the base model at a path; its source is the path's last name if left out.
 
     Raises:
-        InvalidBase: there is no base model that can be loaded safely.
+        InvalidBase: there is no base model that can be loaded safely, or none that can be trained on.
         NameTaken: the name means another base model, or this one has another name.
     """
     register = partial(
-        registry.bases.register, name=name, source=source or path.name, revision=revision, licence=licence
+        registry.bases.register,
+        name=name,
+        source=source or path.name,
+        revision=revision,
+        licence=licence,
+        prove=partial(_proven, called=path),
     )
     if not is_converted(path):
         return register(path)
@@ -43,3 +56,15 @@ def register_base(
         folder = Path(scratch) / "base"
         convert_gguf(path, folder)
         return register(folder)
+
+
+def _proven(folder: Path, weights: tuple[TensorEntry, ...], *, called: Path) -> ProvenBase:
+    # torch and transformers take seconds to import; what the files tell by themselves is refused before.
+    with heavy_imports():
+        from xlora_engine.sources.base_skeleton import read_skeleton
+    try:
+        shapes = {entry.name: (entry.dtype, entry.shape) for entry in weights}
+        skeleton = read_skeleton(folder, shapes, called=called)
+    except BaseUnsupported as error:
+        raise InvalidBase(str(error)) from error
+    return ProvenBase(modules=skeleton.modules, warnings=skeleton.warnings)

@@ -3,9 +3,7 @@
 import json
 import sys
 import tempfile
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,10 +20,11 @@ from transformers import (
 
 from xlora_engine.devices.attention import attend_in_float32_where_faster
 from xlora_engine.errors import BaseUnreadable
+from xlora_engine.sources.language_model import check_complete, language_model_of, require_known
 from xlora_engine.sources.own_generation_config import token_ids_only
 
 #: What `transformers` raises for files it cannot make a model of.
-_UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
+UNREADABLE = (OSError, ValueError, KeyError, IndexError, RuntimeError, SafetensorError)
 
 
 def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
@@ -34,60 +33,32 @@ def load_base(folder: Path, *, dtype: torch.dtype, device: torch.device) -> PreT
     Of its generation configuration only the token ids are taken.
 
     Raises:
-        BaseUnreadable: the folder holds no complete causal language model that can be read so.
+        BaseUnsupported: the folder holds no causal language model.
+        BaseUnreadable: it is not complete, or cannot be read so.
     """
-    generation = token_ids_only(folder, load_config(folder))
+    config = load_config(folder)
+    generation = token_ids_only(folder, config)
+    model_class, part = language_model_of(config)
     try:
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = model_class.from_pretrained(
             folder,
+            config=part,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
-            trust_remote_code=False,
             output_loading_info=True,
             generation_config=generation,
         )
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BaseUnreadable(f"cannot load a causal language model from {folder}: {error}") from error
     model, report = loaded
-    if report["missing_keys"]:
-        # transformers would leave such a weight random, and only warn.
-        raise BaseUnreadable(
-            f"{folder} lacks {len(report['missing_keys'])} of the model's weights, "
-            f"{min(report['missing_keys'])!r} for one; fetch the folder again"
-        )
-    unused = _unused_weights(model, report["unexpected_keys"])
-    if unused:
-        # transformers would compute without them, and only warn.
-        raise BaseUnreadable(
-            f"{folder} holds {unused[0]!r}, which no layer takes that its config.json describes "
-            f"({len(unused)} such weights); correct config.json, or fetch the folder again"
-        )
+    check_complete(model, report, folder)
     model.requires_grad_(False)
     model.eval()
     model.get_output_embeddings().register_forward_pre_hook(_as_one_block)
     torch.nn.Module.to(model, device)
     attend_in_float32_where_faster(model)
     return cast("PreTrainedModel", model)
-
-
-def _unused_weights(model: PreTrainedModel, unexpected: Iterable[str]) -> list[str]:
-    """Weights in the file that belong to a layer of the model, or to one more of them, and are not taken.
-
-    What stands beside the decoder (a value head, a picture encoder) changes no answer, and a quantised layer
-    may keep figures that only other programs read.
-    """
-    if getattr(model, "is_quantized", False):
-        return []
-    outer = ("", model.base_model_prefix)
-    inner = {path for path, _ in model.named_modules() if path not in outer}
-    return sorted(
-        key for key in unexpected if any(part in inner for part in accumulate(key.split("."), _dotted))
-    )
-
-
-def _dotted(path: str, name: str) -> str:
-    return f"{path}.{name}"
 
 
 def _as_one_block(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -103,11 +74,15 @@ def load_config(folder: Path) -> PreTrainedConfig:
     """Read a base model's configuration, without its weights.
 
     Raises:
-        BaseUnreadable: there is none, or none of an architecture that transformers knows.
+        BaseUnsupported: it is of an architecture that `transformers` does not have itself.
+        BaseUnreadable: there is none, or it cannot be read.
     """
     try:
+        stated, _ = PreTrainedConfig.get_config_dict(folder, local_files_only=True)
+        if stated:  # without a file, the next line says why
+            require_known(stated)
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise BaseUnreadable(f"cannot read the configuration of {folder}: {error}") from error
     return cast("PreTrainedConfig", config)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from registry.errors import InvalidBase
-from registry.intake.base_files import INDEX_FILE, SINGLE_FILE
+from registry.intake.base_weights import INDEX_FILE, SINGLE_FILE
 from registry.intake.compatibility import compatibility_of, refused
 from tests.pico import pico_base_folder
 from tests.registry.folders import write_base
@@ -175,7 +175,7 @@ def test_a_conv1d_model_s_modules_are_output_by_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["pytorch_model.bin", "model.pth", "x.pkl", "modeling_evil.py", "training_args.bin", "lib.so"]
 )
-def test_pickles_and_code_are_refused_by_name_and_never_loaded(
+def test_pickles_and_code_are_left_out_by_name_and_never_loaded(
     folder: Path, tmp_path: Path, name: str
 ) -> None:
     class Canary:
@@ -183,7 +183,11 @@ def test_pickles_and_code_are_refused_by_name_and_never_loaded(
             return os.mkdir, (str(tmp_path / "canary"),)
 
     (folder / name).write_bytes(pickle.dumps(Canary()))
-    with pytest.raises(InvalidBase, match=f"{name} could run code"):
+    manifest = read_base(folder)
+    assert name not in manifest.files
+    assert manifest.warnings == (f"left out, because it could run code when it is loaded: {name}",)
+    (folder / SINGLE_FILE).unlink()
+    with pytest.raises(InvalidBase, match="has neither"):
         read_base(folder)
     assert not (tmp_path / "canary").exists()
 

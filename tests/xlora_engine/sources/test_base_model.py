@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from tests.pico import CHATML, pico_base_folder, pico_llama, pico_tokenizer
-from xlora_engine.errors import BaseUnreadable
+from xlora_engine.errors import BaseUnreadable, BaseUnsupported
 from xlora_engine.sources.base_model import convert_gguf, load_base, load_tokenizer
 
 CPU = torch.device("cpu")
@@ -191,7 +191,7 @@ def test_code_that_comes_with_a_base_is_never_run(tmp_path: Path) -> None:
     config["auto_map"] = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
-    with pytest.raises(BaseUnreadable):
+    with pytest.raises(BaseUnsupported, match="code that comes with the model"):
         load_base(folder, dtype=torch.float32, device=CPU)
     assert not (tmp_path / "ran").exists()
 
