@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from docs.generated.errors import TextMissing
 from docs.generated.markdown import table
 from formats.refused_features import REFUSED_FEATURES
+from workers.requests.exports import ADAPTER_EXPORTS
 from workers.requests.methods import METHODS
 from xlora_engine.saved.formats import EXPORTED, FORMATS
 from xlora_engine.saved.mistralrs_format import LOADED
@@ -71,6 +72,15 @@ def saved_format_table(texts: Mapping[str, SavedFormat] = SAVED) -> str:
 
 def _written(name: str) -> str:
     return f'`export(path, "{name}")`' if name in EXPORTED else "`save_pretrained(path)`"
+
+
+def adapter_export_table() -> str:
+    """Every form in which an adapter is exported, and whether the base model's weights are part of it."""
+    rows = [
+        (f"`{name}`", row.summary, "yes" if row.with_weights else "no")
+        for name, row in ADAPTER_EXPORTS.items()
+    ]
+    return table(("Format", "What is written", "With the base model's weights"), rows)
 
 
 def refused_feature_table() -> str:

@@ -13,6 +13,7 @@ from mkdocs.structure.files import File, Files
 from docs.generated import errors, file_formats, jobs, rooms, settings
 from docs.generated.errors import ROOT, TextMissing
 from docs.generated.fields import field_table
+from workers.requests.generation import GenerateRequest
 from workers.requests.specs import ComposeSpec, EvalSpec, TrainSpec
 from xlora_engine.config import XLoraConfig
 
@@ -23,12 +24,14 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "transitions": jobs.transition_table,
     "reasons": jobs.reason_table,
     "saved-formats": file_formats.saved_format_table,
+    "adapter-exports": file_formats.adapter_export_table,
     "methods": file_formats.method_table,
     "refused-features": file_formats.refused_feature_table,
     "architectures": file_formats.architecture_list,
     "xlora-config": lambda: field_table(XLoraConfig),
     "train-request": lambda: field_table(TrainSpec),
     "eval-request": lambda: field_table(EvalSpec),
+    "generate-request": lambda: field_table(GenerateRequest),
     "compose-request": lambda: field_table(ComposeSpec),
 }
 

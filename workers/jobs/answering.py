@@ -50,6 +50,11 @@ class Answerer:
         device: torch.device = self.model.device
         return device
 
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of the experts on the base model; none where there is nothing but the base model."""
+        return self.asked.model.config.adapters if isinstance(self.asked, ComposedModel) else ()
+
     def score(self, examples: Sequence[EncodedExample], *, tokens_per_batch: int) -> AnswerScores:
         """Loss and exact match of this subject's answers."""
         return score_answers(
@@ -91,6 +96,16 @@ class Answerer:
                 use_cache=cache is not None,
             ).logits
         return logits
+
+    @torch.no_grad()
+    def gates(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq expert"] | None:
+        """How a head weighs the experts after each token, mean over layers; None where there is no head."""
+        if not isinstance(self.asked, ComposedModel) or self.asked.weights is not None:
+            return None
+        scalings: Float[Tensor, "batch seq layer expert"] = self.model(
+            input_ids=input_ids, logits_to_keep=1
+        ).scalings
+        return scalings.float().mean(2)
 
     @torch.no_grad()
     def generate(
