@@ -1,23 +1,38 @@
-"""Training examples as conversations, in chat JSONL: one JSON object a line, every one checked.
+"""Training examples as the zoo stores them, in chat JSONL: one JSON object a line, every one checked.
 
-An example is `{"messages": [{"role": …, "content": …}, …], "domain": …}`: a system message if need be, then
-user and assistant in turn, the last the answer to learn. `domain` may be left out. What would be dropped
-silently is refused: another field of a message (`name`, `tool_calls`, `weight`), a key that is there twice, a
-domain that cannot be shown. Other fields of the example itself, such as `id`, say nothing of the
-conversation and are not read. A line ends with \\n or \\r\\n; a lone \\r ends none.
+An example is `{"messages": [{"role": …, "content": …}, …], "domain": …}`, the last message the answer to
+learn, or `{"text": …}`, a text to learn as it is. `domain` may be left out, and `tools` holds the functions
+that the model may call. What would be dropped silently is refused: another field of a message (`name`,
+`weight`), a key that is there twice, a domain that cannot be shown. Other fields of the example itself, such
+as `id`, say nothing of the conversation and are not read. A line ends with \\n or \\r\\n; a lone
+\\r ends none.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import cycle
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
+from formats.chat_messages import (
+    Expected,
+    Message,
+    canonical_json,
+    checked_messages,
+    checked_tools,
+    for_template,
+)
 from formats.strict_json import parse_object, shown
 
 LINE_LIMIT_BYTES = 8 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 _DOMAIN_LIMIT = 128
-_MESSAGE_FIELDS = {"role", "content"}
+#: A text stands alone: beside other fields it is one of them, such as what a label is of.
+_TEXT_FIELDS = {"text", "domain"}
+
+#: How the name of a stored file ends.
+ENDING = ".jsonl"
+#: What the registry calls this format.
+NAME = "chat"
 
 #: Makes the error that a refusal raises, from its message and the line's number; None for the whole file.
 LineRefusal = Callable[[str, int | None], Exception]
@@ -25,10 +40,14 @@ LineRefusal = Callable[[str, int | None], Exception]
 
 @dataclass(frozen=True, kw_only=True)
 class ChatExample:
-    """One conversation that ends with the answer to learn."""
+    """One conversation that ends with the answer to learn, or a text to learn as it is."""
 
-    #: Role and content of each message.
-    messages: tuple[tuple[str, str], ...]
+    #: Role and content of each message; of a text, none.
+    messages: tuple[Message, ...] = ()
+    #: What is learned whole and without a chat template.
+    text: str | None = None
+    #: The functions that the model may call, as JSON.
+    tools: str | None = None
     domain: str | None = None
     #: Name of the file it came from, and its line there, counted from 1.
     file: str = ""
@@ -39,38 +58,35 @@ class ChatExample:
         """Where it came from, for messages."""
         return f"{self.file}, line {self.line}" if self.file else f"line {self.line}"
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Line:
-    """A line being checked: its name in messages, and the error that is raised."""
-
-    file: str
-    number: int
-    refusal: LineRefusal
-
-    def refuse(self, message: str) -> Exception:
-        return self.refusal(f"{self.file}, line {self.number}{message}", self.number)
-
-    def expected(self, expected: str, got: Any, *, message: int | None = None) -> Exception:
-        within = "" if message is None else f", message {message}"
-        return self.refuse(f"{within}: expected {expected}, got {shown(got)}")
+    def as_line(self) -> bytes:
+        """The example as its line of a stored file, in one form."""
+        held: dict[str, Any] = (
+            {"messages": [for_template(message) for message in self.messages]}
+            if self.text is None
+            else {"text": self.text}
+        )
+        if self.tools is not None:
+            held["tools"] = json.loads(self.tools)
+        if self.domain is not None:
+            held["domain"] = self.domain
+        return canonical_json(held).encode() + b"\n"
 
 
 def read_chat_jsonl(source: IO[bytes], file: str, refusal: LineRefusal) -> Iterator[ChatExample]:
     """The examples of an open file called `file`, in order, without holding it in memory.
 
     Raises:
-        refusal: the file is empty, or a line holds no conversation that ends with an answer; the message
-            names file and line, what was expected and what is there.
+        refusal: the file is empty, or a line holds no example; the message names file and line, what was
+            expected and what is there.
     """
     number = 0
-    for number, line in enumerate(_lines(source, file, refusal), 1):
-        yield _example(line, _Line(file=file, number=number, refusal=refusal))
+    for number, line in enumerate(lines_of(source, file, refusal), 1):
+        yield _read_line(line, file, number, refusal)
     if not number:
         raise refusal(f"{file} is empty; a dataset has at least one example", None)
 
 
-def _lines(source: IO[bytes], file: str, refusal: LineRefusal) -> Iterator[bytes]:
+def lines_of(source: IO[bytes], file: str, refusal: LineRefusal) -> Iterator[bytes]:
     """The lines without their ends; one that is too long is refused before it is held whole."""
     held, number = b"", 0
     while chunk := source.read(_CHUNK_BYTES):
@@ -87,40 +103,34 @@ def _lines(source: IO[bytes], file: str, refusal: LineRefusal) -> Iterator[bytes
         yield held.removesuffix(b"\r")
 
 
-def _example(data: bytes, line: _Line) -> ChatExample:
-    if not data.strip():
-        raise line.refuse(": expected a JSON object, got a blank line; remove it")
-    found = parse_object(
-        data, what=f"{line.file}, line {line.number}", refusal=lambda said: line.refusal(said, line.number)
-    )
-    messages = found.get("messages")
-    if not isinstance(messages, list) or not messages:
-        raise line.expected("a list of messages under 'messages'", messages)
-    _check_turns(messages, line)
-    domain = found.get("domain")
+def checked_example(found: Mapping[str, Any], expected: Expected) -> ChatExample:
+    """The example that an object holds.
+
+    Raises:
+        expected: it holds none.
+    """
+    domain, text = found.get("domain"), found.get("text")
     if domain is not None and not _is_label(domain):
-        raise line.expected(f"a text of at most {_DOMAIN_LIMIT} characters as 'domain'", domain)
-    return ChatExample(
-        messages=tuple((message["role"], message["content"]) for message in messages),
-        domain=domain,
-        file=line.file,
-        line=line.number,
-    )
+        raise expected(f"a text of at most {_DOMAIN_LIMIT} characters as 'domain'", domain, None)
+    if "text" in found and found.keys() <= _TEXT_FIELDS:
+        if not isinstance(text, str) or not text.strip():
+            raise expected("a text under 'text', not blank", text, None)
+        return ChatExample(text=text, domain=domain)
+    messages = checked_messages(found.get("messages"), expected)
+    return ChatExample(messages=messages, tools=checked_tools(found.get("tools"), expected), domain=domain)
 
 
-def _check_turns(messages: list[Any], line: _Line) -> None:
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, dict) or set(message) != _MESSAGE_FIELDS:
-            raise line.expected("an object with just 'role' and 'content'", message, message=number)
-        if not isinstance(message["content"], str) or not message["content"].strip():
-            raise line.expected("a text as 'content', not blank", message["content"], message=number)
-    turns = messages[1:] if messages[0]["role"] == "system" else messages
-    first = len(messages) - len(turns) + 1
-    for number, (message, role) in enumerate(zip(turns, cycle(("user", "assistant")), strict=False), first):
-        if message["role"] != role:
-            raise line.expected(f"role {role!r}", message["role"], message=number)
-    if messages[-1]["role"] != "assistant":
-        raise line.expected("an answer: role 'assistant'", messages[-1], message=len(messages))
+def _read_line(data: bytes, file: str, number: int, refusal: LineRefusal) -> ChatExample:
+    place = f"{file}, line {number}"
+    if not data.strip():
+        raise refusal(f"{place}: expected a JSON object, got a blank line; remove it", number)
+    found = parse_object(data, what=place, refusal=lambda said: refusal(said, number))
+
+    def expected(what: str, got: Any, message: int | None) -> Exception:
+        within = "" if message is None else f", message {message}"
+        return refusal(f"{place}{within}: expected {what}, got {shown(got)}", number)
+
+    return replace(checked_example(found, expected), file=file, line=number)
 
 
 def _is_label(value: Any) -> bool:

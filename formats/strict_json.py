@@ -25,26 +25,27 @@ def parse(data: bytes, *, what: str, refusal: Refusal) -> Any:
     if data.startswith(_MARKS):
         raise refusal(f"{what} starts with a byte order mark; save it as UTF-8 without one")
     try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_object,
-            parse_constant=_constant,
-            parse_float=_number,
-        )
-        # An unpaired \ud800 parses, but no database or file system takes it.
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        value = json.loads(data.decode("utf-8"), **_HOOKS)
+        _require_text(value)
     except UnicodeDecodeError as exc:
         raise refusal(f"{what} is not UTF-8: byte {exc.start} is {data[exc.start]:#04x}") from exc
-    except UnicodeEncodeError as exc:
-        raise refusal(f"{what} holds an unpaired surrogate, which is no text") from exc
-    except RecursionError as exc:
-        raise refusal(f"{what} is nested too deeply to be read") from exc
-    except json.JSONDecodeError as exc:
-        position = f"column {exc.colno}" if exc.lineno == 1 else f"line {exc.lineno}, column {exc.colno}"
-        raise refusal(f"{what} is not JSON: {exc.msg} at {position}") from exc
-    except ValueError as exc:  # ours above, and Python's own limit on the digits of a whole number
-        raise refusal(f"{what} is not accepted: {exc}") from exc
+    except (UnicodeEncodeError, RecursionError, ValueError) as exc:
+        raise refusal(f"{what} {_complaint(exc)}") from exc
     return value
+
+
+def parse_next(text: str, start: int, *, what: str, refusal: Refusal) -> tuple[Any, int]:
+    """The JSON value that begins at a position of a text, and where it ends.
+
+    Raises:
+        refusal: as `parse`.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+        _require_text(value)
+    except (UnicodeEncodeError, RecursionError, ValueError) as exc:
+        raise refusal(f"{what} {_complaint(exc)}") from exc
+    return value, end
 
 
 def parse_object(data: bytes, *, what: str, refusal: Refusal) -> dict[str, Any]:
@@ -98,3 +99,30 @@ def _number(text: str) -> float:
     if not math.isfinite(number):
         raise _NotStrict(f"the number {shown(text)} is too large")
     return number
+
+
+_HOOKS: dict[str, Any] = {
+    "object_pairs_hook": _object,
+    "parse_constant": _constant,
+    "parse_float": _number,
+}
+_DECODER = json.JSONDecoder(**_HOOKS)
+
+
+def _require_text(value: Any) -> None:
+    # An unpaired \ud800 parses, but no database or file system takes it.
+    json.dumps(value, ensure_ascii=False).encode("utf-8")
+
+
+def _complaint(error: Exception) -> str:
+    match error:
+        case UnicodeEncodeError():
+            return "holds an unpaired surrogate, which is no text"
+        case RecursionError():
+            return "is nested too deeply to be read"
+        case json.JSONDecodeError(lineno=1):
+            return f"is not JSON: {error.msg} at column {error.colno}"
+        case json.JSONDecodeError():
+            return f"is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        case _:  # ours above, and Python's own limit on the digits of a whole number
+            return f"is not accepted: {error}"

@@ -110,7 +110,7 @@ class DatasetVersion:
     domain: str | None
     #: "train", "eval" or None.
     split: str | None
-    #: "chat": one conversation a line, as JSON; a name of `formats.data_formats.FORMATS`.
+    #: "chat": one example a line, as JSON; see `formats.chat_examples`.
     format: str
     licence: str | None
     origin: str
@@ -118,6 +118,8 @@ class DatasetVersion:
     files: tuple[FileRecord, ...]
     #: Warnings at registration, for instance about repeated examples.
     warnings: tuple[str, ...] = ()
+    #: The files that were given and what they were taken for; empty where one is stored as it was given.
+    reading: Mapping[str, Any] = field(default_factory=dict)
     state: str = "active"
     created_at: datetime
 

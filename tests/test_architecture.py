@@ -28,7 +28,18 @@ APART = {"xlora_engine", "registry"}
 ROOMS = {
     "registry": (
         *("errors", "references", "entities", "settings", "crash_points"),
-        *("files", "database", "intake", "jobs", "records", "registration", "lists", "nouns"),
+        *(
+            "files",
+            "containers",
+            "example_shapes",
+            "database",
+            "intake",
+            "jobs",
+            "records",
+            "registration",
+            "lists",
+            "nouns",
+        ),
         *("service", "commands"),
     ),
     "xlora_engine": (
@@ -57,6 +68,8 @@ ROOMS = {
 LATE = {
     "registry.commands.managing": {"sqlalchemy"},
     "registry.commands.output": {"rich"},
+    "registry.containers.columnar": {"pyarrow"},
+    "registry.containers.sources": {"pyarrow"},
     "registry.database.schema": {"alembic"},
     "registry.files.blobs": {"fsspec"},
     "registry.files.safetensors_file": {"numpy"},

@@ -10,7 +10,7 @@ from typing import Any
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from docs.generated import errors, file_formats, jobs, rooms, settings
+from docs.generated import data_formats, errors, file_formats, jobs, rooms, settings
 from docs.generated.errors import ROOT, TextMissing
 from docs.generated.fields import field_table
 from workers.requests.generation import GenerateRequest
@@ -26,6 +26,9 @@ GENERATED: Mapping[str, Callable[[], str]] = {
     "saved-formats": file_formats.saved_format_table,
     "adapter-exports": file_formats.adapter_export_table,
     "methods": file_formats.method_table,
+    "data-containers": data_formats.container_table,
+    "data-shapes": data_formats.shape_table,
+    "refused-data": data_formats.refused_data_table,
     "refused-features": file_formats.refused_feature_table,
     "architectures": file_formats.architecture_list,
     "xlora-config": lambda: field_table(XLoraConfig),

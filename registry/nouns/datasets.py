@@ -13,7 +13,13 @@ from registry.lists import queries
 from registry.lists.queries import Rows
 from registry.nouns.versioned import Versioned
 from registry.records.kinds import DATASET
-from registry.registration.datasets import CheckedDataset, check_dataset, register_dataset
+from registry.registration.datasets import (
+    AS_IT_IS,
+    CheckedDataset,
+    Reading,
+    check_dataset,
+    register_dataset,
+)
 
 
 class Datasets(Versioned[DatasetVersion]):
@@ -22,9 +28,9 @@ class Datasets(Versioned[DatasetVersion]):
     def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
         super().__init__(DATASET, database, artifacts)
 
-    def check(self, file: Path) -> CheckedDataset:
+    def check(self, file: Path, reading: Reading = AS_IT_IS) -> CheckedDataset:
         """Copy a file and check its examples, to `register` it later: see `registration.datasets`."""
-        return check_dataset(file, self._artifacts)
+        return check_dataset(file, self._artifacts, reading)
 
     def register(
         self,
@@ -35,6 +41,7 @@ class Datasets(Versioned[DatasetVersion]):
         split: str | None = None,
         licence: str | None = None,
         origin: str | None = None,
+        reading: Reading = AS_IT_IS,
     ) -> DatasetVersion:
         """Register a dataset version: see `registration.datasets`."""
         return register_dataset(
@@ -44,6 +51,7 @@ class Datasets(Versioned[DatasetVersion]):
             split=split,
             licence=licence,
             origin=origin,
+            reading=reading,
             database=self._database,
             artifacts=self._artifacts,
         )

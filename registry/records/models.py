@@ -146,6 +146,7 @@ class DatasetVersionRow(Table):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     files: Mapped[list[Any]]
     warnings: Mapped[list[Any]]
+    reading: Mapped[dict[str, Any]]
     state: Mapped[str] = mapped_column(insert_default="active")
     created_at: Mapped[datetime] = mapped_column(insert_default=database_now())
 

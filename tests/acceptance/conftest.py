@@ -43,6 +43,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for domain in DOMAINS:
         write_dataset(folder / f"{domain}.train.jsonl", domain=domain, first=0)
         write_dataset(folder / f"{domain}.eval.jsonl", domain=domain, first=1000, examples=8)
+    (folder / "alpaca.json").write_text(
+        '[{"instruction": "What is iron?", "input": "", "output": "A metal."}]'
+    )
+    (folder / "table.csv").write_text("frage,antwort\nWas ist Eisen?,Ein Metall.\n")
+    (folder / "one-bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"}\n')
     return folder
 
 

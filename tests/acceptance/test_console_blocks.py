@@ -21,7 +21,7 @@ def reader(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkout = folder / "checkout"
     shutil.copytree(workplace, checkout)
     (checkout / "examples").mkdir()
-    for file in workplace.glob("*.jsonl"):
+    for file in workplace.glob("*.*.jsonl"):
         shutil.copy(file, checkout / "examples")
     follow(README, zoo_in(checkout, home=folder / "home"))
     return folder

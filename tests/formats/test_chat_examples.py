@@ -10,11 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from formats.chat_examples import LINE_LIMIT_BYTES, ChatExample, read_chat_jsonl
-from formats.data_formats import format_of
+from formats.chat_messages import for_template, text_of
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 USER = {"role": "user", "content": "What is iron?"}
 ASSISTANT = {"role": "assistant", "content": "A metal."}
+TOOL = {"role": "tool", "name": "look_up", "content": "Fe, 26"}
+CALL = {
+    "role": "assistant",
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "look_up", "arguments": {"of": "iron"}}}],
+}
 
 
 def line(*messages: Any, **fields: Any) -> bytes:
@@ -31,7 +37,7 @@ def written(path: Path, *lines: bytes, end: bytes = b"\n") -> Path:
 
 def examples(path: Path) -> list[ChatExample]:
     with path.open("rb") as source:
-        return list(format_of(path.name).read(source, str(path), InvalidExample))
+        return list(read_chat_jsonl(source, str(path), InvalidExample))
 
 
 class InvalidExample(Exception):
@@ -54,6 +60,33 @@ def test_an_example_is_its_messages_its_domain_and_its_origin(tmp_path: Path) ->
     assert [role for role, _ in second.messages] == ["system", "user", "assistant", "user", "assistant"]
     assert [example.domain for example in (first, second, third)] == ["physics", "bio", None]
     assert [example.origin for example in (first, third)] == [f"{path}, line 1", f"{path}, line 3"]
+
+
+def test_calls_of_tools_and_what_they_answered_are_kept_whole(tmp_path: Path) -> None:
+    tools = [{"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}]
+    (example,) = examples(written(tmp_path / "x", line(USER, CALL, TOOL, ASSISTANT, tools=tools)))
+    assert [for_template(message) for message in example.messages] == [USER, CALL, TOOL, ASSISTANT]
+    assert json.loads(example.tools or "") == tools
+    assert text_of(example.messages[1][1]) == ""
+
+
+def test_a_text_is_an_example_without_messages(tmp_path: Path) -> None:
+    (example,) = examples(written(tmp_path / "x", b'{"text": "Iron rusts.", "domain": "bio"}'))
+    assert (example.text, example.messages, example.domain) == ("Iron rusts.", (), "bio")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        line(SYSTEM, USER, ASSISTANT, domain="bio"),
+        line(USER, CALL, TOOL, ASSISTANT, tools=[{"a": {"z": "é", "b": 1}}]),
+        b'{"text":"x","domain":"bio"}',
+    ],
+)
+def test_an_example_reads_as_it_was_written(tmp_path: Path, data: bytes) -> None:
+    (first,) = examples(written(tmp_path / "x", data))
+    (again,) = examples(written(tmp_path / "x", first.as_line(), end=b""))
+    assert again == first
 
 
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n"])
@@ -100,18 +133,29 @@ BAD: dict[str, tuple[bytes, str]] = {
     "messages that are a text": (b'{"messages": "x"}', "got 'x'"),
     "no message": (line(), r"got '\[\]'|got \[\]"),
     "a message that is a text": (line("hello", ASSISTANT), "message 1: expected an object"),
-    "a message without content": (line({"role": "user"}, ASSISTANT), "message 1: expected an object"),
-    "a message with a tool call": (line(USER, ASSISTANT | {"tool_calls": []}), "message 2: expected an obj"),
+    "a message without content": (line({"role": "user"}, ASSISTANT), "message 1: expected a text"),
+    "a message with no tool call": (line(USER, ASSISTANT | {"tool_calls": []}), "message 2: expected a l"),
+    "a tool call of another form": (
+        line(USER, ASSISTANT | {"tool_calls": [{"name": "f"}]}),
+        "message 2: exp",
+    ),
+    "a message with a name": (line(USER | {"name": "x"}, ASSISTANT), "role 'user' only 'content', 'role'"),
+    "a tool's answer to no call": (line(USER, ASSISTANT, TOOL, ASSISTANT), "expected role 'user', got 'to"),
+    "a call without its answer": (line(USER, CALL, USER, ASSISTANT), "message 3: expected role 'tool', got"),
+    "a text beside a label": (b'{"text": "x", "label": 1}', "list of messages under 'messages', got None"),
+    "a blank text": (b'{"text": " "}', "expected a text under 'text', not blank"),
+    "tools that are a text": (line(USER, ASSISTANT, tools="f"), "list of functions, as JSON Schema, under"),
     "content that is a list": (line(USER | {"content": [{}]}, ASSISTANT), "message 1: expected a text"),
     "content that is null": (line(USER, ASSISTANT | {"content": None}), "message 2: expected a text"),
-    "an unknown role": (line(USER | {"role": "tool"}, ASSISTANT), "message 1: expected role 'user', got"),
-    "a role that is a list": (line(USER | {"role": ["user"]}, ASSISTANT), "message 1: expected role 'user'"),
-    "an answer first": (line(ASSISTANT, USER, ASSISTANT), "message 1: expected role 'user'"),
+    "an unknown role": (line(USER | {"role": "human"}, ASSISTANT), "message 1: expected a role of 'system'"),
+    "a role that is a list": (line(USER | {"role": ["user"]}, ASSISTANT), "message 1: expected a role of"),
+    "a tool first": (line(TOOL, USER, ASSISTANT), "message 1: expected role 'system' or 'user' or 'assis"),
+    "an answer alone": (line(ASSISTANT), "expected a question: role 'user'"),
     "a question twice": (line(USER, USER, ASSISTANT), "message 2: expected role 'assistant', got 'user'"),
-    "two system messages": (line(SYSTEM, SYSTEM, USER, ASSISTANT), "message 2: expected role 'user', got"),
+    "two system messages": (line(SYSTEM, SYSTEM, USER, ASSISTANT), "message 2: expected role 'user' or 'ass"),
     "a late system message": (line(USER, SYSTEM, ASSISTANT), "message 2: expected role 'assistant', got"),
     "no answer": (line(SYSTEM, USER), "message 2: expected an answer"),
-    "only a system message": (line(SYSTEM), "message 1: expected an answer"),
+    "only a system message": (line(SYSTEM), "expected a question"),
     "an empty answer": (line(USER, ASSISTANT | {"content": ""}), "message 2: expected a text .* not blank"),
     "a blank answer": (line(USER, ASSISTANT | {"content": " \n"}), "message 2: expected a text .* not blank"),
     "an empty question": (line(USER | {"content": ""}, ASSISTANT), "message 1: expected a text .* not blank"),

@@ -15,7 +15,7 @@ from workers.requests.specs import EvalSpec
 @click.command()
 @click.argument("subjects", nargs=-1, required=True)
 @click.option(
-    "--data", multiple=True, required=True, help="Dataset or JSONL file; task=DATASET names the task."
+    "--data", multiple=True, required=True, help="Dataset or file of examples; task=DATASET names the task."
 )
 @field_options(EvalSpec, "limit", "batch_tokens")
 @submission_options

@@ -8,7 +8,9 @@ import click
 from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
 from registry.entities import AdapterVersion
+from registry.registration.datasets import Reading
 from registry.registration.every_adapter import NAMES, VERSIONS
+from workers.commands.reading_options import reading_options
 from workers.requests.base_models import is_converted, register_base
 
 _FILE = click.Path(exists=True, path_type=Path)
@@ -105,15 +107,29 @@ def _facts(record: AdapterVersion) -> dict[str, Any]:
 @click.option("--split", type=click.Choice(["train", "eval"]), help="From the file's name if left out.")
 @click.option("--licence", help="Its licence.")
 @output_options
+@reading_options
 def dataset(
-    file: Path, name: str | None, domain: str | None, split: str | None, licence: str | None, output: Output
+    file: Path,
+    name: str | None,
+    domain: str | None,
+    split: str | None,
+    licence: str | None,
+    reading: Reading,
+    output: Output,
 ) -> None:
-    """Register the chat JSONL in FILE, every example checked.
+    """Register the examples in FILE, or in the files of a folder, every one checked.
+
+    JSONL, JSON, CSV, Parquet, Arrow and text, compressed or not: chat messages, ShareGPT, Alpaca, prompts and
+    completions, plain text. What the file was taken for is said and kept.
 
     Example: zoo register dataset bio.train.jsonl
     """
     with opened() as registry:
-        record = registry.datasets.register(file, name=name, domain=domain, split=split, licence=licence)
+        record = registry.datasets.register(
+            file, name=name, domain=domain, split=split, licence=licence, reading=reading
+        )
+        for read in record.reading.get("files", ()):
+            output.hint(f"{read['name']} was taken for {read['taken_for']}")
         output.emit_made(
             record.reference,
             {"dataset": record.reference, "examples": record.examples, "digest": record.digest},

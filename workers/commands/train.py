@@ -34,7 +34,7 @@ TRAINING_OPTIONS = (
 @click.command()
 @click.option("--name", required=True, help="Name of the adapter; a taken name gets its next version.")
 @click.option("--base", required=True, help="Base model: a name of `zoo bases ls`.")
-@click.option("--data", required=True, help="Training data: a dataset's name, or a JSONL file to register.")
+@click.option("--data", required=True, help="Training data: a dataset's name, or a file to register.")
 @click.option("--eval-data", help="Held-out data on which the trained adapter is scored.")
 @click.option(
     "--domain", "domains", multiple=True, help="Domain of the adapter; the data's domain if left out."

@@ -7,12 +7,12 @@ known to hold.
 from dataclasses import dataclass
 from pathlib import Path
 
-from formats.data_formats import CHAT, ENDINGS, named_format
+from registry.containers.container_formats import without_ending
 from registry.entities import DatasetVersion
-from registry.errors import DatasetFileNotFound, DatasetNotFound, InvalidDataset
-from registry.intake.dataset_files import parse_file_name
+from registry.errors import DatasetFileNotFound, DatasetNotFound, InvalidField
+from registry.intake.dataset_files import dataset_name, parse_file_name
 from registry.references import checked_name, nearest
-from registry.registration.datasets import CheckedDataset
+from registry.registration.datasets import AS_IT_IS, CheckedDataset, Reading
 from registry.service import Registry
 
 
@@ -31,8 +31,10 @@ class GivenDataset:
         return self.found
 
 
-def given_dataset(registry: Registry, reference: str) -> GivenDataset:
-    """The registered dataset of that reference, or that file, every example checked; nothing is registered.
+def given_dataset(registry: Registry, reference: str, reading: Reading = AS_IT_IS) -> GivenDataset:
+    """The registered dataset of that reference, or those files, every example checked; nothing is registered.
+
+    A path is that of a file or folder where it has a separator or an ending of files of examples.
 
     Raises:
         DatasetNotFound: no registered name.
@@ -41,30 +43,26 @@ def given_dataset(registry: Registry, reference: str) -> GivenDataset:
         InvalidName: the file's name cannot be a dataset's.
     """
     path = Path(reference)
-    layout = named_format(path.name)
-    if layout is not None and path.is_file():
-        name = checked_name(path.name.removesuffix(layout.ending), kind="dataset")
-        checked = registry.datasets.check(path)
+    is_named_as_a_file = path.name != reference or without_ending(path.name) is not None
+    if is_named_as_a_file and path.exists():
+        path = path if path.name not in ("", "..") else path.resolve()
+        name = checked_name(dataset_name(path.name), kind="dataset")
+        checked = registry.datasets.check(path, reading)
         return GivenDataset(name=name, domain=parse_file_name(path.name)[0], found=checked)
     if path.name != reference:
-        raise _another_file(path) if path.is_file() else _no_such_file(path)
+        raise _no_such_file(path)
+    if reading != AS_IT_IS:
+        raise InvalidField("data", "a file or folder, for a registered dataset was read before", reference)
     try:
         found = registry.datasets.get(reference)
     except DatasetNotFound as error:
-        if layout is not None:
+        if is_named_as_a_file:
             raise _no_such_file(path) from error
         raise
     return GivenDataset(name=found.name, domain=found.domain, found=found)
 
 
-def _another_file(path: Path) -> InvalidDataset:
-    return InvalidDataset(
-        f"{path} is taken for no dataset, for its name does not end in {ENDINGS};"
-        f" if it is chat JSONL, rename it: mv {path} {path.with_suffix(CHAT.ending)}"
-    )
-
-
 def _no_such_file(path: Path) -> DatasetFileNotFound:
     beside = path.parent.iterdir() if path.parent.is_dir() else ()
-    names = (file.name for file in beside if named_format(file.name))
+    names = (file.name for file in beside if without_ending(file.name) is not None)
     return DatasetFileNotFound(path, nearest=nearest(path.name, names))

@@ -14,7 +14,7 @@ from workers.requests.subjects import find, subject_of
 
 @dataclass(frozen=True, kw_only=True)
 class AskedTask:
-    """Data to score on: a reference or a JSONL file; a task that is left out is named after the data."""
+    """Data to score on: a reference or a file; a task that is left out is named after the data."""
 
     data: str
     task: str | None = None
@@ -29,7 +29,7 @@ def evaluation_request(
 
     Raises:
         NotFound: a subject or a dataset is unknown, or there is no such file.
-        InvalidDataset: a file's examples are not chat JSONL.
+        InvalidDataset: a file's examples are refused.
         SpecInvalid: two tasks have one name, or a field is out of its range.
     """
     given = _by_task(registry, tasks)

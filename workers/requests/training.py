@@ -21,14 +21,14 @@ def training_request(
     domains: Sequence[str] = (),
     **fields: Any,
 ) -> TrainSpec:
-    """A request to train; `fields` are those of `TrainSpec`, and data are references or JSONL files.
+    """A request to train; `fields` are those of `TrainSpec`, and data are references or files.
 
     A file is registered once everything else is known to be right. Domains that are left out are the data's;
     a warm-up that is left out is no longer than the training.
 
     Raises:
         NotFound: the base model or a dataset is unknown, or there is no such file.
-        InvalidDataset: a file's examples are not chat JSONL.
+        InvalidDataset: a file's examples are refused.
         SpecInvalid: a field is out of its range.
     """
     given = given_dataset(registry, data)

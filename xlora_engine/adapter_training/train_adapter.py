@@ -199,7 +199,8 @@ def _run_digest(
     deciding = {**asdict(settings), "checkpoint_every_s": None, "micro_batch_size": None}
     hashed = hashlib.sha256()
     for example in examples:
-        hashed.update(repr((example.token_ids, example.prompt_length)).encode())
+        learnt = (example.token_ids, example.prompt_length, *((example.between,) if example.between else ()))
+        hashed.update(repr(learnt).encode())
     deciding_parts = {
         "settings": hashlib.sha256(json.dumps(deciding).encode()).hexdigest(),
         "base": hashlib.sha256(json.dumps([base_name, base.num_parameters()]).encode()).hexdigest(),

@@ -1,9 +1,11 @@
 """Chat examples as tokens: encoding with the base model's template, left-padded batches, order."""
 
+import json
 import random
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +14,8 @@ from jaxtyping import Int
 from jinja2 import TemplateError
 from torch import Tensor
 
-from formats.chat_examples import ChatExample
-from formats.data_formats import format_of
+from formats.chat_examples import ChatExample, read_chat_jsonl
+from formats.chat_messages import Message, MessageFields, for_template, text_of
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import AnswerTooLong, ChatInvalid, ConfigInvalid
 
@@ -31,7 +33,7 @@ class ChatTokenizer(Protocol):
     def added_tokens_decoder(self) -> Mapping[int, Any]:
         """Tokens outside the ordinary vocabulary; those with `special` set are not text."""
 
-    def apply_chat_template(self, conversation: list[dict[str, str]], **kwargs: Any) -> Any:
+    def apply_chat_template(self, conversation: list[dict[str, Any]], **kwargs: Any) -> Any:
         """Messages as one text, or its tokens."""
 
     def decode(self, token_ids: list[int], **kwargs: Any) -> Any:
@@ -48,6 +50,8 @@ class EncodedExample:
     token_ids: tuple[int, ...]
     prompt_length: int
     domain: str | None = None
+    #: (start, end) of what comes after the first answer and is not learnt: other questions, tools' results.
+    between: tuple[tuple[int, int], ...] = ()
 
     @property
     def answer_ids(self) -> tuple[int, ...]:
@@ -56,7 +60,12 @@ class EncodedExample:
 
     def after(self, count: int) -> "EncodedExample":
         """The example without its first tokens, which a cache holds."""
-        return replace(self, token_ids=self.token_ids[count:], prompt_length=self.prompt_length - count)
+        return replace(
+            self,
+            token_ids=self.token_ids[count:],
+            prompt_length=self.prompt_length - count,
+            between=tuple((start - count, end - count) for start, end in self.between),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -83,7 +92,7 @@ class Batch:
 
 
 def read_examples(path: Path) -> list[ChatExample]:
-    """The examples of a file in any format of `formats.data_formats.FORMATS`.
+    """The examples of a file of chat JSONL, as the registry stores them.
 
     Raises:
         ChatInvalid: the file cannot be read, or an example is refused; the message names file and line.
@@ -94,7 +103,7 @@ def read_examples(path: Path) -> list[ChatExample]:
 
     try:
         with path.open("rb") as source:
-            return list(format_of(path.name).read(source, str(path), refusal))
+            return list(read_chat_jsonl(source, str(path), refusal))
     except OSError as error:
         raise ChatInvalid(f"cannot read {path}: {error}") from error
 
@@ -114,6 +123,8 @@ def encode(
     """
     special = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     _refuse_special(example, special.values())
+    if example.text is not None:
+        return _encoded_text(tokenizer, example, max_tokens=max_tokens, embeddings=embeddings)
     prompt, answer = _templated(tokenizer, example)
     prompt_ids = _tokens(tokenizer, prompt)
     token_ids = _tokens(tokenizer, prompt + answer)
@@ -130,19 +141,22 @@ def encode(
             f"{example.origin} has {len(token_ids)} tokens ({len(prompt_ids)} before the answer), "
             f"the limit is {max_tokens}; shorten it or raise the limit (at most the base model's context)"
         )
+    _require_written(example, prompt + answer)
     _require_embeddings(tokenizer, token_ids, embeddings, origin=example.origin)
     return EncodedExample(token_ids=tuple(token_ids), prompt_length=len(prompt_ids), domain=example.domain)
 
 
 def encode_question(
-    tokenizer: ChatTokenizer, messages: Sequence[tuple[str, str]], *, embeddings: int = sys.maxsize
+    tokenizer: ChatTokenizer, messages: Sequence[Message], *, embeddings: int = sys.maxsize
 ) -> tuple[int, ...]:
     """Tokens of a conversation of (role, content) up to where its answer is generated.
 
     Raises:
         ChatInvalid: the template refuses the messages, or a token has no embedding.
     """
-    token_ids = _tokens(tokenizer, _rendered(tokenizer, messages, "the question", add_generation_prompt=True))
+    token_ids = _tokens(
+        tokenizer, _rendered(tokenizer, messages, None, "the question", add_generation_prompt=True)
+    )
     _require_embeddings(tokenizer, token_ids, embeddings, origin="the question")
     return tuple(token_ids)
 
@@ -163,6 +177,8 @@ def collate(examples: Sequence[EncodedExample], *, pad_id: int) -> Batch:
         input_ids[index, start:] = torch.tensor(example.token_ids)
         mask[index, start:] = 1
         labels[index, start + example.prompt_length :] = torch.tensor(example.answer_ids)
+        for first, after in example.between:
+            labels[index, start + first : start + after] = IGNORED
     return Batch(
         input_ids=input_ids,
         attention_mask=mask,
@@ -216,8 +232,9 @@ def training_order(
 
 def _templated(tokenizer: ChatTokenizer, example: ChatExample) -> tuple[str, str]:
     """The conversation up to where generation starts, and the answer with the end of its turn."""
-    prompt = _rendered(tokenizer, example.messages[:-1], example.origin, add_generation_prompt=True)
-    whole = _rendered(tokenizer, example.messages, example.origin, add_generation_prompt=False)
+    rendered = partial(_rendered, tokenizer, tools=example.tools, origin=example.origin)
+    prompt = rendered(example.messages[:-1], add_generation_prompt=True)
+    whole = rendered(example.messages, add_generation_prompt=False)
     if not prompt or not whole.startswith(prompt):
         raise ChatInvalid(
             f"{example.origin}: the chat template does not begin a conversation with its generation prompt, "
@@ -231,15 +248,17 @@ def _templated(tokenizer: ChatTokenizer, example: ChatExample) -> tuple[str, str
 
 def _rendered(
     tokenizer: ChatTokenizer,
-    messages: Sequence[tuple[str, str]],
+    messages: Sequence[Message],
+    tools: str | None,
     origin: str,
     *,
     add_generation_prompt: bool,
 ) -> str:
-    conversation = [{"role": role, "content": content} for role, content in messages]
+    conversation = [for_template(message) for message in messages]
+    functions = {} if tools is None else {"tools": json.loads(tools)}
     try:
         text: str = tokenizer.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=add_generation_prompt
+            conversation, tokenize=False, add_generation_prompt=add_generation_prompt, **functions
         )
     except (TemplateError, TypeError, ValueError) as error:
         raise ChatInvalid(f"{origin}: the chat template refuses the messages: {error}") from error
@@ -257,6 +276,44 @@ def _require_embeddings(
         )
 
 
+def _encoded_text(
+    tokenizer: ChatTokenizer, example: ChatExample, *, max_tokens: int, embeddings: int
+) -> EncodedExample:
+    """A text with the token that ends it; all is learnt but what a tokenizer puts before every text."""
+    token_ids: list[int] = tokenizer(example.text or "")["input_ids"]
+    if token_ids[-1:] != [tokenizer.eos_token_id]:
+        token_ids.append(tokenizer.eos_token_id)
+    if len(token_ids) > max_tokens:
+        raise AnswerTooLong(
+            f"{example.origin} has {len(token_ids)} tokens, the limit is {max_tokens}; shorten it or raise"
+            " the limit (at most the base model's context)"
+        )
+    _require_embeddings(tokenizer, token_ids, embeddings, origin=example.origin)
+    # No model predicts the first token of a sequence.
+    return EncodedExample(token_ids=tuple(token_ids), prompt_length=1, domain=example.domain)
+
+
+def _require_written(example: ChatExample, whole: str) -> None:
+    """Refuse a template that leaves out what is to be learnt beside a text: a call, a reasoning."""
+    content = example.messages[-1][1]
+    if not isinstance(content, MessageFields):
+        return
+    said = {
+        **{f"the call of {name}": name for name in _called(content)},
+        "the reasoning": str(content.values.get("reasoning_content", "")),
+    }
+    missing = next((what for what, text in said.items() if text.strip() not in whole), None)
+    if missing is not None:
+        raise ChatInvalid(
+            f"{example.origin}: the base model's chat template leaves out {missing}; use a base model whose"
+            " template writes it, or write it into the message's text"
+        )
+
+
+def _called(content: MessageFields) -> list[str]:
+    return [call["function"]["name"] for call in content.values.get("tool_calls", [])]
+
+
 def _tokens(tokenizer: ChatTokenizer, text: str) -> list[int]:
     # Templates write the special tokens out themselves.
     token_ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -264,8 +321,9 @@ def _tokens(tokenizer: ChatTokenizer, text: str) -> list[int]:
 
 
 def _refuse_special(example: ChatExample, special: Iterable[str]) -> None:
-    for _, content in example.messages:
-        found = next((token for token in special if token in content), None)
+    texts = [text_of(content) for _, content in example.messages]
+    for text in (*texts, example.text or ""):
+        found = next((token for token in special if token in text), None)
         if found is not None:
             raise ChatInvalid(
                 f"{example.origin}: a message holds {found!r}, which the tokenizer would take for the token "

@@ -36,7 +36,7 @@ def test_examples_that_repeat_are_warned_of_however_they_are_written(tmp_path: P
 
 def test_a_bad_example_is_refused_by_file_and_line(tmp_path: Path) -> None:
     path = written(tmp_path / "x.jsonl", GOOD, b"{}")
-    with pytest.raises(InvalidDataset, match=r"x\.jsonl, line 2: expected a list of messages") as caught:
+    with pytest.raises(InvalidDataset, match=r"x\.jsonl, line 2: examples with nothing, which") as caught:
         read_dataset(path)
     assert caught.value.line == 2
 
@@ -69,7 +69,9 @@ def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
         ("bio.jsonl", None, None),
         ("train.jsonl", None, None),
         ("bio.test.jsonl", None, None),
-        ("bio.train.json", None, None),
+        ("bio.train.json", "bio", "train"),
+        ("bio.eval.csv.gz", "bio", "eval"),
+        ("bio.train.doc", None, None),
         (".train.jsonl", None, None),
         ("../bio.train.jsonl", None, None),
         ("bio.train.jsonl\n", None, None),

@@ -57,7 +57,7 @@ def test_what_is_not_registered_leaves_nothing_behind(registry: Registry, file: 
 
 def test_a_bad_example_is_refused_when_the_file_is_looked_up(registry: Registry, file: Path) -> None:
     file.write_bytes(file.read_bytes() + b"{}\n")
-    with pytest.raises(InvalidDataset, match=r"bio\.train\.jsonl, line 4: expected a list of messages"):
+    with pytest.raises(InvalidDataset, match=r"bio\.train\.jsonl, line 4: examples with nothing"):
         given_dataset(registry, str(file))
     assert copies(registry) == []
 

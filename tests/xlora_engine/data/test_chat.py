@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from formats.chat_examples import ChatExample
-from formats.data_formats import FORMATS
+from formats.chat_examples import ChatExample, read_chat_jsonl
 from registry.errors import InvalidDataset
 from tests.pico import pico_llama, pico_tokenizer
 from tests.registry.staged import read_dataset
@@ -72,27 +71,25 @@ def test_what_a_job_reads_is_what_registration_took(tmp_path: Path) -> None:
         ((("system", "Be brief."), *QUESTION), None, 2),
     ]
     with path.open("rb") as source:
-        assert list(FORMATS["chat"].read(source, str(path), lambda *_: AssertionError())) == read
+        assert list(read_chat_jsonl(source, str(path), lambda *_: AssertionError())) == read
     assert read_dataset(path).examples == len(read)
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        {"messages": [{"role": "user", "content": "q", "name": "x"}, {"role": "assistant", "content": "a"}]},
         chat(*QUESTION, domain="x" * 129),
-        chat(*QUESTION, domain=""),
+        chat(*QUESTION[:1]),
+        chat(("user", " "), *QUESTION[1:]),
         '{"messages": [], "messages": []}',
-        "",
     ],
 )
 def test_what_registration_refuses_no_job_reads(tmp_path: Path, line: object) -> None:
     path = write(tmp_path / "examples.jsonl", chat(*QUESTION), line, chat(*QUESTION))
-    with pytest.raises(InvalidDataset) as at_registration:
+    with pytest.raises(InvalidDataset, match=r"examples\.jsonl, line 2"):
         read_dataset(path)
-    with pytest.raises(ChatInvalid, match=r"examples\.jsonl, line 2") as in_the_job:
+    with pytest.raises(ChatInvalid, match=r"examples\.jsonl, line 2"):
         read_examples(path)
-    assert str(in_the_job.value) == str(at_registration.value)
 
 
 def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path: Path) -> None:

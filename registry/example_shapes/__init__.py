@@ -1,0 +1,1 @@
+"""How people write an example down, and each way as the zoo stores it."""
