@@ -19,7 +19,7 @@ from registry.files.artifacts import ArtifactStore
 from registry.intake.dataset_files import DatasetManifest
 from registry.registration.datasets import AS_IT_IS, Reading, check_dataset
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Any]
 
 
 def json_lines(rows: Rows) -> bytes:

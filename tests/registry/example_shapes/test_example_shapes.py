@@ -18,7 +18,8 @@ from tests.registry.written_files import checked, delimited, json_lines, parquet
 Q, A = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
 S = {"role": "system", "content": "s"}
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"x": 2}}}
-CALLED = [Q, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "4"}, A]
+CALLING: dict[str, Any] = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+CALLED: list[dict[str, Any]] = [Q, CALLING, {"role": "tool", "content": "4"}, A]
 FUNCTION = {"name": "add", "parameters": {}}
 
 #: What was written -> the messages it means.

@@ -14,7 +14,7 @@ CHAT = b'{"messages":[{"role":"user","content":"q"},{"role":"assistant","content
 
 
 def test_all_bad_examples_are_named_together(tmp_path: Path) -> None:
-    rows = [GOOD, GOOD | {"completion": ""}, GOOD, {"prompt": 3}, GOOD]
+    rows: list[object] = [GOOD, GOOD | {"completion": ""}, GOOD, {"prompt": 3}, GOOD]
     (tmp_path / "x.jsonl").write_bytes(json_lines(rows) + b"{'prompt': 1}\n")
     with pytest.raises(
         InvalidDataset, match=r"^3 of 6 examples cannot be taken; .* --skip-bad-examples"
