@@ -14,7 +14,7 @@ from typing import IO, Any
 from formats.chat_examples import ChatExample, read_chat_jsonl
 from registry.containers.container_formats import without_ending
 from registry.errors import InvalidDataset
-from registry.intake.example_conversion import SHOWN_FAULTS, Conversion
+from registry.example_shapes.example_conversion import SHOWN_FAULTS, Conversion
 
 _STEM = re.compile(r"(?P<domain>[A-Za-z0-9][A-Za-z0-9._-]*)\.(?P<split>train|eval)")
 _NOT_IN_PATHS = re.compile(r"[^A-Za-z0-9._-]+")

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from formats.chat_examples import ENDING, NAME
+from registry.containers.folder_of_examples import files_of_examples
 from registry.containers.json_lines import begins_with_objects, read_json_lines
 from registry.containers.records import Record
 from registry.containers.sources import Source, opened_source
 from registry.database.database import Database
 from registry.entities import DatasetVersion
 from registry.errors import InvalidDataset, InvalidField
+from registry.example_shapes.example_conversion import conversion_of, needs_no_conversion
 from registry.files.artifacts import ArtifactStore
 from registry.files.staging import StagedFile, Staging
 from registry.intake.dataset_files import (
@@ -24,8 +26,6 @@ from registry.intake.dataset_files import (
     stored_name,
     write_examples,
 )
-from registry.intake.example_conversion import conversion_of, needs_no_conversion
-from registry.intake.folder_of_examples import files_of_examples
 from registry.records.kinds import DATASET
 from registry.records.labels import checked_licence, checked_line
 from registry.records.record_rows import as_dataset, file_columns
