@@ -30,7 +30,7 @@ class JobContext:
     member: GroupMember
     #: Whether the job was asked to stop.
     stop_requested: Callable[[], bool]
-    #: Receives progress; `report` fills it in.
+    #: Receives progress, and events for whoever looks on; `report` fills it in.
     send: Callable[[Mapping[str, object]], None]
 
     def report(self, phase: str, step: int, total: int, **figures: float) -> None:
@@ -44,8 +44,9 @@ class JobContext:
             self.run.tags({"zoo.compute_dtype": dtype})
 
     def checkpoint_discarded(self, sentence: str) -> None:
-        """Say in the log and in the job's journal that a checkpoint is not taken up, and why."""
+        """Say in the log, in the job's journal and to whoever looks on that a checkpoint is not taken up."""
         _log.warning(sentence)
+        self.send({"event": "checkpoint_discarded", "reason": sentence})
         self.registry.jobs.add_event(
             self.job.id, "checkpoint_discarded", {"reason": sentence}, fence=self.fence
         )

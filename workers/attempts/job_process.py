@@ -28,6 +28,7 @@ from workers.errors import HandlerUnknown
 from workers.processes.gpus import gpus_for, limited_to, lock_gpus
 from workers.processes.heavy_imports import heavy_imports
 from workers.processes.parent_watchdog import die_with_parent, end_like, read_order, start_watchdog
+from workers.processes.spinning import limit_spinning
 from workers.tracking.spool import NoRun, Run
 
 #: Kind of job -> the function that does its work.
@@ -116,7 +117,9 @@ def attempt(
                 stop_requested=stop_requested,
                 send=send,
             )
-            outcome = find_handler(context.job, order["handlers"] or HANDLERS)(context)
+            handler = find_handler(context.job, order["handlers"] or HANDLERS)
+            limit_spinning()
+            outcome = handler(context)
             context.run.close()
     except BaseException as error:  # the one place where a job's failure becomes a result
         traceback.print_exception(error)

@@ -5,9 +5,8 @@ A command calls `run_here`; a worker claims jobs itself and calls `run_claimed`.
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from registry.crash_points import crash_point
 from registry.entities import Job
@@ -17,7 +16,14 @@ from registry.service import Registry
 from workers.attempts.heartbeat import Heartbeat
 from workers.attempts.reconciler import reconcile
 from workers.attempts.results import Result
-from workers.attempts.supervisor import Interruption, Progress, interrupts_counted, order_for, supervise
+from workers.attempts.supervisor import (
+    Events,
+    Interruption,
+    Progress,
+    interrupts_counted,
+    order_for,
+    supervise,
+)
 from workers.errors import JobNotClaimable
 from workers.processes.job_log import JobLog
 from workers.processes.owner import owner_name
@@ -29,9 +35,6 @@ from workers.tracking.spool import Run
 SHIPPING_LIMIT_S = 30.0
 _PAUSE_POLL_S = 0.2
 _FINISH_POLL_S = 0.5
-
-#: Receives events other than progress: kind and details.
-Events = Callable[[str, Mapping[str, Any]], None]
 
 
 def job_folder(registry: Registry, job_id: int) -> Path:
@@ -101,7 +104,14 @@ def run_claimed(
     try:
         with JobLog(folder) as log:
             registry.jobs.set_log(job.id, str(log.path), job.fence)
-            result = supervise(order, heartbeat, log, interruption=interruption, on_progress=on_progress)
+            result = supervise(
+                order,
+                heartbeat,
+                log,
+                interruption=interruption,
+                on_progress=on_progress,
+                on_event=on_event,
+            )
             with contextlib.suppress(OSError):  # a full disk: the next shipper writes the end
                 run.end(RUN_STATUS[result.state])
             shipper.finish(timeout_s=SHIPPING_LIMIT_S)

@@ -33,6 +33,9 @@ _POLL_S = 0.2
 
 Progress = Callable[[Mapping[str, Any]], None]
 
+#: Receives events other than progress: kind and details.
+Events = Callable[[str, Mapping[str, Any]], None]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interruption:
@@ -78,6 +81,8 @@ class JobProcess:
         for message in self._lines.read(timeout_s=_POLL_S if self.runs else 0):
             if "result" in message:
                 self._sent_result = Result(**message["result"])
+            elif "event" in message:
+                yield message
             else:
                 yield self._pace.timed(message, at_s=time.monotonic())
 
@@ -136,6 +141,7 @@ def supervise(
     *,
     interruption: Interruption,
     on_progress: Progress,
+    on_event: Events = lambda *_: None,
 ) -> Result:
     """Run one attempt in a job process; how it ended.
 
@@ -150,13 +156,13 @@ def supervise(
     heartbeat.write_deadlines_to(process.watchdog_pipe)
     try:
         while process.runs and not heartbeat.lost.is_set():
-            _pass_on(process, heartbeat, on_progress)
+            _pass_on(process, heartbeat, on_progress, on_event)
             log.keep_small()
             if (because := _asked_because(heartbeat, interruption)) is not None:
                 process.ask_to_end(because)
             if interruption.count() > 1:
                 process.kill()
-        _pass_on(process, heartbeat, on_progress)
+        _pass_on(process, heartbeat, on_progress, on_event)
     finally:
         heartbeat.write_deadlines_to(None)
         process.close()
@@ -173,8 +179,11 @@ def _asked_because(heartbeat: Heartbeat, interruption: Interruption) -> str | No
     return "deadline" if heartbeat.overdue.is_set() else None
 
 
-def _pass_on(process: JobProcess, heartbeat: Heartbeat, on_progress: Progress) -> None:
+def _pass_on(process: JobProcess, heartbeat: Heartbeat, on_progress: Progress, on_event: Events) -> None:
     for progress in process.progress():
+        if "event" in progress:
+            on_event(str(progress["event"]), progress)
+            continue
         heartbeat.progress = progress
         on_progress(progress)
 

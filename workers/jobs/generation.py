@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 from registry.service import Registry
 from workers.processes.heavy_imports import heavy_imports
+from workers.processes.spinning import limit_spinning
 from workers.requests.answers import Answer, OnText
 from workers.requests.generation import GenerateRequest
 from workers.requests.subjects import find
@@ -32,5 +33,6 @@ def generate(
 
         from workers.jobs.asking import answers
 
+    limit_spinning()
     transformers_logging.disable_progress_bar()  # loading is over before a bar could tell anything
     return answers(registry, request, on_question=on_question, on_text=on_text)

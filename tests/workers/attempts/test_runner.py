@@ -80,6 +80,21 @@ def test_a_job_succeeds_and_its_progress_is_seen(registry: Registry, job: Job) -
     assert actions == ["spool", "begin", "metrics", "metrics", "end"]
 
 
+def test_a_checkpoint_that_is_not_taken_up_is_said_to_who_looks_on(registry: Registry, job: Job) -> None:
+    said: list[tuple[str, Any]] = []
+    progress: list[Mapping[str, Any]] = []
+    ended = run_here(
+        registry,
+        job.id,
+        handlers=handler("begin_anew"),
+        on_progress=progress.append,
+        on_event=lambda kind, known: said.append((kind, known["reason"])),
+    )
+    assert ended.state == "succeeded"
+    assert said == [("checkpoint_discarded", "checkpoint-3 is not taken up: no reason")]
+    assert progress == []
+
+
 def test_ctrl_c_cancels_the_job_and_keeps_its_checkpoint(
     registry: Registry, settings: Settings, job: Job
 ) -> None:
