@@ -84,6 +84,7 @@ LATE = {
     "workers.jobs.export": {"torch"},
     "workers.jobs.generation": {"torch", "transformers"},
     "workers.jobs.figures": {"matplotlib"},
+    "workers.processes.spinning": {"torch"},
     "workers.tracking.mlflow_store": {"mlflow"},
     "xlora_engine": {"pydantic", "torch"},
     "xlora_engine.sources.hub": {"huggingface_hub"},
