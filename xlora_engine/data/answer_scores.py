@@ -13,12 +13,10 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample, collate, length_grouped, pad_token
+from xlora_engine.data.exact_match import decide, greedy_beginning, is_answer, token_limit
 from xlora_engine.data.shared_prefix import repeated, shared_prefix
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import ConfigInvalid, ScoreNotFinite
-
-#: How many tokens more than the expected answer a differently written one may have.
-EXTRA_TOKENS = 8
 
 
 class LogitsCall(Protocol):
@@ -62,6 +60,22 @@ class AnswerScores:
     def n(self) -> int:
         """Number of examples."""
         return len(self.example_losses)
+
+    def first(self, count: int) -> "AnswerScores":
+        """Those of the first examples."""
+        return AnswerScores(
+            example_losses=self.example_losses[:count],
+            example_matches=self.example_matches[:count],
+            example_tokens=self.example_tokens[:count],
+        )
+
+    def followed_by(self, more: "AnswerScores") -> "AnswerScores":
+        """These and those of the examples after them."""
+        return AnswerScores(
+            example_losses=self.example_losses + more.example_losses,
+            example_matches=self.example_matches + more.example_matches,
+            example_tokens=self.example_tokens + more.example_tokens,
+        )
 
     @property
     def loss(self) -> float:
@@ -139,11 +153,13 @@ def score_answers(
                 repeated(cache, len(indices)) if prefix else None,
             )
             for index, example_logits in zip(indices, logits, strict=True):
-                losses[index], predicted = _forced(example_logits, examples[index])
-                _require_finite(losses[index], index, logits.dtype)
+                example = examples[index]
+                ahead = example_logits[-len(example.answer_ids) - 1 : -1]
+                losses[index], predicted = teacher_forced(ahead, example)
+                require_finite(losses[index], index, logits.dtype)
                 decided = decide(tokenizer, examples[index], predicted, stops=stops)
                 if decided is None:
-                    undecided[index] = _prefix_of_greedy(examples[index], predicted)
+                    undecided[index] = greedy_beginning(examples[index], predicted)
                 else:
                     matches[index] = decided
         matches |= _generated_matches(
@@ -170,56 +186,27 @@ def _run_prefix(
     logits_call(input_ids, torch.ones_like(input_ids), positions, 1, cache)
 
 
-def decide(
-    tokenizer: ChatTokenizer,
-    example: EncodedExample,
-    predicted: Sequence[int],
-    *,
-    stops: Collection[int] = (),
-) -> bool | None:
-    """Whether greedy decoding gives the answer, from the likeliest token at each of its positions.
-
-    None if teacher forcing cannot decide: the first other token may begin another way to write the
-    same answer.
-    """
-    beginning = _prefix_of_greedy(example, predicted)
-    if beginning == example.answer_ids:
-        return True
-    if beginning[-1] in _stops(tokenizer, example, stops):
-        return _is_answer(tokenizer, example, beginning, stops)
-    expected = normalise(_text(tokenizer, example.answer_ids))
-    text = " ".join(_text(tokenizer, beginning).casefold().split())
-    # A lone byte of a longer character decodes to the replacement sign: it can still become anything.
-    possible = "\ufffd" in text or f"{expected}.".startswith(text) or f"{expected} .".startswith(text)
-    return None if possible else False
-
-
-def normalise(text: str) -> str:
-    """Text as exact match compares it: one case, single spaces, no final full stop."""
-    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
-
-
-def _forced(logits: Float[Tensor, "kept vocabulary"], example: EncodedExample) -> tuple[float, list[int]]:
-    """Mean loss of the answer's tokens, and the likeliest token at each of their positions."""
-    ahead = logits[-len(example.answer_ids) - 1 : -1].float()
+def teacher_forced(
+    ahead: Float[Tensor, "answer vocabulary"], example: EncodedExample
+) -> tuple[float, list[int]]:
+    """Mean loss of an answer's tokens, and the likeliest token at each, from the logits before each."""
+    logits = ahead.float()
     targets = upload(example.answer_ids, logits.device)
-    return float(F.cross_entropy(ahead, targets)), ahead.argmax(-1).tolist()
+    return float(F.cross_entropy(logits, targets)), logits.argmax(-1).tolist()
 
 
-def _require_finite(loss: float, index: int, dtype: torch.dtype) -> None:
+def require_finite(loss: float, index: int, dtype: torch.dtype) -> None:
+    """Do nothing if an example's loss is a number.
+
+    Raises:
+        ScoreNotFinite: it is NaN or infinite.
+    """
     if not math.isfinite(loss):
         computed_in = str(dtype).removeprefix("torch.")
         raise ScoreNotFinite(
             f"the loss of example {index + 1} is {loss}: weights of the base model or an adapter, or what is "
             f"computed with them in {computed_in}, are not finite"
         )
-
-
-def _prefix_of_greedy(example: EncodedExample, predicted: Sequence[int]) -> tuple[int, ...]:
-    """The beginning of greedy decoding: the answer up to and including the first token that differs."""
-    answer = example.answer_ids
-    differing = next((i for i, (a, p) in enumerate(zip(answer, predicted, strict=True)) if a != p), None)
-    return answer if differing is None else (*answer[:differing], predicted[differing])
 
 
 def _generated_matches(
@@ -244,41 +231,14 @@ def _generated_matches(
     matches = {}
     for group in length_grouped(prompts, tokens_per_batch=tokens_per_batch):
         batch = collate([prompts[number] for number in group], pad_id=pad_token(tokenizer)).to(device)
-        limits = [_token_limit(examples[order[number]]) - len(undecided[order[number]]) for number in group]
+        limits = [token_limit(examples[order[number]]) - len(undecided[order[number]]) for number in group]
         out = generate_call(batch.input_ids, batch.attention_mask, max(limits))
         for number, limit, new in zip(
             group, limits, out[:, batch.input_ids.shape[1] :].tolist(), strict=True
         ):
             index = order[number]
-            matches[index] = _is_answer(tokenizer, examples[index], (*undecided[index], *new[:limit]), stops)
+            matches[index] = is_answer(tokenizer, examples[index], (*undecided[index], *new[:limit]), stops)
     return matches
-
-
-def _token_limit(example: EncodedExample) -> int:
-    return len(example.answer_ids) + EXTRA_TOKENS
-
-
-def _is_answer(
-    tokenizer: ChatTokenizer, example: EncodedExample, generated: Sequence[int], stops: Collection[int]
-) -> bool:
-    """Whether the generated tokens end, and equal the answer as text."""
-    ends = _stops(tokenizer, example, stops)
-    end = next((i for i, token in enumerate(generated) if token in ends), None)
-    if end is None:
-        return False
-    return normalise(_text(tokenizer, generated[:end])) == normalise(_text(tokenizer, example.answer_ids))
-
-
-def _stops(tokenizer: ChatTokenizer, example: EncodedExample, stops: Collection[int]) -> Collection[int]:
-    """Tokens that end an answer; padding follows an answer that ended with another end token."""
-    return {tokenizer.eos_token_id, pad_token(tokenizer), example.answer_ids[-1], *stops}
-
-
-def _text(tokenizer: ChatTokenizer, token_ids: Sequence[int]) -> str:
-    text: str = tokenizer.decode(
-        list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return text
 
 
 def _standard_error(values: Sequence[float]) -> float:

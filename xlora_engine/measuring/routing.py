@@ -20,6 +20,8 @@ class Routing:
     load_by_layer: tuple[tuple[float, ...], ...]
     #: Mean entropy of the gates, as a share of the largest possible: 0 is one expert, 1 is all equally.
     entropy: float
+    #: How far layers differ: the standard deviation over layers of a token's scalings, mean over experts.
+    layer_spread: float = 0.0
 
     @property
     def load(self) -> dict[str, float]:
@@ -41,6 +43,7 @@ class RoutingRecorder:
         self.experts = experts
         self._load: Float[Tensor, "layer expert"] | None = None
         self._entropy = 0.0
+        self._spread = 0.0
         self._tokens = 0
 
     def add(self, scalings: Float[Tensor, "batch seq layer expert"], mask: Int[Tensor, "batch seq"]) -> None:
@@ -48,6 +51,7 @@ class RoutingRecorder:
         counted = scalings.detach()[mask.bool()].cpu().double()
         load = counted.sum(0)
         self._load = load if self._load is None else self._load + load
+        self._spread += float(counted.std(1, correction=0).mean(-1).sum())
         self._entropy += float(normalised_entropy(counted).mean(-1).sum())
         self._tokens += len(counted)
 
@@ -60,6 +64,7 @@ class RoutingRecorder:
             tokens=self._tokens,
             load_by_layer=tuple(tuple(layer) for layer in (load / tokens).tolist()),
             entropy=self._entropy / tokens,
+            layer_spread=self._spread / tokens,
         )
 
 

@@ -14,42 +14,16 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache
 
-from formats.chat_examples import ChatExample
-from tests.pico import pico_llama, pico_tokenizer
+from tests.pico import pico_tokenizer
 from tests.small_bases import SMALL_BASES
-from xlora_engine.data.answer_scores import EXTRA_TOKENS, AnswerScores, decide, normalise, score_answers
-from xlora_engine.data.chat import EncodedExample, collate, encode, training_order
+from tests.xlora_engine.half_trained import EXPECTED, WRITTEN, example, half_trained, training_examples
+from xlora_engine.data.answer_scores import AnswerScores, score_answers
+from xlora_engine.data.chat import EncodedExample
+from xlora_engine.data.exact_match import EXTRA_TOKENS, decide, normalise
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.errors import ConfigInvalid, ScoreNotFinite
 
 CPU = torch.device("cpu")
-#: What a question is answered with in training: now and then in another way, or by another word.
-WRITTEN = {
-    "a": ("red", "Red."),
-    "b": ("grün", "GRÜN .", "grün"),
-    "c": ("no", "not so", "no way"),
-    "d": ("two  words", "two words"),
-    "e": ("", "x"),
-    "f": ("…", "…."),
-    "g": ("7", "7 7", "77"),
-    "h": ("straße", "STRASSE"),
-}
-#: What is expected of each, in scoring.
-EXPECTED = (
-    "red",
-    "Red.",
-    "RED",
-    "grün",
-    "no",
-    "not so",
-    "two words",
-    "two  words.",
-    "…",
-    "7",
-    "77",
-    "strasse",
-    "x",
-)
 
 
 @pytest.fixture(scope="module")
@@ -57,46 +31,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return pico_tokenizer()
 
 
-def example(tokenizer: PreTrainedTokenizerFast, question: str, answer: str) -> EncodedExample:
-    found = encode(
-        tokenizer, ChatExample(messages=(("user", question), ("assistant", answer or "?"))), max_tokens=200
-    )
-    if answer:
-        return found
-    return EncodedExample(
-        token_ids=(*found.token_ids[: found.prompt_length], found.token_ids[-1]),
-        prompt_length=found.prompt_length,
-    )
-
-
-def training_examples(tokenizer: PreTrainedTokenizerFast) -> list[EncodedExample]:
-    generator = random.Random(0)
-    examples = []
-    for question, answers in WRITTEN.items():
-        for number in range(8):
-            answer = answers[generator.randrange(len(answers))]
-            examples.append(example(tokenizer, f"{question}{number}", answer))
-    return examples
-
-
 @pytest.fixture(scope="module")
 def model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A pico model that has half learnt the answers above."""
-    model = pico_llama()
-    examples = training_examples(tokenizer)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for indices in training_order(examples, batch_size=16, steps=70, seed=0):
-        batch = collate([examples[index] for index in indices], pad_id=0)
-        loss = model(
-            input_ids=batch.input_ids,
-            attention_mask=batch.attention_mask,
-            position_ids=batch.position_ids,
-            labels=batch.labels,
-        ).loss
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return model.requires_grad_(False)
+    return half_trained(tokenizer)
 
 
 def logits_of(model: PreTrainedModel) -> Callable[..., Tensor]:
@@ -196,9 +133,9 @@ def decisions(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, examples: list[EncodedExample]
 ) -> list[bool | None]:
     found = []
-    for example in examples:
-        logits = model(torch.tensor([example.token_ids])).logits[0]
-        found.append(decide(tokenizer, example, logits[example.prompt_length - 1 : -1].argmax(-1).tolist()))
+    for each in examples:
+        logits = model(torch.tensor([each.token_ids])).logits[0]
+        found.append(decide(tokenizer, each, logits[each.prompt_length - 1 : -1].argmax(-1).tolist()))
     return found
 
 

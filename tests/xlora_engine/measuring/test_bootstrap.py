@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from xlora_engine.errors import ConfigInvalid
 from xlora_engine.measuring.bootstrap import paired_difference
@@ -52,6 +53,35 @@ def test_more_examples_than_fit_at_once_are_drawn_in_parts() -> None:
     found = paired_difference(list(generator.normal(0, 1, rows)), [0.0] * rows, seed=0, draws=18)
     assert found.low < found.mean < found.high
     assert found.high - found.low == pytest.approx(3.5 / rows**0.5, rel=0.6)
+
+
+def test_a_weighted_interval_is_scipys_of_the_ratio() -> None:
+    # Given losses of examples that have between 1 and 20 tokens
+    generator = np.random.default_rng(0)
+    tokens = generator.integers(1, 20, 80)
+    theirs = generator.exponential(1.0, 80)
+    ours = theirs + generator.normal(0.02, 0.1, 80) * tokens
+    # When the difference of the means over tokens is bootstrapped here and by scipy
+    found = paired_difference(list(ours), list(theirs), seed=0, draws=20_000, weights=list(tokens))
+    theirs_too = stats.bootstrap(
+        (ours, theirs, tokens),
+        lambda a, b, w, axis=-1: ((a - b) * w).sum(axis) / w.sum(axis),
+        paired=True,
+        n_resamples=20_000,
+        method="percentile",
+        rng=1,
+    ).confidence_interval
+    # Then they agree up to the draws
+    assert found.mean == pytest.approx(((ours - theirs) * tokens).sum() / tokens.sum())
+    width = found.high - found.low
+    assert found.low == pytest.approx(theirs_too.low, abs=0.03 * width)
+    assert found.high == pytest.approx(theirs_too.high, abs=0.03 * width)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0]])
+def test_weights_that_are_not_of_the_examples_are_refused(weights: list[float]) -> None:
+    with pytest.raises(ConfigInvalid, match="weights"):
+        paired_difference([1.0, 2.0], [1.0, 1.0], seed=0, weights=weights)
 
 
 @pytest.mark.parametrize(
