@@ -40,7 +40,7 @@ ROOMS = {
             "lists",
             "nouns",
         ),
-        *("service", "commands"),
+        *("service", "reports", "commands"),
     ),
     "xlora_engine": (
         *("errors", "config", "devices", "sources", "merging", "data", "mixture"),
@@ -66,6 +66,7 @@ ROOMS = {
 
 #: module -> the libraries that it imports inside functions, itself or through our modules, to start sooner.
 LATE = {
+    "registry.commands.compositions": {"jinja2"},
     "registry.commands.managing": {"sqlalchemy"},
     "registry.commands.output": {"rich"},
     "registry.containers.columnar": {"pyarrow"},
@@ -83,7 +84,7 @@ LATE = {
     "workers.jobs.adapter_export": {"torch", "transformers"},
     "workers.jobs.export": {"torch"},
     "workers.jobs.generation": {"torch", "transformers"},
-    "workers.jobs.figures": {"matplotlib"},
+    "workers.jobs.reports.figures": {"matplotlib"},
     "workers.processes.spinning": {"torch"},
     "workers.tracking.mlflow_store": {"mlflow"},
     "xlora_engine": {"pydantic", "torch"},

@@ -1,6 +1,7 @@
 """`zoo compositions`: list, show and remove X-LoRA models, and point aliases to them."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from registry.commands.managing import (
     reading,
 )
 from registry.commands.output import Output, output_options
-from registry.commands.report_table import score_rows, verdict_lines
+from registry.commands.report_table import change_rows, score_rows, verdict_lines
 from registry.lists import queries
 
 _COLUMNS = ("reference", "base", "method", "experts", "aliases", "job_id", "created_at")
@@ -66,6 +67,48 @@ def show(reference: str, output: Output) -> None:
     for line in verdict_lines(details["report"]):
         click.echo(line)
     output.section("files", details["files"])
+
+
+@command.command()
+@click.argument("reference")
+@click.option("--open", "opens", is_flag=True, help="Show it as a page in the browser.")
+@click.option(
+    "--to",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    help="Write the page to this file.",
+)
+@output_options
+def report(reference: str, opens: bool, to: Path | None, output: Output) -> None:
+    """Was composing worth it: verdicts, scores, what each expert contributes; a page with pictures.
+
+    Example: zoo compositions report science --open
+    """
+    with opened() as registry:
+        composition = registry.compositions.get(reference)
+        home = registry.settings.home
+    found = composition.report
+    if to is not None or opens:
+        page = to or home / "cache" / "reports" / f"{composition.reference}.html"
+        _write_page(found, composition.reference, page)
+        output.hint(f"page: {page}")
+        if opens and click.launch(str(page)):
+            output.hint("no browser could be opened; open the page yourself")
+    if not output.is_human:
+        output.emit_made(composition.reference, {"reference": composition.reference, **found})
+        return
+    output.table(score_rows(found) or [{"report": "none"}])
+    output.section("changed: loss / exact match in points", change_rows(found))
+    for line in verdict_lines(found):
+        click.echo(line)
+    if to is None and not opens:
+        output.hint(f"with charts: zoo compositions report {reference} --open")
+
+
+def _write_page(report: Mapping[str, Any], title: str, page: Path) -> None:
+    from registry.reports.page import report_page
+
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(report_page(report, title=title), encoding="utf-8")
 
 
 add_removal(command, lambda registry: registry.compositions)

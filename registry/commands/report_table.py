@@ -11,12 +11,31 @@ def score_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "subject": subject,
             **{
-                task: f"{score['loss']:.3f} / {score['exact_match']:.0%}"
+                task: f"{score['loss']:.3f} / {score['exact_match']:.0%}{_of_few(report, task, score)}"
                 for task in report.get("tasks", scores[subject])
                 for score in (scores[subject][task],)
             },
         }
         for subject in report.get("subjects", scores)
+    ]
+
+
+def change_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A change of the composition each: how the loss of every task changes, and its exact match in points."""
+    changes = {
+        **{f"without {expert}": by_task for expert, by_task in report.get("without", {}).items()},
+        **{f"gates {how}": by_task for how, by_task in report.get("reliance", {}).items() if by_task},
+    }
+    return [
+        {
+            "change": name,
+            **{
+                task: f"{change['loss']['mean']:+.3f} / {100 * change['exact_match']['mean']:+.0f}"
+                for task, row in by_task.items()
+                for change in (row["change"],)
+            },
+        }
+        for name, by_task in changes.items()
     ]
 
 
@@ -30,7 +49,27 @@ def verdict_lines(report: Mapping[str, Any]) -> list[str]:
         load = ", ".join(f"{name} {share:.0%}" for name, share in routing["load"].items())
         dead = f"; dead: {', '.join(routing['dead'])}" if routing["dead"] else ""
         lines.append(f"     {task} is routed to {load} (entropy {routing['entropy']:.2f}{dead})")
+    if report.get("unused"):
+        lines.append(f"WARN nobody uses {', '.join(report['unused'])}: compose without")
+    lines += _contamination_lines(report.get("contamination", {}))
     if "worth_it" in report:
         worth_it = "worth it" if report["worth_it"] else "NOT worth it everywhere: see the lines marked WARN"
         lines.append(worth_it)
+    return lines
+
+
+def _of_few(report: Mapping[str, Any], task: str, score: Mapping[str, Any]) -> str:
+    """How many examples a score is of, where others are of more."""
+    most = max(other[task].get("n", 0) for other in report["scores"].values())
+    return f" of {score['n']}" if score.get("n", most) < most else ""
+
+
+def _contamination_lines(contamination: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if contamination.get("count"):
+        seen = contamination["examples"][0]
+        lines.append(
+            f"WARN {contamination['count']} held-out examples stand in training data, as {seen['task']} line"
+            f" {seen['line']} does in {seen['dataset']} line {seen['training_line']}"
+        )
     return lines

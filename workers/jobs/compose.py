@@ -6,9 +6,9 @@ from typing import Any
 from formats.names import COMPOSED
 from registry.entities import ExpertRecord, NewEvaluation
 from workers.attempts.context import JobContext
-from workers.jobs.composition_report import CompositionReport, held_out_examples
 from workers.jobs.evaluation import METRICS
 from workers.jobs.loading import dates, dtype_of, loaded_base
+from workers.jobs.reports.composition_report import CompositionReport, held_out_examples
 from workers.methods.mixing import ComposedModel, Making, Parts, Stopwatch, mixing_method
 from workers.requests.composition_plan import domain_names
 from workers.requests.specs import ComposeSpec

@@ -206,7 +206,7 @@ def test_with_sliding_windows_subjects_score_as_they_do_alone(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     # Given a base of short windows, and examples whose padding would push a shared prefix out of them
-    base = SMALL_BASES["Mistral"].build()
+    base: Any = SMALL_BASES["Mistral"].build()
     folders = {
         name: pico_adapter(tmp_path / name, seed=seed, base=base, target_modules=("q_proj", "down_proj"))
         for seed, name in enumerate(("bio", "protein"))

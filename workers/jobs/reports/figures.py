@@ -1,7 +1,6 @@
 """Pictures of a composition: its scores, and how it routes. Imports matplotlib when something is drawn."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,6 @@ _HEAT: Mapping[str, Any] = {
     "cmap": "viridis",
     "interpolation": "nearest",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenMap:
-    """One answer's tokens and each expert's share of them, averaged over layers."""
-
-    title: str
-    tokens: tuple[str, ...]
-    experts: tuple[str, ...]
-    #: for each token, a value for each expert
-    shares: tuple[tuple[float, ...], ...]
 
 
 def draw_scores(report: Mapping[str, Any], path: Path) -> Path:
@@ -67,14 +55,15 @@ def draw_layer_map(report: Mapping[str, Any], path: Path) -> Path:
     return _save(figure, path)
 
 
-def draw_token_maps(maps: Sequence[TokenMap], path: Path) -> Path:
-    """Heat maps: token × expert, one panel for each sample answer."""
-    figure, axes = _subplots(len(maps), width=3.2 * len(maps), height=HEIGHT_INCHES)
-    for axis, sample in zip(axes, maps, strict=True):
-        axis.imshow(sample.shares, **_HEAT)
-        axis.set_title(sample.title, fontsize=9, wrap=True)
-        axis.set_yticks(range(len(sample.tokens)), [_shown(token) for token in sample.tokens], fontsize=6)
-        axis.set_xticks(range(len(sample.experts)), sample.experts, rotation=45, ha="right")
+def draw_token_maps(samples: Sequence[Mapping[str, Any]], path: Path) -> Path:
+    """Heat maps: token × expert, one panel for the first sample answer of each task."""
+    shown = [each for n, each in enumerate(samples) if each["task"] not in {s["task"] for s in samples[:n]}]
+    figure, axes = _subplots(len(shown), width=3.2 * len(shown), height=HEIGHT_INCHES)
+    for axis, sample in zip(axes, shown, strict=True):
+        axis.imshow(sample["shares"], **_HEAT)
+        axis.set_title(sample["task"], fontsize=9, wrap=True)
+        axis.set_yticks(range(len(sample["tokens"])), map(_shown, sample["tokens"]), fontsize=6)
+        axis.set_xticks(range(len(sample["experts"])), sample["experts"], rotation=45, ha="right")
     return _save(figure, path)
 
 

@@ -1,0 +1,1 @@
+"""The report of a composition as a page that opens without a network."""
