@@ -12,6 +12,10 @@ import click
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Make": {
         "register": ("workers.commands.register", "Register a base model, an adapter or a dataset."),
+        "convert": (
+            "workers.commands.convert",
+            "Write an adapter of another program, or a pickle, as PEFT's.",
+        ),
         "train": ("workers.commands.train", "Train a LoRA adapter."),
         "eval": ("workers.commands.eval", "Score adapters, base models and compositions."),
         "compose": ("workers.commands.compose", "Compose adapters into one X-LoRA model."),

@@ -10,7 +10,8 @@ WorkersError                     ZOO-E400  exit 1
 ├── GpuBusy                      ZOO-E417  exit 5    another process holds the lock of a GPU
 ├── BrokerUnusable               ZOO-E418  exit 6    no broker is configured, or its client is not installed
 ├── GpuUnusable                  ZOO-E419  exit 6    torch cannot use a visible GPU
-└── TrackingUnavailable          ZOO-E420  exit 6    MLflow could not be reached, or refused a run
+├── TrackingUnavailable          ZOO-E420  exit 6    MLflow could not be reached, or refused a run
+└── NotIsolated                  ZOO-E421  exit 6    no process without network can be had to read a pickle
 """
 
 from formats.errors import InvalidField
@@ -109,4 +110,11 @@ class TrackingUnavailable(WorkersError):
     """MLflow could not be reached, or refused a run, which stays in the job's spool."""
 
     code = "ZOO-E420"
+    exit_code = 6
+
+
+class NotIsolated(WorkersError):
+    """The system allows no process without network, so nothing reads a pickle here."""
+
+    code = "ZOO-E421"
     exit_code = 6

@@ -145,7 +145,7 @@ def _parse(file: io.FileIO, path: Path) -> tuple[TensorEntry, ...]:
     if not raw.startswith(b"{"):
         raise WeightsInvalid(f"{path}: the header does not begin with '{{'; this is no safetensors file")
     header = parse_object(bytes(raw), what=f"{path}: the header", refusal=WeightsInvalid)
-    _check_metadata(header.pop(_METADATA, {}), path)
+    _check_metadata(header.pop(_METADATA, None), path)
     if len(header) > TENSOR_LIMIT:
         raise WeightsInvalid(f"{path} lists {len(header):,} tensors, at most {TENSOR_LIMIT:,} are read")
     entries = [_entry(name, fields, path, origin=data_begin) for name, fields in header.items()]
@@ -153,6 +153,8 @@ def _parse(file: io.FileIO, path: Path) -> tuple[TensorEntry, ...]:
 
 
 def _check_metadata(metadata: Any, path: Path) -> None:
+    if metadata is None:  # as mlx writes where there is none
+        return
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise WeightsInvalid(f"{path}: {_METADATA} must map text to text, got {shown(metadata)}")
 

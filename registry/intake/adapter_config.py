@@ -6,6 +6,7 @@ Nothing of the file is passed on as it is: what is stored is written anew from t
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from formats.errors import InvalidField
@@ -13,6 +14,7 @@ from formats.peft import ALL_LINEAR, CONFIG_FILE, Targets, by_pattern, config_te
 from formats.refused_features import REFUSED_FEATURES, TYPE_FIELD, refused_feature
 from formats.strict_json import has_key, parse_object, shown
 from registry.errors import AdapterConfigInvalid, NotALora
+from registry.files.staging import StagedFile, Staging
 from registry.intake.stated_config import StatedConfig
 
 CONFIG_LIMIT_BYTES = 1024 * 1024
@@ -51,6 +53,11 @@ class AdapterConfig:
     def rank_of(self, path: str) -> int:
         """The rank that the configuration gives the module at `path`."""
         return by_pattern(self.rank_pattern, path, default=self.rank)
+
+
+def stage_config(path: Path, staging: Staging) -> StagedFile:
+    """The copy of an adapter_config.json; AdapterConfigInvalid if it is too large or cannot be read."""
+    return staging.copy(path, CONFIG_FILE, refusal=AdapterConfigInvalid, limit_bytes=CONFIG_LIMIT_BYTES)
 
 
 def parse_config(data: bytes) -> AdapterConfig:

@@ -4,28 +4,26 @@ Nothing is loaded: configuration and tensors are read by parsers of our own, a p
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from formats.peft import CONFIG_FILE, WEIGHTS_FILE
-from registry.errors import AdapterConfigInvalid, InvalidAdapter, PickleRefused, WeightsInvalid
+from registry.errors import InvalidAdapter, WeightsInvalid
 from registry.files.model_card import licence_in
 from registry.files.safetensors_file import TensorEntry, opened_tensors
 from registry.files.staging import Staging
-from registry.files.stand_ins import START_BYTES, stand_in
-from registry.intake.adapter_config import CONFIG_LIMIT_BYTES, AdapterConfig, parse_config, rebuild_config
+from registry.intake.adapter_config import AdapterConfig, parse_config, rebuild_config, stage_config
 from registry.intake.adapter_tensors import AdapterValues, ModuleShape, dtype_name, pair_modules, read_values
-from registry.intake.folders.adapter_names import WEIGHTS, weights_name
+from registry.intake.folders.adapter_names import WEIGHTS
 from registry.intake.folders.beside import is_read, stage_texts, tokenizer_beside, training_of
 from registry.intake.folders.left_out import left_out_note
+from registry.intake.folders.pickles import pickle_refusal, refuse_other_content, refuse_stand_in
 from registry.intake.folders.places import AdapterPlace, find_adapter
 from registry.intake.folders.problems import Problems
+from registry.intake.makers.table import ModulePaths, convert_foreign
 from registry.intake.tokenizer_files import TokenizerFiles
-
-#: Beginnings of what `torch.save` writes: a zip, or a bare pickle of protocol 2 to 5.
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +62,17 @@ class _Weights:
 
 
 def stage_adapter(
-    folder: Path, staging: Staging, *, subfolder: str | None = None, checkpoint: str | None = None
+    folder: Path,
+    staging: Staging,
+    *,
+    subfolder: str | None = None,
+    checkpoint: str | None = None,
+    module_paths: ModulePaths = tuple,
 ) -> AdapterManifest:
     """Copy the files of the LoRA adapter in `folder` that are kept, and look at the copies.
 
-    The configuration among them is the one written anew. `subfolder` and `checkpoint`: see `find_adapter`.
+    The configuration among them is the one written anew, and another program's adapter is converted.
+    `subfolder` and `checkpoint`: see `find_adapter`; `module_paths`: of the base models that it may be of.
 
     Raises:
         InvalidAdapter: there is none, or what must not be loaded; the message names every file, field or
@@ -76,8 +80,9 @@ def stage_adapter(
             adapter, and one that changes nothing from each other.
     """
     place = find_adapter(folder, subfolder=subfolder, checkpoint=checkpoint)
+    conversion = convert_foreign(place, staging, module_paths=module_paths)
     problems = Problems()
-    config = problems.attempt(lambda: parse_config(_copied_config(place, staging)))
+    config = problems.attempt(lambda: parse_config(_config(place, staging)))
     weights = problems.attempt(lambda: _read_weights(place, staging, config, problems))
     if config is None or weights is None or problems:
         raise problems.error(place.folder)
@@ -96,15 +101,16 @@ def stage_adapter(
         tokenizer=tokenizer_beside(place),
         training=training_of(place),
         origin=place.origin,
-        warnings=_warnings(place, {*files, *refused_texts}, refused_texts, weights),
+        warnings=conversion
+        + _warnings(place, {*files, *refused_texts, place.weights}, refused_texts, weights),
     )
 
 
-def _copied_config(place: AdapterPlace, staging: Staging) -> bytes:
-    path = _path_of(CONFIG_FILE, place)
-    copy = staging.copy(path, CONFIG_FILE, refusal=AdapterConfigInvalid, limit_bytes=CONFIG_LIMIT_BYTES)
-    data = copy.read()
-    _refuse_stand_in(data[:START_BYTES], called=place.folder / CONFIG_FILE)
+def _config(place: AdapterPlace, staging: Staging) -> bytes:
+    if CONFIG_FILE not in staging:
+        stage_config(_path_of(CONFIG_FILE, place), staging)
+    data = staging[CONFIG_FILE].read()
+    refuse_stand_in(data, called=place.folder / CONFIG_FILE)
     return data
 
 
@@ -113,11 +119,10 @@ def _read_weights(
 ) -> _Weights | None:
     """The weights, whose faults are noted; paired if there is a configuration."""
     called = place.folder / WEIGHTS_FILE
-    copy = staging.copy(_path_of(WEIGHTS_FILE, place), WEIGHTS_FILE, refusal=WeightsInvalid)
-    with copy.path.open("rb") as file:
-        start = file.read(START_BYTES)
-    _refuse_stand_in(start, called=called)
-    _refuse_disguised_pickle(start, called=called)
+    if WEIGHTS_FILE not in staging:
+        staging.copy(_path_of(WEIGHTS_FILE, place), WEIGHTS_FILE, refusal=WeightsInvalid)
+    copy = staging[WEIGHTS_FILE]
+    refuse_other_content(copy.path, called=called)
     with opened_tensors(copy.path, called=called) as weights:
         modules = None if config is None else problems.attempt(lambda: pair_modules(weights.entries, config))
         values = problems.attempt(lambda: read_values(weights))
@@ -135,40 +140,16 @@ def _path_of(name: str, place: AdapterPlace) -> Path:
             f"{place.folder / name} is {place.listing.unusable[name]}; copy the folder with its links"
             f" resolved (cp -rL {shlex.quote(str(place.folder))} copy) and give the copy"
         )
-    pickled = weights_name(place.files) if name == WEIGHTS_FILE else None
-    if pickled is not None and WEIGHTS[pickled]:
-        raise PickleRefused(
-            f"{place.folder / pickled} is a pickle or may hold one, and loading a pickle can run code."
-            f" {_conversion(place.folder)}"
-        )
+    if name == WEIGHTS_FILE and place.weights is not None and WEIGHTS.get(place.weights):
+        raise pickle_refusal(place.folder / place.weights)
     raise InvalidAdapter(f"{place.folder} has no {name}; give the folder that PEFT's save_pretrained wrote")
 
 
-def _conversion(folder: Path) -> str:
-    quoted = shlex.quote(str(folder))
-    return (
-        f"Convert it: zoo convert {quoted} NEW-FOLDER, which reads its tensors and nothing else, in a process"
-        " without network; then register the new folder"
-    )
-
-
-def _refuse_stand_in(start: bytes, *, called: Path) -> None:
-    instead = stand_in(start, called=called)
-    if instead is not None:
-        raise InvalidAdapter(instead)
-
-
-def _refuse_disguised_pickle(start: bytes, *, called: Path) -> None:
-    # A safetensors file has a small number and a brace here.
-    if start.startswith(_PICKLE_STARTS) and start[8:9] != b"{":
-        raise PickleRefused(
-            f"{called} is a pickle under another name, and loading a pickle can run code."
-            f" {_conversion(called.parent)}"
-        )
-
-
 def _warnings(
-    place: AdapterPlace, named: set[str], refused_texts: Mapping[str, str], weights: _Weights
+    place: AdapterPlace,
+    named: Collection[str | None],
+    refused_texts: Mapping[str, str],
+    weights: _Weights,
 ) -> tuple[str, ...]:
     unusable = {name: what for name, what in place.listing.unusable.items() if name not in named}
     left_out = left_out_note(

@@ -1,13 +1,13 @@
 """Registering an adapter: copied, the copy checked, a base model found for it, stored, then named."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from formats.base_modules import embedding_of
+from formats.base_modules import adaptable_modules, embedding_of
 from registry.crash_points import crash_point
 from registry.database.database import Database
 from registry.entities import AdapterVersion, BaseModel, FileRecord
@@ -73,6 +73,13 @@ class Bases:
     #: Those to choose from otherwise.
     known: Sequence[BaseModel]
 
+    def module_paths(self) -> list[Collection[str]]:
+        """The names of each one's modules that can be adapted."""
+        return [
+            adaptable_modules(base.modules, base.architecture)
+            for base in ([self.asked] if self.asked else self.known)
+        ]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExaminedAdapter:
@@ -131,7 +138,9 @@ def examine_adapter(
 ) -> ExaminedAdapter:
     """Copy and check an adapter, and find its base model; raises as `register_adapter`."""
     stated = labels.columns()
-    manifest = stage_adapter(folder, staging, subfolder=subfolder, checkpoint=checkpoint)
+    manifest = stage_adapter(
+        folder, staging, subfolder=subfolder, checkpoint=checkpoint, module_paths=bases.module_paths
+    )
     stated["licence"] = stated["licence"] or checked_licence(manifest.licence)
     stated["origin"] = stated["origin"] or checked_line(manifest.origin, field="origin")
     if manifest.training:

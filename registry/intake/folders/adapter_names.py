@@ -19,6 +19,8 @@ WEIGHTS: dict[str, bool] = {
     MLX_ARRAYS_FILE: True,
     ADAPTERHUB_PICKLE_FILE: True,
 }
+#: Those of mlx, whatever its release.
+MLX_WEIGHTS = (MLX_WEIGHTS_FILE, MLX_ARRAYS_FILE)
 
 
 def weights_name(files: Collection[str]) -> str | None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from registry.errors import InvalidAdapter
 from registry.files.linked_files import Listing
-from registry.intake.folders.adapter_names import holds_adapter
+from registry.intake.folders.adapter_names import MLX_WEIGHTS_FILE, holds_adapter
 from registry.intake.folders.trainer_state import TRAINER_STATE_FILE, read_trainer_state
 
 BEST, LAST = "best", "last"
@@ -14,6 +14,9 @@ _CHECKPOINT = re.compile(
     r"(?:checkpoint|ckpt|step|iter|epoch)[-_](\d{1,12})(?:-epoch-\d+)?|global_step_?(\d{1,12})"
 )
 _NUMBER = re.compile(r"(\d+)")
+_DIGITS = 12
+#: How mlx-lm calls the weights that it saves every so many steps.
+_NUMBERED = re.compile(rf"(\d{{1,{_DIGITS}}})_{re.escape(MLX_WEIGHTS_FILE)}")
 
 
 def steps_of(name: str) -> int | None:
@@ -49,10 +52,23 @@ def choose_checkpoint(folder: Path, listing: Listing, *, asked: str) -> str:
         return found[max(found)]
     if asked == BEST:
         return _best(folder, listing, found, there)
-    steps = int(asked) if asked.isdecimal() and len(asked) <= 12 else steps_of(asked)
+    steps = int(asked) if asked.isdecimal() and len(asked) <= _DIGITS else steps_of(asked)
     if steps not in found:
         raise InvalidAdapter(f"{folder} has no checkpoint {asked}; there are {there}, or say best or last")
     return found[steps]
+
+
+def numbered_weights(listing: Listing, *, asked: str) -> str | None:
+    """The weights of a checkpoint of mlx-lm, which lies beside the adapter under a number; None without one.
+
+    The last is the adapter itself.
+    """
+    found = {int(match[1]): name for name in listing.files if (match := _NUMBERED.fullmatch(name))}
+    if not found or asked == BEST:
+        return None
+    if asked == LAST:
+        return MLX_WEIGHTS_FILE if MLX_WEIGHTS_FILE in listing.files else found[max(found)]
+    return found.get(int(asked)) if asked.isdecimal() and len(asked) <= _DIGITS else None
 
 
 def _is_one(listing: Listing, name: str) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from registry.errors import InvalidAdapter
 from registry.files.linked_files import BLOBS, REFS, SNAPSHOTS, Listing, boundary_of, list_folder
 from registry.files.regular_files import read_bounded
-from registry.intake.folders.adapter_names import holds_adapter
-from registry.intake.folders.checkpoints import choose_checkpoint, natural_order, steps_of
+from registry.intake.folders.adapter_names import holds_adapter, weights_name
+from registry.intake.folders.checkpoints import choose_checkpoint, natural_order, numbered_weights, steps_of
 
 #: How deep and how far a folder is searched for others that hold an adapter.
 _DEEPEST, _MOST_FOLDERS = 4, 2000
@@ -25,6 +25,8 @@ class AdapterPlace:
 
     folder: Path
     listing: Listing
+    #: The name of the weights file; None if there is none.
+    weights: str | None
     #: Of the folders above, the nearest first.
     above: tuple[Listing, ...]
     #: Folders below that hold adapters of their own, by their paths.
@@ -50,20 +52,26 @@ def find_adapter(given: Path, *, subfolder: str | None = None, checkpoint: str |
     Raises:
         InvalidAdapter: there is none; the message names those that are below, or what is there instead.
     """
+    if given.is_file() and _is_lone(given.name):
+        return _single(given)
     root = _snapshot(given if given.is_dir() else _folder_of(given))
     within = boundary_of(root)
     folder = root if subfolder is None else _below(root, subfolder, within)
     listing = list_folder(folder, within=within, refusal=InvalidAdapter)
+    weights = None
     if checkpoint is not None:
-        name = choose_checkpoint(folder, listing, asked=checkpoint)
-        folder = listing.folders[name]
-        listing = list_folder(folder, within=within, refusal=InvalidAdapter)
+        weights = numbered_weights(listing, asked=checkpoint)
+        if weights is None:
+            folder = listing.folders[choose_checkpoint(folder, listing, asked=checkpoint)]
+            listing = list_folder(folder, within=within, refusal=InvalidAdapter)
+    weights = weights or weights_name(listing.files) or _lone_weights(listing)
     below = tuple(_adapters_below(folder, listing, within))
-    if not holds_adapter([*listing.files, *listing.unusable]):
+    if not holds_adapter([*listing.files, *listing.unusable]) and weights is None:
         raise InvalidAdapter(_absence(given, folder, listing, below))
     return AdapterPlace(
         folder=folder,
         listing=listing,
+        weights=weights,
         above=tuple(_listings_above(folder, root, within)),
         others=below,
         origin=_origin(given, root, folder),
@@ -87,6 +95,30 @@ def _folder_of(path: Path) -> Path:
     if path.is_file() and holds_adapter([path.name]):
         return path.parent
     return path
+
+
+def _is_lone(name: str) -> bool:
+    """Whether an adapter may be this file alone, as kohya's is."""
+    return name.endswith(".safetensors") and not holds_adapter([name])
+
+
+def _lone_weights(listing: Listing) -> str | None:
+    """The only safetensors file of a folder without any configuration, of an adapter or a model."""
+    names = [name for name in listing.files if _is_lone(name)]
+    is_model = any(name.endswith("config.json") or name == "model_index.json" for name in listing.files)
+    return names[0] if len(names) == 1 and not is_model else None
+
+
+def _single(file: Path) -> AdapterPlace:
+    listing = Listing(files={file.name: file.resolve()}, folders={}, unusable={})
+    return AdapterPlace(
+        folder=file.parent,
+        listing=listing,
+        weights=file.name,
+        above=(),
+        others=(),
+        origin=f"file:{file.name}",
+    )
 
 
 def _snapshot(given: Path) -> Path:
