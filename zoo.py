@@ -13,7 +13,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Make": {
         "register": ("workers.commands.register", "Register a base model, an adapter or a dataset."),
         "convert": (
-            "workers.commands.convert",
+            "workers.conversion.command",
             "Write an adapter of another program, or a pickle, as PEFT's.",
         ),
         "train": ("workers.commands.train", "Train a LoRA adapter."),
