@@ -16,7 +16,7 @@ from registry.intake.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG
 CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
 _JSON_LIMIT_BYTES = 16 * 1024 * 1024
-_TEMPLATE_LIMIT_BYTES = 1024 * 1024
+TEMPLATE_LIMIT_BYTES = 1024 * 1024
 
 #: File -> how large it may be, of those that are read whole.
 SIZE_LIMITS: Mapping[str, int] = {
@@ -24,7 +24,7 @@ SIZE_LIMITS: Mapping[str, int] = {
     TOKENIZER_CONFIG_FILE: _JSON_LIMIT_BYTES,
     GENERATION_CONFIG_FILE: _JSON_LIMIT_BYTES,
     "model.safetensors.index.json": _JSON_LIMIT_BYTES,
-    CHAT_TEMPLATE_FILE: _TEMPLATE_LIMIT_BYTES,
+    CHAT_TEMPLATE_FILE: TEMPLATE_LIMIT_BYTES,
     CARD_FILE: CARD_LIMIT_BYTES,
 }
 
@@ -100,7 +100,7 @@ def read_chat_template(folder: Path, *, tokenizer_config: Mapping[str, Any]) -> 
     """
     path = folder / CHAT_TEMPLATE_FILE
     if path.exists() or path.is_symlink():
-        data = read_bounded(path, limit_bytes=_TEMPLATE_LIMIT_BYTES, refusal=InvalidBase)
+        data = read_bounded(path, limit_bytes=TEMPLATE_LIMIT_BYTES, refusal=InvalidBase)
         try:
             return digest_of(data.decode("utf-8"))
         except UnicodeDecodeError as exc:

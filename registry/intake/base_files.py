@@ -24,8 +24,16 @@ from registry.intake.base_config import (
     read_json,
 )
 from registry.intake.base_kinds import without_config
-from registry.intake.base_limits import require_head, require_layers, template_warnings, token_warnings
-from registry.intake.base_weights import INDEX_FILE, SINGLE_FILE, Prove, find_weights, stage_weights
+from registry.intake.base_tokenizer import put_default, stage_template, template_warnings, token_warnings
+from registry.intake.base_weights import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    Prove,
+    find_weights,
+    require_head,
+    require_layers,
+    stage_weights,
+)
 from registry.intake.tokenizer_files import CHAT_TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, TOKENIZER_FILES
 
 _JSON_FILES = (CONFIG_FILE, TOKENIZER_CONFIG_FILE, GENERATION_CONFIG_FILE)
@@ -66,10 +74,13 @@ class BaseManifest:
     warnings: tuple[str, ...]
 
 
-def stage_base(folder: Path, staging: Staging, *, prove: Prove | None = None) -> BaseManifest:
+def stage_base(
+    folder: Path, staging: Staging, *, prove: Prove | None = None, chat_template: str | None = None
+) -> BaseManifest:
     """Copy what is kept of a folder in the layout of transformers' `save_pretrained`, and look at the copies.
 
-    With `prove` the weights are copied only once their names are proven to be those of a base model.
+    With `prove` the weights are copied only once their names are proven to be those of a base model, and one
+    without a chat template gets what the proof proposes. `chat_template` is as in `stage_template`.
 
     Raises:
         InvalidBase: a part is missing or damaged, or it is no causal language model; the message says which.
@@ -85,15 +96,20 @@ def stage_base(folder: Path, staging: Staging, *, prove: Prove | None = None) ->
         read_json(staging[name].path, own_code=is_proven)
     config = read_base_config(staging.folder, own_code=is_proven)
     tokenizer_config = _stated(staging, TOKENIZER_CONFIG_FILE)
-    tokenizer, template = _tokenizer_digests(folder, staging, tokenizer_config)
+    _require_tokenizer(folder, staging)
+    said = stage_template(folder, names, staging, asked=chat_template)
     found = find_weights(folder, names, staging)
     modules = _modules(found.entries, config)
     require_head(config, modules, heads=HEADS)
     require_layers(config, len(found.entries))
     proven = None if prove is None else prove(staging.folder, found.entries)
+    if proven is not None and proven.template is not None:
+        said = (*said, put_default(staging, proven.template))
     weights = stage_weights(folder, found, staging)
+    tokenizer, template = _tokenizer_digests(staging, tokenizer_config)
     embedding = embedding_of(modules)
-    files = tuple(sorted((*_kept(names), *weights.shards, *index)))
+    written = [CHAT_TEMPLATE_FILE] if CHAT_TEMPLATE_FILE in staging else []
+    files = tuple(sorted({*_kept(names), *written, *weights.shards, *index}))
     parts = {
         "weights": weights.digest,
         "config": config.digest,
@@ -120,7 +136,8 @@ def stage_base(folder: Path, staging: Staging, *, prove: Prove | None = None) ->
         files=files,
         warnings=(
             *(() if proven is None else proven.warnings),
-            *template_warnings(staging, tokenizer_config),
+            *said,
+            *template_warnings(staging),
             *token_warnings(staging, embeddings=None if embedding is None else embedding[0]),
             *_left_out(names, files),
         ),
@@ -147,10 +164,13 @@ def _generation_part(staging: Staging) -> dict[str, str]:
     return {"generation_config": digest_of({key: said[key] for key in said if key not in volatile})}
 
 
-def _tokenizer_digests(folder: Path, staging: Staging, config: Mapping[str, Any]) -> tuple[str, str | None]:
-    """Digests of the tokenizer without its chat template, and of the template."""
+def _require_tokenizer(folder: Path, staging: Staging) -> None:
     if not any(name in staging for name in _VOCABULARIES):
         raise InvalidBase(f"{folder} has no tokenizer; save it there with tokenizer.save_pretrained")
+
+
+def _tokenizer_digests(staging: Staging, config: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Digests of the tokenizer without its chat template, and of the template."""
     parts: dict[str, Any] = {name: staging[name].digest for name in TOKENIZER_FILES if name in staging}
     volatile = ("chat_template", "name_or_path", "is_local", "local_files_only")
     parts[TOKENIZER_CONFIG_FILE] = {key: value for key, value in config.items() if key not in volatile}

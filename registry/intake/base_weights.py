@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from formats.strict_json import shown
 from registry.errors import InvalidBase, WeightsInvalid
@@ -12,7 +13,7 @@ from registry.files.digests import weights_digest
 from registry.files.file_kinds import FileKind, kind_of_name
 from registry.files.safetensors_file import TensorEntry, opened_tensors
 from registry.files.staging import Staging
-from registry.intake.base_config import read_json
+from registry.intake.base_config import BaseConfig, read_json
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -26,6 +27,8 @@ class ProvenBase:
     #: Path in the loaded model -> (d_out, d_in); of an embedding (vocabulary, width).
     modules: Mapping[str, tuple[int, int]]
     warnings: tuple[str, ...] = ()
+    #: The chat template to put in where there is none.
+    template: str | None = None
 
 
 #: What a tensor's name begins with, or has inside, that was saved from inside another module -> which.
@@ -106,6 +109,32 @@ def stage_weights(folder: Path, found: FoundWeights, staging: Staging) -> Staged
     if entries != found.entries:
         raise InvalidBase(f"the weights in {folder} were changed while they were copied; register it again")
     return StagedWeights(shards=found.shards, entries=entries, digest=digest)
+
+
+def require_head(config: BaseConfig, modules: Mapping[str, Any], *, heads: tuple[str, ...]) -> None:
+    """Do nothing if the model has an output head.
+
+    Raises:
+        InvalidBase: it is not the embedding's, by the configuration, and no weight of it is there.
+    """
+    if not config.has_tied_head and not any(path.rpartition(".")[2] in heads for path in modules):
+        raise InvalidBase(
+            "config.json says that the output head is not tied to the embedding, and the weights hold none"
+            f" ({' or '.join(heads)}); fetch the model again, or set tie_word_embeddings if it is tied"
+        )
+
+
+def require_layers(config: BaseConfig, tensors: int) -> None:
+    """Do nothing if the weights can be those of as many layers as the configuration says.
+
+    Raises:
+        InvalidBase: there are fewer tensors than layers, which a loader would begin to build.
+    """
+    if config.layer_count > tensors:
+        raise InvalidBase(
+            f"config.json says {config.layer_count} layers, and the weights hold {tensors} tensors; fetch the"
+            " model again"
+        )
 
 
 def _weight_map(folder: Path, names: frozenset[str], staging: Staging) -> Mapping[str, str]:

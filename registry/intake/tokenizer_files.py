@@ -123,21 +123,21 @@ def _merges(tokenizer: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges)
 
 
-def _templates(file: bytes | None, stated: Any) -> dict[str, str]:
-    if file is not None:
-        named: Mapping[str, Any] = {DEFAULT_TEMPLATE: file.decode("utf-8")}
-    elif isinstance(stated, str):
-        named = {DEFAULT_TEMPLATE: stated}
+def templates_of(stated: Any) -> dict[str, str]:
+    """Name -> text, of what a configuration states as its chat template: a text, a mapping or a list."""
+    if isinstance(stated, str):
+        named: Mapping[str, Any] = {DEFAULT_TEMPLATE: stated}
     elif isinstance(stated, Mapping):
         named = stated
     else:
         entries = stated if isinstance(stated, list) else []
         named = {str(e.get("name")): e.get("template") for e in entries if isinstance(e, Mapping)}
-    return {
-        name: text.replace("\r\n", "\n").removesuffix("\n")
-        for name, text in named.items()
-        if isinstance(text, str) and text
-    }
+    return {name: text for name, text in named.items() if isinstance(text, str) and text}
+
+
+def _templates(file: bytes | None, stated: Any) -> dict[str, str]:
+    named = templates_of(stated if file is None else file.decode("utf-8"))
+    return {name: text.replace("\r\n", "\n").removesuffix("\n") for name, text in named.items()}
 
 
 def _roles(stated: Mapping[str, Any]) -> dict[str, str]:

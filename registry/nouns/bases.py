@@ -34,6 +34,7 @@ class Bases:
         revision: str | None = None,
         licence: str | None = None,
         prove: Prove | None = None,
+        chat_template: str | None = None,
     ) -> BaseModel:
         """Register a base model: see `registration.bases`."""
         return register_base(
@@ -43,6 +44,7 @@ class Bases:
             revision=revision,
             licence=licence,
             prove=prove,
+            chat_template=chat_template,
             database=self._database,
             artifacts=self._artifacts,
         )

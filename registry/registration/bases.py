@@ -28,12 +28,14 @@ def register_base(
     revision: str | None,
     licence: str | None,
     prove: Prove | None,
+    chat_template: str | None,
     database: Database,
     artifacts: ArtifactStore,
 ) -> BaseModel:
     """Register a base model; the same one under the same name again is the one that is there.
 
-    `prove` looks at it with the library that loads it, before its weights are copied.
+    `prove` looks at it with the library that loads it, before its weights are copied. `chat_template` names
+    the one to use, or its file, where it is not the folder's own.
 
     Raises:
         InvalidBase: the folder holds no base model that can be loaded safely.
@@ -44,7 +46,7 @@ def register_base(
     if revision is not None:
         checked_line(revision, field="revision")
     with artifacts.staging() as staging:
-        manifest = stage_base(folder, staging, prove=prove)
+        manifest = stage_base(folder, staging, prove=prove, chat_template=chat_template)
         stated = {
             "name": name,
             "source": source,

@@ -19,7 +19,7 @@ from workers.requests.answers import Answer
 from workers.requests.generation import GenerateRequest, read_questions
 
 _FIELDS = (
-    *("system", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
+    *("system", "raw", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty"),
     *("num_beams", "num_return_sequences", "seed"),
 )
 

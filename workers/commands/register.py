@@ -27,10 +27,14 @@ def command() -> None:
 @click.option("--source", help="Where it is from: a hub id, say; the path if left out.")
 @click.option("--revision", help="Revision at the source.")
 @click.option("--licence", help="Its licence.")
+@click.option(
+    "--chat-template",
+    metavar="FILE|NAME",
+    help="Chat template: a Jinja file, one of its own by name, or plain, chatml, llama3 or gemma; if left out"
+    " its own default, or else plain.",
+)
 @output_options
-def base(
-    path: Path, name: str, source: str | None, revision: str | None, licence: str | None, output: Output
-) -> None:
+def base(path: Path, output: Output, **facts: Any) -> None:
     """Register the base model at PATH: a folder of transformers, or a .gguf file, which is converted.
 
     Example: zoo register base ./SmolLM2-135M-Instruct.gguf --name smollm2
@@ -38,7 +42,7 @@ def base(
     with opened() as registry:
         if is_converted(path):
             output.hint("converting to safetensors, once; this takes half a minute")
-        record = register_base(registry, path, name=name, source=source, revision=revision, licence=licence)
+        record = register_base(registry, path, **facts)
         output.emit_made(record.reference, {"base": record.name, "digest": record.digest})
         output.notes(record.warnings)
 

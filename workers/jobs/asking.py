@@ -1,5 +1,6 @@
 """A loaded subject asked: chat template in, text out."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from workers.errors import SpecInvalid
 from workers.jobs.answering import Answerer, answering
 from workers.requests.answers import Answer, OnText, RoutedToken, Routing
 from workers.requests.generation import GenerateRequest
-from xlora_engine.data.chat import ChatTokenizer, encode_question, pad_token
+from xlora_engine.data.chat import ChatTokenizer, encode_question, encode_text, pad_token
 from xlora_engine.decoding.stop_texts import StopTexts, StreamedText, before_stop
 from xlora_engine.sources.base_model import ReadLimits
 from xlora_engine.sources.own_generation_config import stops_of
@@ -60,8 +61,7 @@ def require_room(tokenizer: ChatTokenizer, limits: ReadLimits, *, request: Gener
         SpecInvalid: one does not; past that length a model repeats itself, or breaks off.
     """
     for question in request.questions:
-        messages = _messages(question, request.system)
-        asked = len(encode_question(tokenizer, messages, embeddings=limits.embeddings))
+        asked = len(_prompt(tokenizer, question, request, embeddings=limits.embeddings))
         if asked >= limits.tokens:
             allowed = (
                 f"at most {limits.tokens - 1} tokens each, system message and template included: this base"
@@ -81,7 +81,7 @@ def ask(
 ) -> Iterator[Answer]:
     """Let a subject answer one question, as often as the request says."""
     tokenizer = answerer.tokenizer
-    asked = encode_question(tokenizer, _messages(question, request.system))
+    asked = _prompt(tokenizer, question, request)
     prompt = torch.tensor([asked], device=answerer.device)
     torch.manual_seed(request.seed)
     options = request.drawing
@@ -149,6 +149,11 @@ def _rounded(gates: Sequence[float]) -> tuple[float, ...]:
     return tuple(round(gate, _DIGITS) for gate in gates)
 
 
-def _messages(question: str, system: str | None) -> Sequence[tuple[str, str]]:
-    said = [] if system is None else [("system", system)]
-    return [*said, ("user", question)]
+def _prompt(
+    tokenizer: ChatTokenizer, question: str, request: GenerateRequest, *, embeddings: int = sys.maxsize
+) -> tuple[int, ...]:
+    """Tokens that the answer follows."""
+    if request.raw:
+        return encode_text(tokenizer, question, embeddings=embeddings)
+    said = [] if request.system is None else [("system", request.system)]
+    return encode_question(tokenizer, [*said, ("user", question)], embeddings=embeddings)

@@ -29,8 +29,11 @@ def register_base(
     source: str | None = None,
     revision: str | None = None,
     licence: str | None = None,
+    chat_template: str | None = None,
 ) -> BaseModel:
     """Register the base model at a path; its source is the path's last name if left out.
+
+    `chat_template` names one of its own, or of `formats.chat_templates`, or a file.
 
     Raises:
         InvalidBase: there is no base model that can be loaded safely, or none that can be trained on.
@@ -43,6 +46,7 @@ def register_base(
         revision=revision,
         licence=licence,
         prove=partial(_proven, called=path),
+        chat_template=chat_template,
     )
     if not is_converted(path):
         return register(path)
@@ -61,10 +65,16 @@ def register_base(
 def _proven(folder: Path, weights: tuple[TensorEntry, ...], *, called: Path) -> ProvenBase:
     # torch and transformers take seconds to import; what the files tell by themselves is refused before.
     with heavy_imports():
+        from xlora_engine.data.template_proof import read_template
         from xlora_engine.sources.base_skeleton import read_skeleton
     try:
         shapes = {entry.name: (entry.dtype, entry.shape) for entry in weights}
         skeleton = read_skeleton(folder, shapes, called=called)
+        template = read_template(folder, called=called)
     except BaseUnsupported as error:
         raise InvalidBase(str(error)) from error
-    return ProvenBase(modules=skeleton.modules, warnings=skeleton.warnings)
+    return ProvenBase(
+        modules=skeleton.modules,
+        warnings=(*skeleton.warnings, *template.warnings),
+        template=template.default,
+    )

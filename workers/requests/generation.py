@@ -58,6 +58,9 @@ class GenerateRequest(Checked):
     system: Said | None = Field(
         default=None, description="System message; an adapter wants the one it was trained with."
     )
+    raw: bool = Field(
+        default=False, description="Continue each question as plain text, without the chat template."
+    )
     max_new_tokens: int = Field(default=64, ge=1, le=2**24, description="The most tokens of an answer.")
     temperature: Temperature = Field(default=0.0, description="Of sampling; 0 is greedy.")
     top_k: int | None = Field(
@@ -93,6 +96,8 @@ class GenerateRequest(Checked):
     )
 
     def __post_init__(self) -> None:
+        if self.raw and self.system is not None:
+            raise SpecInvalid("system", "left out with raw, which uses no template", self.system)
         for name in ("top_k", "top_p", "min_p"):
             if self.temperature == 0 and getattr(self, name) is not None:
                 allowed = "left out where nothing is drawn: the temperature is 0 (--temperature 1 draws)"

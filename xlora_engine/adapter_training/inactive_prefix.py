@@ -16,6 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache
 
+from xlora_engine.data.shared_prefix import can_share
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import ConfigInvalid
 
@@ -45,14 +46,14 @@ class InactivePrefix:
         #: Number of tokens on which the adapter is inactive.
         self.length = min(len(prefix_ids), limit)
         #: Keys and values of those tokens for one sequence, which no step changes; None if there are none, or
-        #: with sliding windows, from which padding would push them out.
+        #: no batch can continue them.
         self.cache: Cache | None = None
         self._directions: dict[nn.Linear, Float[Tensor, "in direction"]] = {}
         if self.length:
             _require_plain_embeddings(model)
             with _inputs_noted(downs, self._note):
                 cache = _run(model, prefix_ids[: self.length])
-            self.cache = None if any(cache.is_sliding) else cache
+            self.cache = cache if can_share(cache, left_padded=True) else None
         self.impose()
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from transformers.cache_utils import Cache
 
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample, collate, length_grouped, pad_token
 from xlora_engine.data.exact_match import decide, greedy_beginning, is_answer, token_limit
-from xlora_engine.data.shared_prefix import repeated, shared_prefix
+from xlora_engine.data.shared_prefix import can_share, repeated, shared_prefix
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import ConfigInvalid, ScoreNotFinite
 
@@ -138,8 +138,7 @@ def score_answers(
     undecided: dict[int, tuple[int, ...]] = {}
     with torch.no_grad():
         cache = new_cache()
-        # With sliding windows, the padding of a shorter example would push the prefix out of them.
-        prefix = () if any(cache.is_sliding) else shared_prefix(examples)
+        prefix = shared_prefix(examples) if can_share(cache, left_padded=True) else ()
         if prefix:
             _run_prefix(logits_call, prefix, cache, device=device)
         own = [example.after(len(prefix)) for example in examples]

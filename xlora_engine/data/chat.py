@@ -28,6 +28,8 @@ class ChatTokenizer(Protocol):
 
     pad_token_id: int | None
     eos_token_id: int
+    #: One template, or several by name.
+    chat_template: str | Mapping[str, str] | None
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, Any]:
@@ -161,6 +163,25 @@ def encode_question(
     return tuple(token_ids)
 
 
+def encode_text(tokenizer: ChatTokenizer, text: str, *, embeddings: int = sys.maxsize) -> tuple[int, ...]:
+    """Tokens of a text to be continued as it is, with what the tokenizer puts before every text.
+
+    Raises:
+        ChatInvalid: the text has no token, or one without an embedding.
+    """
+    token_ids: list[int] = tokenizer(text)["input_ids"]
+    if not token_ids:
+        raise ChatInvalid("the text has no token to continue after; write at least one")
+    _require_embeddings(tokenizer, token_ids, embeddings, origin="the text")
+    return tuple(token_ids)
+
+
+def has_template(tokenizer: ChatTokenizer) -> bool:
+    """Whether conversations can be written: one template, or a default among several."""
+    template = tokenizer.chat_template
+    return "default" in template if isinstance(template, Mapping) else bool(template)
+
+
 def pad_token(tokenizer: ChatTokenizer) -> int:
     """Id of the padding token, or of the end token if there is none."""
     return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -254,6 +275,11 @@ def _rendered(
     *,
     add_generation_prompt: bool,
 ) -> str:
+    if not has_template(tokenizer):
+        raise ChatInvalid(
+            "the base model's tokenizer has no chat template that holds by default; register it again under"
+            " another name with --chat-template FILE or NAME"
+        )
     conversation = [for_template(message) for message in messages]
     functions = {} if tools is None else {"tools": json.loads(tools)}
     try:

@@ -51,7 +51,7 @@ class DatedTokenizer:
     @property
     def _template(self) -> str:
         stated = self.tokenizer.chat_template
-        return str(stated["default"] if isinstance(stated, Mapping) else stated)
+        return str(stated.get("default") if isinstance(stated, Mapping) else stated)
 
     @cached_property
     def _dated_template(self) -> str:

@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from xlora_engine.data.chat import EncodedExample
 from xlora_engine.devices.host_copy import upload
@@ -49,6 +49,16 @@ class SharedPrefix:
         return repeated(self.cache, batch)
 
 
+def can_share(cache: Cache, *, left_padded: bool) -> bool:
+    """Whether a batch can continue what such a cache holds of its shared prefix.
+
+    Only where every layer holds keys and values, which can be repeated; a recurrent state cannot. Padding
+    between the prefix and an example would push the prefix out of a sliding window.
+    """
+    shareable = (DynamicLayer,) if left_padded else (DynamicLayer, DynamicSlidingWindowLayer)
+    return all(type(layer) in shareable for layer in cache.layers)
+
+
 def repeated(cache: Cache, batch: int) -> Cache:
     """A copy of a cache of one sequence, repeated for a batch."""
     copied = copy.deepcopy(cache)
@@ -71,12 +81,12 @@ def run_shared_prefix(
     new_cache: Callable[[], Cache],
     device: torch.device,
 ) -> SharedPrefix | None:
-    """Run the scaling pass over the examples' shared prefix; None if they share none."""
+    """Run the scaling pass over the examples' shared prefix; None if there is none that can be continued."""
     token_ids = shared_prefix(examples)
-    if not token_ids:
+    cache = new_cache()
+    if not token_ids or not can_share(cache, left_padded=False):
         return None
     input_ids = upload([token_ids], device)
-    cache = new_cache()
     hidden = scaling_pass(
         input_ids,
         attention_mask=torch.ones_like(input_ids),

@@ -108,26 +108,26 @@ def read_limits(config: PreTrainedConfig) -> ReadLimits:
     return ReadLimits(tokens=context_length(config), embeddings=int(text.vocab_size))
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer beside a base model.
+def load_tokenizer(folder: Path, *, called: Path | None = None) -> Any:
+    """Load the tokenizer beside a base model; messages name the folder `called`.
+
+    Without a padding token, or with one that the model has no embedding for, it pads with the end token.
 
     Raises:
-        BaseUnreadable: there is none, or it has no chat template.
+        BaseUnreadable: there is none.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises this class itself
-        raise BaseUnreadable(f"cannot load a tokenizer from {folder}: {error}") from error
-    template = tokenizer.chat_template
-    if template is None or (isinstance(template, dict) and "default" not in template):
-        lacks = "chat template" if template is None else f"default template among {sorted(template)}"
-        raise BaseUnreadable(
-            f"the base model's tokenizer has no {lacks}; add chat_template.jinja to the folder that was"
-            " registered, and register that under another name"
-        )
-    if tokenizer.pad_token_id is None:
+        raise BaseUnreadable(f"cannot load a tokenizer from {called or folder}: {error}") from error
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= _embeddings(folder):
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def _embeddings(folder: Path) -> int:
+    """How many tokens the model beside a tokenizer reads; unbounded where there is none."""
+    return read_limits(load_config(folder)).embeddings if (folder / "config.json").exists() else sys.maxsize
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:

@@ -209,12 +209,13 @@ def test_a_tokenizer_without_a_pad_token_pads_with_the_end_token(tmp_path: Path)
     assert load_tokenizer(tmp_path).pad_token_id == tokenizer.eos_token_id
 
 
-def test_a_tokenizer_without_a_template_is_refused(tmp_path: Path) -> None:
+def test_a_pad_token_without_an_embedding_is_not_used(tmp_path: Path) -> None:
+    folder = pico_base_folder(tmp_path / "base")
     tokenizer = pico_tokenizer()
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(BaseUnreadable, match="chat template"):
-        load_tokenizer(tmp_path)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 259
+    tokenizer.save_pretrained(folder)
+    assert load_tokenizer(folder).pad_token_id == tokenizer.eos_token_id
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
