@@ -10,6 +10,7 @@ from registry.errors import InvalidAdapter
 from registry.files.model_card import CARD_FILE
 from registry.files.regular_files import read_bounded
 from registry.files.staging import Staging
+from registry.intake.folders.checkpoints import steps_of
 from registry.intake.folders.places import AdapterPlace
 from registry.intake.folders.trainer_state import TRAINER_STATE_FILE, read_trainer_state
 from registry.intake.tokenizer_files import LIMIT_BYTES, NAMES, TokenizerFiles, UnreadableFile, read_tokenizer
@@ -52,10 +53,19 @@ def tokenizer_beside(place: AdapterPlace) -> TokenizerFiles:
 
 
 def training_of(place: AdapterPlace) -> Mapping[str, Any]:
-    """What a Trainer's state, beside the adapter or above it, says of its training; empty without one."""
-    path = place.nearest(TRAINER_STATE_FILE)
-    state = read_trainer_state(path) if path is not None else None
-    return {} if state is None else state.stated()
+    """What a Trainer's state says of the adapter's training; empty without one.
+
+    It lies beside the adapter or above it, or else in the newest of the checkpoints below, which is named.
+    """
+    path, of = place.nearest(TRAINER_STATE_FILE), {}
+    if path is None:
+        steps = {steps: name for name in place.listing.folders if (steps := steps_of(name)) is not None}
+        if not steps:
+            return {}
+        of = {"of": steps[max(steps)]}
+        path = place.listing.folders[of["of"]] / TRAINER_STATE_FILE
+    state = read_trainer_state(path)
+    return {} if state is None else {**state.stated(), **of}
 
 
 def is_read(name: str) -> bool:

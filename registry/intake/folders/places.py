@@ -10,6 +10,7 @@ from registry.files.linked_files import BLOBS, REFS, SNAPSHOTS, Listing, boundar
 from registry.files.regular_files import read_bounded
 from registry.intake.folders.adapter_names import holds_adapter, weights_name
 from registry.intake.folders.checkpoints import choose_checkpoint, natural_order, numbered_weights, steps_of
+from registry.intake.folders.no_adapter import what_instead
 
 #: How deep and how far a folder is searched for others that hold an adapter.
 _DEEPEST, _MOST_FOLDERS = 4, 2000
@@ -200,30 +201,7 @@ def _absence(given: Path, folder: Path, listing: Listing, below: tuple[str, ...]
             f"{folder} holds no adapter itself, below it {_listed(below)}"
             f" {'holds one' if len(below) == 1 else 'hold one each'}; say which: {way}{every}"
         )
-    return f"{folder} holds no adapter: {_instead(listing)}"
-
-
-def _instead(listing: Listing) -> str:
-    names = [name.lower() for name in listing.files]
-    if any(name.endswith((".tar.gz", ".tgz", ".zip", ".tar", ".7z")) for name in names):
-        return "it holds an archive; unpack it, then give the folder that comes out"
-    if "model_index.json" in names or "pytorch_lora_weights.safetensors" in names:
-        return "it is of diffusers, for a model of images, and no expert of a language model"
-    is_model = any(name.startswith(("model", "pytorch_model", "consolidated")) for name in names)
-    if is_model and "config.json" in names:
-        return (
-            "it is a whole model (merged with its adapter, perhaps): zoo register base takes it, or give the"
-            " folder that PEFT's save_pretrained wrote"
-        )
-    if any(name.endswith(".gguf") for name in names):
-        return (
-            "a .gguf is for llama.cpp, and cannot be turned back exactly; give the PEFT folder it was made of"
-        )
-    held = _listed([*listing.folders, *listing.files])
-    return (
-        "it has no adapter_config.json; give the folder that PEFT's save_pretrained wrote (here is"
-        f" {held or 'nothing'})"
-    )
+    return f"{folder} holds no adapter: {what_instead([*listing.files, *listing.folders])}"
 
 
 def _origin(given: Path, root: Path, folder: Path) -> str:

@@ -1,7 +1,6 @@
 """What the state of a transformers Trainer says of a training: steps, losses, the best checkpoint."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -65,7 +64,8 @@ def read_trainer_state(path: Path) -> TrainerState | None:
 
 def _number(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and abs(value) < _LARGEST and math.isfinite(value) else None
+    # False of NaN and infinity too.
+    return float(value) if is_number and abs(value) < _LARGEST else None
 
 
 def _best(state: Mapping[str, Any]) -> str | None:

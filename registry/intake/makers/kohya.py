@@ -30,6 +30,7 @@ _OTHER_KINDS = {
     "lora_mid": "LoCon of a convolution",
 }
 #: Prefixes of modules that make images.
+_DIFFUSERS = ("unet.", "transformer.", "text_encoder.", "text_encoder_2.", "diffusion_model.")
 _IMAGES = ("lora_unet", "lora_prior", "lora_transformer")
 
 
@@ -47,6 +48,11 @@ def convert_kohya(file: SafetensorsFile, *, module_paths: Sequence[Collection[st
         Incompatible: no base model has all its modules, whose dots nobody else can tell.
         WeightsInvalid: a tensor is no factor of a linear layer.
     """
+    if any(entry.name.startswith(_DIFFUSERS) for entry in file.entries):
+        raise InvalidAdapter(
+            f"{file.called} is a LoRA of diffusers, for a model of images, so it can be no expert of a"
+            " language model"
+        )
     if not is_kohya(file.entries):
         raise InvalidAdapter(
             f"{file.called} has no adapter_config.json beside it, and its tensors are not called as kohya's:"

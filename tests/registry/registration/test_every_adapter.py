@@ -77,3 +77,14 @@ def test_a_trainer_s_state_is_on_the_record(registry: Registry, pico: BaseModel,
         "epochs": 3,
     }
     assert not any("trainer_state" in warning for warning in made.warnings)
+
+
+def test_without_a_state_of_its_own_that_of_the_newest_checkpoint_is_taken_and_named(
+    registry: Registry, pico: BaseModel, tmp_path: Path
+) -> None:
+    folder = write_adapter(tmp_path / "a")
+    for step in (9, 10):
+        (folder / f"checkpoint-{step}").mkdir()
+        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    made = registry.adapters.register(folder, name="bio")
+    assert made.parameters == {"trainer_state": {"steps": 10, "of": "checkpoint-10"}}

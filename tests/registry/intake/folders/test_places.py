@@ -135,6 +135,8 @@ def test_a_link_to_a_folder_inside_is_followed_and_circles_end(tmp_path: Path) -
         (["model_index.json"], "of diffusers"),
         (["poems.Q4_K_M.gguf"], "for llama.cpp"),
         (["poems.tar.gz"], "unpack it"),
+        (["lit_model.pth.lora", "hyperparameters.yaml"], "of LitGPT"),
+        (["__0_0.distcp", ".metadata"], "a checkpoint in parts"),
         (["README.md"], "give the folder that PEFT's save_pretrained wrote (here is README.md)"),
         ([], "here is nothing"),
     ],

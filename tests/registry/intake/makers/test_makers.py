@@ -219,6 +219,13 @@ def test_a_file_of_tensors_alone_that_nobody_s_program_wrote_is_refused(tmp_path
         stage(tmp_path / "weights.safetensors", tmp_path / "stored")
 
 
+def test_a_lora_of_diffusers_is_called_that(tmp_path: Path) -> None:
+    tensors = {"transformer.blocks.0.attn.to_q.lora_A.weight": torch.ones(2, 2)}
+    save_file(tensors, tmp_path / "pytorch_lora_weights.safetensors")
+    with pytest.raises(InvalidAdapter, match="a LoRA of diffusers"):
+        stage(tmp_path / "pytorch_lora_weights.safetensors", tmp_path / "stored")
+
+
 def test_without_a_base_model_kohya_s_names_have_no_dots(tmp_path: Path) -> None:
     _kohya(tmp_path / "a")
     with pytest.raises(Incompatible, match="layers_0_mlp_down_proj"):
