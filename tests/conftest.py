@@ -34,6 +34,10 @@ def _note_start(event: str, _: object, *, starts: frozenset[str] = frozenset(_ST
         _started.append(event)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where tests/xlora_engine/on_device computes")
+
+
 def pytest_configure() -> None:
     gc.disable()
     sys.addaudithook(_note_start)
