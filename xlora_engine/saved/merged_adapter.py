@@ -1,5 +1,6 @@
 """An adapter added to the weights of its base model: a base model of its own, which needs no PEFT to load."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from xlora_engine.errors import NotRepresentable
+from formats.strict_json import read_object
+from xlora_engine.errors import NotRepresentable, SavedFileUnreadable
 from xlora_engine.sources.adapter_weights import Expert, LowRank, check_fits
 from xlora_engine.sources.base_model import load_base
 
+_CONFIG_FILE = "config.json"
 #: Files of a base model's folder that say nothing of its weights or their shapes.
 _OTHER_FILES = (
     *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model"),
@@ -47,10 +50,24 @@ def write_merged(expert: Expert, base_folder: Path, folder: Path, *, dtype: torc
         lost += float((weight.data.double() - exact).square().sum())
         added += float(change.square().sum())
     model.save_pretrained(folder)
+    _keep_config(base_folder, folder, model)
     for pattern in _OTHER_FILES:
         for file in base_folder.glob(pattern):
             shutil.copyfile(file, folder / file.name)
     return (lost / added) ** 0.5 if added else 0.0
+
+
+def _keep_config(base_folder: Path, folder: Path, model: PreTrainedModel) -> None:
+    """Write the base model's own configuration, in the form that programs read which read it of the base.
+
+    transformers moves what older releases read, `rope_theta` for one.
+    """
+    config = read_object(base_folder / _CONFIG_FILE, refusal=SavedFileUnreadable)
+    if config.get("architectures") != [type(model).__name__]:
+        return
+    named = "torch_dtype" if "torch_dtype" in config else "dtype"
+    config[named] = str(model.dtype).removeprefix("torch.")
+    (folder / _CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _change(update: LowRank, module: nn.Module) -> Float[Tensor, "..."]:

@@ -119,7 +119,7 @@ def elsewhere(subject: str, folder: Path, **asked: Any) -> Tensor:
     prompt = prompt_of()
     torch.manual_seed(0)
     ids: Tensor = base.eval().generate(
-        input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NEW_TOKENS, **asked
+        input_ids=prompt, attention_mask=torch.ones_like(prompt), **{"max_new_tokens": NEW_TOKENS, **asked}
     )
     return ids[:, prompt.shape[1] :]
 
@@ -149,6 +149,22 @@ def test_what_is_drawn_is_drawn_from_all_tokens_unless_a_filter_is_asked_for(hom
         ask("generate", "pico", QUESTION, *hot).json[0]["text"]
         == (texts(elsewhere("pico", home, top_k=0, **unfiltered))[0])
     )
+
+
+def test_an_answer_that_ends_before_others_to_its_question_is_counted_without_padding(
+    home: Path, ask: Ask
+) -> None:
+    several: dict[str, Any] = {"temperature": 50.0, "num_return_sequences": 12, "max_new_tokens": 100}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in several.items()]
+    given = ask("generate", "pico", QUESTION, "--json", *options).json
+
+    end = pico_tokenizer().eos_token_id
+    tokens = [each.tolist() for each in elsewhere("pico", home, do_sample=True, top_k=0, **several)]
+    lengths = [each.index(end) + 1 if end in each else len(each) for each in tokens]
+    assert min(lengths) < max(lengths), "some must end before others"
+    assert [answer["new_tokens"] for answer in given] == lengths
+    reasons = ["stop" if end in each else "length" for each in tokens]
+    assert [answer["finish_reason"] for answer in given] == reasons
 
 
 # ---------------------------------------------------------------- stop texts

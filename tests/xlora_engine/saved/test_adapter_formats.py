@@ -153,6 +153,25 @@ def test_merged_weights_are_the_sums_rounded_once_and_the_rounding_is_told(
     assert known["rounding"] > 0.01
 
 
+@pytest.mark.parametrize("named", ["dtype", "torch_dtype"])
+def test_a_merged_adapter_has_its_bases_own_configuration_but_for_the_dtype(
+    named: str, exported: Exported, token_ids: Tensor, tmp_path: Path
+) -> None:
+    folder = pico_adapter(tmp_path / "bio", seed=1)
+    base = pico_base_folder(tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    older = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype")}
+    older |= {"rope_theta": 5000.0, named: "float32"}
+    (base / "config.json").write_text(json.dumps(older))
+
+    out, _ = exported(folder, pico_llama(), "merged", torch.bfloat16)
+
+    assert json.loads((out / "config.json").read_text()) == older | {named: "bfloat16"}
+    loaded = AutoModelForCausalLM.from_pretrained(out)
+    assert loaded.dtype == torch.bfloat16
+    assert loaded.config.rope_parameters["rope_theta"] == 5000.0
+
+
 def test_for_vllm_there_is_one_rank_and_one_scale(exported: Exported, tmp_path: Path) -> None:
     folder = pico_adapter(tmp_path / "bio", seed=1, **ADAPTERS["patterns"])
     out, known = exported(folder, pico_llama(), "vllm")

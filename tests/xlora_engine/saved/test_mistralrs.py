@@ -1,4 +1,4 @@
-"""What is exported for mistral.rs loads in mistral.rs itself, and computes what it computed here."""
+"""What is exported loads in mistral.rs itself: compositions, which it cannot answer with, and adapters."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -16,16 +17,22 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_llama, pico_tokenizer
 from tests.small_bases import SMALL_BASES
+from tests.xlora_engine.peft_reference import quiet_peft
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import NotRepresentable
 from xlora_engine.model import XLoraModel
+from xlora_engine.saved.adapter_formats import ADAPTER_FORMATS, SavedAdapter, write_adapter
 from xlora_engine.saved.formats import write_model
 from xlora_engine.saved.mistralrs_format import LOADED
 from xlora_engine.saved.saved_model import SavedModel
+from xlora_engine.sources.adapter_weights import read_expert
 
 #: Where `make` puts it: only this test needs it.
 MISTRALRS = Path(sys.prefix) / "mistralrs"
 WIDTH = 32
+PROMPT = "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+#: As `load_in_mistralrs.py` asks.
+NEW_TOKENS = 12
 #: Of scalings in float32, whose sums over zeros come in another order.
 TOLERANCE = 1e-5
 #: Mixtral in mistral.rs has heads of the width that divides its hidden states.
@@ -59,34 +66,74 @@ def write(model: XLoraModel, folder: Path) -> Path:
 
 
 @pytest.mark.processes
-def test_it_loads_with_its_base_in_mistral_rs(adapters: dict[str, Path], tmp_path: Path) -> None:
+def test_compositions_load_and_adapters_answer_in_mistral_rs(
+    adapters: dict[str, Path], tmp_path: Path
+) -> None:
     assert MISTRALRS.is_dir(), f"{MISTRALRS} is missing; `make .venv/.apart` installs it"
-    heads = {"single": {"xlora_depth": 1}, "deep": {"xlora_depth": 3, "xlora_size": 8}}
-    folders = {
-        name: write(composed(pico_llama(), adapters, **fields), tmp_path / name)
-        for name, fields in heads.items()
+    compositions = written_compositions(adapters, tmp_path)
+    base = compositions["deep"] / "base"
+    exported = {
+        layout: written_adapter(adapters["bio"], base, tmp_path / layout, layout)
+        for layout in ADAPTER_FORMATS
     }
-    tied = composed(pico_llama(tie_word_embeddings=True), adapters, xlora_depth=2, xlora_size=WIDTH)
-    folders["tied"] = write(tied, tmp_path / "tied")
-    for name, small in SMALL_BASES.items():
-        if small.model in LOADED:
-            fields = {**small.fields, **FIELDS.get(name, {})}
-            folders[small.model] = write(
-                of_small_base(replace(small, fields=fields), tmp_path / name), tmp_path / name
-            )
-    assert folders.keys() == {*heads, "tied", *LOADED}
+    merged = exported.pop("merged")
 
-    script = Path(__file__).with_name("load_in_mistralrs.py")
+    asked: list[str | Path] = [*compositions.values(), "--", base, PROMPT, *exported.values(), "--", merged]
     told = subprocess.run(
-        [sys.executable, script, *folders.values()],
+        [sys.executable, Path(__file__).with_name("load_in_mistralrs.py"), *asked],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(MISTRALRS)},
         timeout=120,
         check=True,
     )
-    said = [line for line in told.stdout.splitlines() if line.startswith(str(tmp_path))]
-    assert said == [f"{folder}: loaded" for folder in folders.values()]
+
+    said = json.loads(told.stdout.splitlines()[-1])
+    answer = answer_in_peft(adapters["bio"], base)
+    assert said == {
+        **{str(folder): "loaded" for folder in compositions.values()},
+        **{str(folder): answer for folder in (*exported.values(), merged)},
+    }
+
+
+def written_compositions(adapters: dict[str, Path], folder: Path) -> dict[str, Path]:
+    """With heads of one layer and of three, on a base with a tied head, on every architecture."""
+    heads = {"single": {"xlora_depth": 1}, "deep": {"xlora_depth": 3, "xlora_size": 8}}
+    written = {
+        name: write(composed(pico_llama(), adapters, **fields), folder / name)
+        for name, fields in heads.items()
+    }
+    tied = composed(pico_llama(tie_word_embeddings=True), adapters, xlora_depth=2, xlora_size=WIDTH)
+    written["tied"] = write(tied, folder / "tied")
+    for name, small in SMALL_BASES.items():
+        if small.model in LOADED:
+            fields = {**small.fields, **FIELDS.get(name, {})}
+            model = of_small_base(replace(small, fields=fields), folder / name)
+            written[small.model] = write(model, folder / name)
+    assert written.keys() == {*heads, "tied", *LOADED}
+    return written
+
+
+def written_adapter(adapter: Path, base: Path, folder: Path, layout: str) -> Path:
+    saved = SavedAdapter(
+        expert=read_expert(adapter, "bio"),
+        architecture="LlamaForCausalLM",
+        base_folder=base,
+        dtype=torch.float32,
+    )
+    write_adapter(saved, folder, layout)
+    return folder
+
+
+def answer_in_peft(adapter: Path, base: Path) -> str:
+    tokenizer = pico_tokenizer()
+    prompt = torch.tensor([tokenizer(PROMPT, add_special_tokens=False)["input_ids"]])
+    with quiet_peft():
+        model = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    ids = model.generate(
+        input_ids=prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NEW_TOKENS, do_sample=False
+    )
+    return str(tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True))
 
 
 def of_small_base(small: Any, folder: Path) -> XLoraModel:
