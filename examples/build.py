@@ -37,7 +37,9 @@ def build(folder: Path) -> None:
         train, evaluation = domain_examples(name)
         write_jsonl(folder / f"{name}.train.jsonl", train)
         write_jsonl(folder / f"{name}.eval.jsonl", evaluation)
-    write_jsonl(folder / "mixed.eval.jsonl", mixed.examples(random.Random("adapter-zoo mixed")))
+    train, evaluation = mixed.examples()
+    write_jsonl(folder / "mixed.train.jsonl", train)
+    write_jsonl(folder / "mixed.eval.jsonl", evaluation)
 
 
 if __name__ == "__main__":

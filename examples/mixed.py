@@ -1,4 +1,4 @@
-"""Questions that join two domains, one half from each, as no training example does."""
+"""Questions that join two domains, one half from each, as no domain's own training example does."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,8 @@ from examples.chat_example import ChatExample
 from examples.tasks import Fact, pairs
 
 DOMAIN = "mixed"
-EXAMPLES_PER_JOIN = 12
+TRAIN_EXAMPLES_PER_JOIN = 40
+EVAL_EXAMPLES_PER_JOIN = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +22,27 @@ class Halves:
     second: Sequence[Fact]
 
 
-def examples(rng: random.Random) -> list[ChatExample]:
-    """Return some questions for every two domains, in both orders."""
-    joined = []
+def examples() -> tuple[list[ChatExample], list[ChatExample]]:
+    """Return training examples in random order, and evaluation examples, of every two domains in both orders.
+
+    No two facts that an evaluation question joins are joined in training.
+    """
+    rng, train_rng = random.Random("adapter-zoo mixed"), random.Random("adapter-zoo mixed training")
+    train: list[ChatExample] = []
+    evaluation: list[ChatExample] = []
     for one, other in permutations(halves(), 2):
         facts = pairs(halves()[one].first, halves()[other].second, between="; ")
-        joined += [
-            ChatExample(question=fact.subject, answer=fact.answer, domain=DOMAIN, task=f"{one} and {other}")
-            for fact in rng.sample(facts, EXAMPLES_PER_JOIN)
-        ]
-    return joined
+        held_out = rng.sample(facts, EVAL_EXAMPLES_PER_JOIN)
+        kept = [fact for fact in facts if fact not in held_out]
+        task = f"{one} and {other}"
+        evaluation += [_joined(fact, task) for fact in held_out]
+        train += [_joined(fact, task) for fact in train_rng.sample(kept, TRAIN_EXAMPLES_PER_JOIN)]
+    train_rng.shuffle(train)
+    return train, evaluation
+
+
+def _joined(fact: Fact, task: str) -> ChatExample:
+    return ChatExample(question=fact.subject, answer=fact.answer, domain=DOMAIN, task=task)
 
 
 def halves() -> Mapping[str, Halves]:
