@@ -16,7 +16,7 @@ from xlora_engine.config import XLoraConfig
 from xlora_engine.data.chat import EncodedExample, collate
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.head_training.hidden_states import HiddenStates
-from xlora_engine.head_training.mixture_training import mixture_loss
+from xlora_engine.head_training.mixture_loss import mixture_loss
 from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.model import XLoraModel
 from xlora_engine.saved.zoo_format import read_zoo

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from xlora_engine.data.chat import EncodedExample
 from xlora_engine.head_training.hidden_states import HiddenStates
-from xlora_engine.head_training.mixture_training import mixture_loss
+from xlora_engine.head_training.mixture_loss import mixture_loss
 from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.model import XLoraModel
 

@@ -16,6 +16,8 @@ class StageResult:
     first_held_out_loss: float
     best_held_out_loss: float
     best_step: int
+    #: By which share of itself the loss fell in its last improvement.
+    last_fall: float = 0.0
 
 
 class BestState:
@@ -25,6 +27,8 @@ class BestState:
         self.trained = trained
         self.first = self.loss = loss
         self.step = 0
+        #: By which share of itself the loss fell in its last improvement.
+        self.fall = 0.0
         #: Evaluations since the last improvement.
         self.age = 0
         self._state = self._copy()
@@ -33,6 +37,7 @@ class BestState:
         """Keep the present weights if their loss is the lowest so far."""
         self.age += 1
         if loss < self.loss:
+            self.fall = (self.loss - loss) / self.loss
             self.loss, self.step, self.age = loss, step, 0
             self._state = self._copy()
 
@@ -46,6 +51,7 @@ class BestState:
             first_held_out_loss=self.first,
             best_held_out_loss=self.loss,
             best_step=self.step,
+            last_fall=self.fall,
         )
 
     def state(self) -> dict[str, Any]:
@@ -55,13 +61,14 @@ class BestState:
             "loss": self.loss,
             "step": self.step,
             "age": self.age,
+            "fall": self.fall,
             "best": self._state,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Load a saved state."""
         self.first, self.loss = state["first"], state["loss"]
-        self.step, self.age = state["step"], state["age"]
+        self.step, self.age, self.fall = state["step"], state["age"], state["fall"]
         self._state = {name: value.to(self.trained[name].device) for name, value in state["best"].items()}
 
     def _copy(self) -> dict[str, Tensor]:

@@ -1,12 +1,14 @@
-"""Examples whose expert is known, and the tokens of some of them, which may be read from disk."""
+"""Examples with what is known of the experts they need, and their tokens, which may be read from disk."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from xlora_engine.head_training.expert_labels import SEVERAL
 from xlora_engine.head_training.hidden_states import HiddenStates
 
 #: Tokens in memory at once when all are read.
@@ -15,12 +17,12 @@ _AT_ONCE = 2**16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RoutedTokens:
-    """Tokens of many examples, with the expert that each belongs to."""
+    """Tokens of many examples, with the expert that each belongs to, or with each expert's share of it."""
 
     values: Float[Tensor, "position hidden"]
     #: Index of each token in `values`.
     positions: Int[Tensor, " token"]
-    experts: Int[Tensor, " token"]
+    experts: Int[Tensor, " token"] | Float[Tensor, "token expert"]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -54,15 +56,20 @@ class RoutedExamples:
     """Examples with the expert each belongs to, some of them held out."""
 
     hidden: HiddenStates
-    #: Index of each example's expert.
+    #: Index of each example's expert, or `SEVERAL`.
     experts: Int[Tensor, " example"]
     train: tuple[int, ...]
     held_out: tuple[int, ...]
     #: Number of tokens that all examples begin with.
     shared: int = 0
+    #: Each expert's share of the tokens of an example of several; zeros where nothing is known of a token.
+    shares: Mapping[int, Float[Tensor, "token expert"]] = field(default_factory=dict)
 
     def tokens(self, indices: Sequence[int], *, with_prefix: int | None = None) -> RoutedTokens:
-        """The examples' own tokens; the shared ones too for one of every `with_prefix` examples."""
+        """The examples' own tokens; the shared ones too for one of every `with_prefix` examples.
+
+        Tokens of which nothing is known are left out.
+        """
         bounds = self.hidden.starts.tolist()
         positions = [
             torch.arange(
@@ -71,9 +78,28 @@ class RoutedExamples:
             )
             for number, index in enumerate(indices)
         ]
-        lengths = torch.tensor([len(position) for position in positions])
-        return RoutedTokens(
-            values=self.hidden.values,
-            positions=torch.cat(positions),
-            experts=self.experts[list(indices)].repeat_interleave(lengths),
+        if not self.shares:
+            lengths = torch.tensor([len(position) for position in positions])
+            return RoutedTokens(
+                values=self.hidden.values,
+                positions=torch.cat(positions),
+                experts=self.experts[list(indices)].repeat_interleave(lengths),
+            )
+        shares = torch.cat(
+            [self._shares(index, len(position)) for index, position in zip(indices, positions, strict=True)]
         )
+        known = shares.sum(1) > 0
+        return RoutedTokens(
+            values=self.hidden.values, positions=torch.cat(positions)[known], experts=shares[known]
+        )
+
+    def labelled(self, indices: Sequence[int]) -> tuple[int, ...]:
+        """Those that belong to one expert."""
+        return tuple(index for index in indices if int(self.experts[index]) != SEVERAL)
+
+    def _shares(self, index: int, tokens: int) -> Float[Tensor, "token expert"]:
+        """Of the last tokens of an example."""
+        if index in self.shares:
+            return self.shares[index][-tokens:]
+        experts = next(iter(self.shares.values())).shape[1]
+        return F.one_hot(self.experts[index], experts).float().expand(tokens, -1)

@@ -24,7 +24,7 @@ from xlora_engine.mixture.head import ScalingHead, seeded_dropout
 
 #: Tokens that all examples begin with say nothing of the domain, which takes few examples to learn: one in
 #: this many includes them.
-_EXAMPLES_PER_PREFIX = 16
+EXAMPLES_PER_PREFIX = 16
 
 #: Held-out tokens that pass the head at once.
 _HELD_OUT_TOKENS = 2**14
@@ -48,7 +48,7 @@ def warm_start(
     on_step: Callable[[StageStep], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> StageResult:
-    """Train the head to name each token's domain: cross-entropy of its logits against the example's expert.
+    """Train the head to name the expert that each token needs: cross-entropy of its logits against the label.
 
     The target is the same for every layer, so one layer's gate is learnt and repeated for all, which
     divides the cost by the number of layers. What is kept is a running average of the weights
@@ -60,7 +60,7 @@ def warm_start(
     """
     device = next(head.parameters()).device
     single = head.single(seed=settings.seed)
-    tokens = examples.tokens(examples.train, with_prefix=_EXAMPLES_PER_PREFIX)
+    tokens = examples.tokens(examples.train, with_prefix=EXAMPLES_PER_PREFIX)
     held_out = examples.tokens(examples.held_out)
     noise = tokens.spread() * settings.hidden_noise
     draw = torch.Generator().manual_seed(settings.seed)
@@ -115,11 +115,16 @@ def _mean_loss(head: ScalingHead, tokens: RoutedTokens, device: torch.device) ->
 
 
 def routing_loss(
-    head: ScalingHead, hidden: Float[Tensor, "token hidden"], experts: Int[Tensor, " token"]
+    head: ScalingHead,
+    hidden: Float[Tensor, "token hidden"],
+    experts: Int[Tensor, " token"] | Float[Tensor, "token expert"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy (nats) of the head's logits against each token's expert, mean over tokens and layers."""
+    """Cross-entropy (nats) of the head's logits, mean over tokens and layers.
+
+    Against each token's expert, or each expert's share of it.
+    """
     logits = head.logits(hidden.float()[None])[0]
-    return F.cross_entropy(logits.flatten(0, 1), experts.repeat_interleave(logits.shape[1]))
+    return F.cross_entropy(logits.flatten(0, 1), experts.repeat_interleave(logits.shape[1], dim=0))
 
 
 def require_finite(loss: Tensor, step: int, *, what: str = "loss") -> float:

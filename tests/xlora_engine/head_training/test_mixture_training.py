@@ -21,11 +21,13 @@ from xlora_engine.data.chat import EncodedExample, collate
 from xlora_engine.errors import ConfigInvalid, TrainingDiverged, TrainingStopped
 from xlora_engine.head_training.best_state import StageResult
 from xlora_engine.head_training.hidden_states import compute_hidden_states
-from xlora_engine.head_training.mixture_training import mixture_loss, train_mixture
+from xlora_engine.head_training.horizon import Horizon
+from xlora_engine.head_training.mixture_loss import mixture_loss
+from xlora_engine.head_training.mixture_training import train_mixture
 from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.head_training.settings import MixtureTraining
 from xlora_engine.head_training.stage_checkpoints import StageCheckpoints
-from xlora_engine.head_training.warm_start import StageStep
+from xlora_engine.head_training.warm_start import StageStep, routing_loss
 from xlora_engine.model import XLoraModel
 from xlora_engine.sources.manifest import write_manifest
 
@@ -393,3 +395,43 @@ def test_a_gradient_that_is_not_finite_is_reported_before_a_checkpoint_is_writte
         with pytest.raises(TrainingDiverged, match="gradient norm of step 4"):
             disturbed(every_s=0)
     assert same(disturbed(), undisturbed)
+
+
+def test_shared_layers_stay_and_every_layer_departs_from_the_one_gate_it_began_with(
+    problem: Callable[[], Problem],
+) -> None:
+    model, examples, routed = problem()
+    model.head.repeat(model.head.single(seed=1))
+    first, last = (layer.weight.detach().clone() for layer in (model.head.layers[0], model.head.layers[-1]))
+    train_mixture(model, examples, routed, settings(steps=4, shared_layers=False), pad_id=0)
+    assert torch.equal(model.head.layers[0].weight, first)
+    assert model.head.layers[0].weight.requires_grad
+    layers = (model.head.layers[-1].weight.detach() - last).unflatten(0, (-1, EXPERTS))
+    assert (layers.flatten(1).norm(dim=1) > 0).all()
+    assert not torch.allclose(layers[0], layers[1], atol=1e-4)
+
+
+def test_labels_go_on_counting_beside_the_language_model_loss(problem: Callable[[], Problem]) -> None:
+    losses = []
+    for weight in (0.0, 3.0):
+        model, examples, routed = problem()
+        # Given labels that contradict the answers
+        contrary = replace(routed, experts=(routed.experts + 1) % EXPERTS)
+        train_mixture(model, examples, contrary, settings(steps=8, routing_weight=weight), pad_id=0)
+        tokens = contrary.tokens(contrary.train)
+        losses.append(float(routing_loss(model.head, tokens.hidden(), tokens.experts).detach()))
+    assert losses[1] < losses[0] - 0.05
+
+
+def test_a_time_ends_it_and_time_of_earlier_attempts_counts(
+    problem: Callable[[], Problem], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    looks = iter(range(1000))
+    monkeypatch.setattr(Horizon, "elapsed_s", property(lambda self: self.spent_s + next(looks) / 2))
+    model, examples, routed = problem()
+    timed = settings(steps=1000, budget_s=12.0, patience=1000)
+    kept = StageCheckpoints(tmp_path, run="timed", every_s=1000)
+    result = train_mixture(model, examples, routed, timed, pad_id=0, checkpoints=kept)
+    assert 3 < result.steps < 24
+    again = train_mixture(model, examples, routed, timed, pad_id=0, checkpoints=kept)
+    assert again.steps == result.steps

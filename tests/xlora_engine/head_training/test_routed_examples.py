@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from xlora_engine.head_training.expert_labels import SEVERAL
 from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.routed_examples import RoutedExamples
 
@@ -42,3 +43,14 @@ def test_the_spread_is_that_of_all_at_once(examples: RoutedExamples, at_once: in
     whole = tokens.hidden().float().std(dim=0, correction=0)
     torch.testing.assert_close(tokens.spread(at_once), whole, rtol=1e-6, atol=0)
     assert sum(map(len, tokens.parts(at_once))) == sum(LENGTHS)
+
+
+def test_tokens_of_which_nothing_is_known_are_left_out_and_labels_are_whole_shares(
+    examples: RoutedExamples,
+) -> None:
+    shares = torch.tensor([[0.0, 0, 0], [0, 0, 0], [0.5, 0.5, 0], [0, 0, 1]])
+    mixed = replace(examples, experts=torch.tensor([2, 0, 1, SEVERAL]), shares={3: shares}, shared=1)
+    tokens = mixed.tokens((1, 3))
+    assert tokens.hidden().tolist() == [[1, 1], [1, 2], [3, 2], [3, 3]]
+    assert tokens.experts.tolist() == [[1, 0, 0], [1, 0, 0], [0.5, 0.5, 0], [0, 0, 1]]
+    assert mixed.labelled((0, 3, 1)) == (0, 1)

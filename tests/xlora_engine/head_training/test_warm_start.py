@@ -7,6 +7,7 @@ import torch
 
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid
+from xlora_engine.head_training.expert_labels import SEVERAL
 from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.head_training.settings import WarmStart
@@ -135,3 +136,15 @@ def test_what_is_kept_is_the_running_average_of_the_weights() -> None:
     # Then the first counts whole, and each later one moves the average: by 1 - 2/11, then by 1 - 0.24
     expected = after[0].lerp(after[1], 9 / 11).lerp(after[2], 0.76)
     torch.testing.assert_close(weights_of(head), expected, rtol=1e-6, atol=1e-7)
+
+
+def test_shares_of_experts_are_learnt_as_labels_are() -> None:
+    examples = separable_examples()
+    labels, known = torch.tensor([[1.0, 0], [0, 1]]), torch.ones(5, 1)
+    shares = {index: known * labels[index % 2] for index in range(len(examples.experts))}
+    several = replace(examples, experts=torch.full_like(examples.experts, SEVERAL), shares=shares)
+    settings = WarmStart(steps=20, tokens_per_step=64, learning_rate=1e-2)
+    heads = [ScalingHead(CONFIG, layer_count=3) for _ in range(2)]
+    for head, labelled in zip(heads, (examples, several), strict=True):
+        warm_start(head, labelled, settings)
+    torch.testing.assert_close(weights_of(heads[0]), weights_of(heads[1]), atol=1e-5, rtol=1e-5)
