@@ -53,11 +53,13 @@ def steps(gguf: Path, *, seed: int) -> list[Step]:
     files = [f"{domain}.{split}.jsonl" for domain in DOMAINS for split in ("train", "eval")]
     made += [
         Step(title="a dataset", arguments=("register", "dataset", str(HERE / name)))
-        for name in (*files, "mixed.eval.jsonl")
+        for name in (*files, "mixed.train.jsonl", "mixed.eval.jsonl")
     ]
     made += [_train(domain, seed=seed) for domain in DOMAINS]
-    compose = ("compose", "--name", "science", "--adapters", ",".join(DOMAINS), "--mixed", "mixed.eval")
-    made.append(Step(title="the composition, with its report", arguments=(*compose, "--seed", str(seed))))
+    compose = ("compose", "--name", "science", "--adapters", ",".join(DOMAINS))
+    data = [option for name in (*DOMAINS, "mixed") for option in ("--data", f"{name}.train")]
+    held_out = ("--mixed", "mixed.eval", "--seed", str(seed))
+    made.append(Step(title="the composition, with its report", arguments=(*compose, *data, *held_out)))
     asked = ("generate", "science", *QUESTIONS, "--system", SYSTEM, "--max-new-tokens", "16")
     return [*made, Step(title="a question for each domain, and one that needs two", arguments=asked)]
 

@@ -11,8 +11,11 @@ WorkersError                     ZOO-E400  exit 1
 ├── BrokerUnusable               ZOO-E418  exit 6    no broker is configured, or its client is not installed
 ├── GpuUnusable                  ZOO-E419  exit 6    torch cannot use a visible GPU
 ├── TrackingUnavailable          ZOO-E420  exit 6    MLflow could not be reached, or refused a run
-└── NotIsolated                  ZOO-E421  exit 6    no process without network can be had to read a pickle
+├── NotIsolated                  ZOO-E421  exit 6    no process without network can be had to read a pickle
+└── NoExpertHelps                ZOO-E422  exit 4    on the data given, no expert is better than its base
 """
+
+from collections.abc import Sequence
 
 from formats.errors import InvalidField
 
@@ -118,3 +121,19 @@ class NotIsolated(WorkersError):
 
     code = "ZOO-E421"
     exit_code = 6
+
+
+class NoExpertHelps(WorkersError):
+    """On the unlabelled data that were given, the experts are no better than their base model."""
+
+    code = "ZOO-E422"
+    exit_code = 4
+    reason = "bad_input"
+
+    def __init__(self, experts: Sequence[str], experts_loss: float, base_loss: float) -> None:
+        super().__init__(
+            f"no expert of {', '.join(experts)} helps on the data given: with the expert that suits each"
+            f" token the loss is {experts_loss:.3f}, with the base {base_loss:.3f}; nothing was trained."
+            " Give data that the experts were made for (--data), or other experts; --without-help trains all"
+            " the same"
+        )

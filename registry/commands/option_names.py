@@ -12,6 +12,8 @@ _PARAMETERS: Mapping[str, str] = {
     "eval_dataset": "eval_data",
     "datasets": "data",
     "mixed_datasets": "mixed",
+    "corpora": "data",
+    "budget_s": "budget",
 }
 
 Command = TypeVar("Command", bound=Callable[..., Any])

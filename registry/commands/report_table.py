@@ -40,7 +40,7 @@ def change_rows(report: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def verdict_lines(report: Mapping[str, Any]) -> list[str]:
-    """A line for each domain's verdict, then load and entropy of the routing, then what it all comes to."""
+    """A line for each domain's verdict, then the routing, how it was trained, and what it all comes to."""
     lines = [
         f"{'ok  ' if verdict['kept'] else 'WARN'} {verdict['sentence']}"
         for verdict in report.get("verdict", ())
@@ -52,6 +52,7 @@ def verdict_lines(report: Mapping[str, Any]) -> list[str]:
     if report.get("unused"):
         lines.append(f"WARN nobody uses {', '.join(report['unused'])}: compose without")
     lines += _contamination_lines(report.get("contamination", {}))
+    lines += [f"     {sentence}" for sentence in report.get("training", {}).get("sentences", ())]
     if "worth_it" in report:
         worth_it = "worth it" if report["worth_it"] else "NOT worth it everywhere: see the lines marked WARN"
         lines.append(worth_it)

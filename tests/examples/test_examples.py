@@ -44,7 +44,9 @@ def test_every_example_is_a_chat_that_the_registry_accepts(path: Path) -> None:
 
 
 def test_no_evaluation_question_is_in_training() -> None:
-    trained = {question(example) for domain in DOMAINS for example in examples(f"{domain}.train.jsonl")}
+    files = [path.name for path in FILES if ".train." in path.name]
+    assert len(files) == len(DOMAINS) + 1
+    trained = {question(example) for name in files for example in examples(name)}
     asked = {question(example) for path in FILES if ".eval." in path.name for example in examples(path.name)}
     assert asked
     assert not trained & asked
@@ -73,8 +75,9 @@ def test_only_mixed_questions_join_halves_of_two_domains() -> None:
         first, _, second = question(example).partition("; ")
         return firsts.get(first), seconds.get(second)
 
-    mixed = [joined(example) for example in examples("mixed.eval.jsonl")]
+    mixed = [joined(example) for split in ("train", "eval") for example in examples(f"mixed.{split}.jsonl")]
     assert all(first and second and first != second for first, second in mixed)
+    assert len({question(example) for example in examples("mixed.train.jsonl")}) == 240
     for domain in DOMAINS:
         for example in examples(f"{domain}.train.jsonl"):
             first, second = joined(example)

@@ -1,6 +1,7 @@
 """`zoo compose`: several adapters into one model, with a report of whether it was worth it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -12,8 +13,11 @@ from registry.commands.report_table import score_rows, verdict_lines
 from workers.commands.field_options import field_options
 from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
-from workers.requests.composition_plan import Request, make_plan, require_compatible
+from workers.requests.composition import composition_request, planned_composition
+from workers.requests.composition_data import AskedData
+from workers.requests.composition_plan import Request, require_compatible
 from workers.requests.methods import DEFAULT_METHOD, METHODS, METHODS_HELP
+from workers.requests.placement import seconds
 from workers.requests.specs import ComposeSpec
 
 
@@ -29,16 +33,25 @@ from workers.requests.specs import ComposeSpec
     show_default=True,
     help=METHODS_HELP,
 )
-@click.option("--data", multiple=True, help="domain=DATASET to train on; the adapters' own if left out.")
 @click.option(
-    "--eval-data", multiple=True, help="domain=DATASET to report on; the adapters' own if left out."
+    "--data",
+    multiple=True,
+    help="Dataset or file to train on, of any domains; domain=DATASET for one domain. The adapters' own if"
+    " left out.",
 )
-@click.option("--mixed", multiple=True, help="Held-out dataset whose questions join several domains.")
+@click.option(
+    "--eval-data",
+    multiple=True,
+    help="domain=DATASET or file to report on; if left out, the adapters' own or part of the training data.",
+)
+@click.option("--mixed", multiple=True, help="Held-out dataset or file whose questions join several domains.")
+@click.option("--budget", help="Time for mixture training instead of a number of steps: 90s, 2m, 1h.")
 @click.option("--head", default="{}", help="Scaling head as JSON fields of XLoraConfig.")
 @field_options(
     ComposeSpec,
     "warm_start_steps",
     "mixture_steps",
+    "without_help",
     "checkpoint_every_s",
     "samples_per_domain",
     "eval_examples",
@@ -54,38 +67,38 @@ def command(
     data: tuple[str, ...],
     eval_data: tuple[str, ...],
     mixed: tuple[str, ...],
+    budget: str | None,
     head: str,
     dry_run: bool,
     submission: Submission,
     output: Output,
-    **budget: Any,
+    **fields: Any,
 ) -> None:
     """Mix ADAPTERS by a method, prove it is worth it, register the composition.
 
     Example: zoo compose --adapters bio,protein,materials --name science
     """
+    given = {field: value for field, value in fields.items() if _is_given(field)}
+    if budget is not None:
+        given["budget_s"] = seconds(budget, field="budget_s")
     with opened() as registry:
         request = Request(
             name=name,
             method=method,
             adapters=split_list(adapters, option="--adapters"),
-            data=_pairs("--data", data),
-            eval_data=_pairs("--eval-data", eval_data),
-            mixed=mixed,
+            data=_asked_data(data, eval_data, mixed),
             head=_json_object(head),
-            budget={field: value for field, value in budget.items() if _is_given(field)},
+            budget=given,
         )
-        plan = make_plan(registry, request)
-        if not plan.is_refused:
-            plan.spec()  # what is out of range is refused before anything is shown
+        plan = planned_composition(registry, request)
         if dry_run:
             output.emit(plan.verdict_rows(), key="expert")
-        elif output.is_human:
-            output.table(plan.verdict_rows(), to_stderr=True)
-        require_compatible(plan)
-        if dry_run:
+            require_compatible(plan)
             return
-        job = run_job(registry, plan.spec(), output=output, submission=submission)
+        if output.is_human:
+            output.table(plan.verdict_rows(), to_stderr=True)
+        spec = composition_request(registry, plan)
+        job = run_job(registry, spec, output=output, submission=submission)
         if job is not None:
             _show(registry, job, output)
 
@@ -106,6 +119,18 @@ def _show(registry: Any, job: Any, output: Output) -> None:
     else:
         made = {**job.outcome, "pictures": pictures, "report": composition.report}
         output.emit_made(composition.reference, made)
+
+
+def _asked_data(data: tuple[str, ...], evaluated: tuple[str, ...], mixed: tuple[str, ...]) -> AskedData:
+    # A path may hold the sign itself.
+    corpora = tuple(given for given in data if "=" not in given or Path(given).is_file())
+    labelled = tuple(given for given in data if given not in corpora)
+    return AskedData(
+        labelled=_pairs("--data", labelled),
+        corpora=corpora,
+        evaluated=_pairs("--eval-data", evaluated),
+        mixed=mixed,
+    )
 
 
 def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:

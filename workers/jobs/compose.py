@@ -21,6 +21,8 @@ def run(context: JobContext) -> Mapping[str, Any]:
     held_out = held_out_examples(making)  # what cannot be read is refused before anything is trained
     composed = mixing_method(spec.method).make(making)
     report = CompositionReport(making, composed, held_out).build()
+    if composed.training:
+        report["training"] = dict(composed.training)
     return Registration(making, composed, report).run()
 
 
@@ -115,6 +117,6 @@ class Registration:
                 settings={"examples": self._spec.eval_examples, **self._dates},
                 job_id=self._context.job.id,
             )
-            for task, reference in self._spec.report_datasets.items()
+            for task, reference in {**self._spec.report_datasets, **self._spec.reported_corpora}.items()
             for metric in METRICS
         ]

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from workers.methods.kept_passes import cached_hidden_states, scaling_pass_digest
 from workers.methods.mixing import TOKENS_PER_BATCH, Making
-from workers.methods.training_examples import DrawnExamples, cached_hidden_states, scaling_pass_digest
+from workers.methods.training_examples import DrawnExamples
 from xlora_engine.data.chat import pad_token
+from xlora_engine.head_training.best_state import StageResult
+from xlora_engine.head_training.expert_labels import SEVERAL
 from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.mixture_training import train_mixture
 from xlora_engine.head_training.routed_examples import RoutedExamples
@@ -91,25 +94,43 @@ class MixtureStage:
         """Whether no attempt of the job has left a checkpoint."""
         return self._checkpoints.last() is None
 
-    def run(self) -> None:
+    def run(self) -> StageResult:
         """Train the head through the mixture pass."""
-        making, spec = self._making, self._making.spec
-        training = MixtureTraining(
-            steps=spec.mixture_steps, learning_rate=spec.mixture_learning_rate, seed=spec.seed
-        )
+        making, training = self._making, self._training()
         micro_batch = making.context.micro_batch(training.batch_size)
         making.context.run.tags({"zoo.micro_batch_size": micro_batch})
         with making.watch.phase("mixture training"):
-            train_mixture(
+            return train_mixture(
                 self._model,
                 self._examples.encoded,
                 self._routed,
                 replace(training, micro_batch_size=micro_batch),
                 pad_id=pad_token(making.tokenizer),
                 checkpoints=self._checkpoints,
-                on_step=_recorder(making, "mixture training", "mixture", spec.mixture_steps),
+                on_step=_recorder(making, "mixture training", "mixture", training.steps),
                 stop=making.context.stop_requested,
             )
+
+    def _training(self) -> MixtureTraining:
+        spec = self._making.spec
+        return MixtureTraining(
+            steps=self._steps(),
+            budget_s=spec.budget_s,
+            learning_rate=spec.mixture_learning_rate,
+            shared_layers=spec.warm_start_steps == 0,
+            seed=spec.seed,
+        )
+
+    def _steps(self) -> int:
+        """As many as were asked for, else as the data need.
+
+        Where every example belongs to one expert, its label has said so: there is little left to learn.
+        """
+        spec = self._making.spec
+        if spec.mixture_steps is not None:
+            return spec.mixture_steps
+        needed = spec.budget_s or spec.warm_start_steps == 0 or SEVERAL in self._routed.experts.tolist()
+        return MixtureTraining().steps if needed else 0
 
 
 def _recorder(making: Making, phase: str, metric: str, total: int) -> Callable[[StageStep], None]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from transformers import PreTrainedModel
 
@@ -84,6 +84,8 @@ class ComposedModel:
     model: XLoraModel
     #: A weight for each expert, the same for every token and layer; None: the model's own head decides.
     weights: tuple[float, ...] | None = None
+    #: What the report says of how it was trained.
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def weighed(self) -> AbstractContextManager[None]:
         """Inside, the model weighs its experts so."""

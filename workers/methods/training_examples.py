@@ -1,27 +1,24 @@
-"""The examples a scaling head is trained on: drawn from the datasets, encoded, with their hidden states.
+"""The examples a scaling head is trained on: drawn from the datasets, encoded, labelled as far as is known.
 
-Hidden states depend on the tokens and on what the scaling pass is of, the base model and the experts active
-in it, and not on the head: they are kept in `ZOO_HOME` and found again by every composition of these.
+Examples of a domain's dataset belong to its expert. Those of a corpus do if they name its domain; which
+experts the others need is found out from the experts themselves.
 """
 
 import hashlib
-import json
 import math
 import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from registry.entities import AdapterVersion, BaseModel
 from registry.service import Registry
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample, encode, read_examples
 from xlora_engine.data.shared_prefix import shared_prefix
-from xlora_engine.head_training.hidden_states import HiddenStates, compute_hidden_states
+from xlora_engine.head_training.expert_labels import SEVERAL, ExpertLabel, token_shares
+from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.routed_examples import RoutedExamples
-from xlora_engine.model import XLoraModel
 from xlora_engine.sources.base_model import ReadLimits
 
 #: One example in 8 is held out of training, to stop it early, up to 32 of a domain.
@@ -31,55 +28,127 @@ HELD_OUT_EXAMPLES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnExamples:
-    """Encoded examples of all domains, end to end, and the expert each belongs to."""
+    """Encoded examples of all datasets, end to end, and the expert each belongs to; None: not known yet."""
 
     encoded: tuple[EncodedExample, ...]
-    experts: tuple[int, ...]
+    experts: tuple[int | None, ...]
     train: tuple[int, ...]
     held_out: tuple[int, ...]
 
     @property
     def digest(self) -> str:
         """Over the tokens, in order: equal digests have equal hidden states under one base model."""
-        hashed = hashlib.sha256()
-        for example in self.encoded:
-            hashed.update(repr(example.token_ids).encode())
-        return hashed.hexdigest()
+        return digest_of_tokens(self.encoded)
 
-    def routed(self, hidden: HiddenStates) -> RoutedExamples:
-        """With their hidden states, as both training stages take them."""
+    @property
+    def unlabelled(self) -> tuple[int, ...]:
+        """Examples of which no expert is known."""
+        return tuple(index for index, expert in enumerate(self.experts) if expert is None)
+
+    def routed(self, hidden: HiddenStates, labels: Mapping[int, ExpertLabel] | None = None) -> RoutedExamples:
+        """With hidden states, and labels for those that had none, as both training stages take them."""
+        found = labels or {}
+        experts = [found[i].expert if known is None else known for i, known in enumerate(self.experts)]
         return RoutedExamples(
             hidden=hidden,
-            experts=torch.tensor(self.experts),
+            experts=torch.tensor(experts),
             train=self.train,
             held_out=self.held_out,
             shared=len(shared_prefix(self.encoded)),
+            shares={
+                index: token_shares(label, tokens=len(self.encoded[index].token_ids))
+                for index, label in found.items()
+                if label.expert == SEVERAL
+            },
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """The files to draw from."""
+
+    #: Of one expert each.
+    labelled: Mapping[int, Path]
+    #: Of any; `domains` says which expert owns a domain that an example names.
+    corpora: Sequence[Path]
+    domains: Mapping[str, int]
+
+
 def draw_examples(
-    files: Mapping[int, Path],
+    sources: Sources,
     tokenizer: ChatTokenizer,
     *,
     count_per_domain: int,
     limits: ReadLimits,
     seed: int,
+    reported: int = 0,
 ) -> DrawnExamples:
-    """Draw examples from each expert's dataset; the same seed draws the same ones and holds out the same."""
-    encoded: list[EncodedExample] = []
-    experts: list[int] = []
-    train: list[int] = []
-    held_out: list[int] = []
-    for expert, path in files.items():
-        drawn = encode_sample(path, tokenizer, count=count_per_domain, limits=limits, seed=seed)
-        stride = max(HELD_OUT_SHARE, math.ceil(len(drawn) / HELD_OUT_EXAMPLES))
-        for index, example in enumerate(drawn):
-            (held_out if index % stride == 0 else train).append(len(encoded))
-            encoded.append(example)
-            experts.append(expert)
-    return DrawnExamples(
-        encoded=tuple(encoded), experts=tuple(experts), train=tuple(train), held_out=tuple(held_out)
-    )
+    """Draw examples from each dataset; the same seed draws the same ones and holds out the same.
+
+    A corpus counts for all domains. `reported` examples of it at most are left for the report.
+    """
+    experts = max(1, len(sources.domains))
+    draw = _Draw()
+    for expert, path in sources.labelled.items():
+        found = encode_sample(path, tokenizer, count=count_per_domain, limits=limits, seed=seed)
+        draw.add(found, [expert] * len(found), most_held_out=HELD_OUT_EXAMPLES)
+    for path in sources.corpora:
+        count = count_per_domain * experts
+        found = encode_sample(path, tokenizer, count=count, limits=limits, seed=seed)
+        left = set(_for_the_report(len(found), reported=reported))
+        kept = [example for index, example in enumerate(found) if index not in left]
+        owners = [sources.domains.get(example.domain or "") for example in kept]
+        draw.add(kept, owners, most_held_out=HELD_OUT_EXAMPLES * experts)
+    return draw.drawn()
+
+
+class _Draw:
+    def __init__(self) -> None:
+        self._encoded: list[EncodedExample] = []
+        self._experts: list[int | None] = []
+        self._train: list[int] = []
+        self._held_out: list[int] = []
+
+    def add(
+        self, encoded: Sequence[EncodedExample], experts: Sequence[int | None], *, most_held_out: int
+    ) -> None:
+        stride = max(HELD_OUT_SHARE, math.ceil(len(encoded) / most_held_out))
+        for index, (example, expert) in enumerate(zip(encoded, experts, strict=True)):
+            (self._held_out if index % stride == 0 else self._train).append(len(self._encoded))
+            self._encoded.append(example)
+            self._experts.append(expert)
+
+    def drawn(self) -> DrawnExamples:
+        return DrawnExamples(
+            encoded=tuple(self._encoded),
+            experts=tuple(self._experts),
+            train=tuple(self._train),
+            held_out=tuple(self._held_out),
+        )
+
+
+def left_for_the_report(
+    path: Path,
+    tokenizer: ChatTokenizer,
+    *,
+    experts: int,
+    count_per_domain: int,
+    reported: int,
+    limits: ReadLimits,
+    seed: int,
+) -> list[EncodedExample]:
+    """The examples of a corpus that `draw_examples` leaves out when it is told the same."""
+    count = count_per_domain * experts
+    found = encode_sample(path, tokenizer, count=count, limits=limits, seed=seed)
+    return [found[index] for index in _for_the_report(len(found), reported=reported)]
+
+
+def _for_the_report(count: int, *, reported: int) -> list[int]:
+    """Of so many examples of a corpus: one in 8 at most, one at least, from all parts."""
+    if reported == 0:
+        return []
+    stride = max(HELD_OUT_SHARE, math.ceil(count / reported))
+    return [*range(min(stride // 2, count - 1), count, stride)]
 
 
 def dataset_file(registry: Registry, reference: str) -> Path:
@@ -106,41 +175,9 @@ def encode_sample(
     return [encoded[index] for index in range(len(examples))]
 
 
-def scaling_pass_digest(base: BaseModel, adapters: Iterable[AdapterVersion], head: Mapping[str, Any]) -> str:
-    """Names the model whose scaling pass it is: the base, with the experts where they are active in it."""
-    active = {name: head[name] for name in ("scaling_pass_value", "global_scaling_weight") if name in head}
-    if not active.get("scaling_pass_value"):
-        return base.digest
-    experts = [[(file.path, file.digest) for file in adapter.files] for adapter in adapters]
-    return hashlib.sha256(json.dumps([base.digest, experts, active], sort_keys=True).encode()).hexdigest()
-
-
-def cached_hidden_states(
-    examples: DrawnExamples,
-    model: XLoraModel,
-    *,
-    folder: Path,
-    pass_digest: str,
-    pad_id: int,
-    tokens_per_batch: int,
-    on_examples: Callable[[int], None],
-) -> HiddenStates:
-    """The examples' hidden states: as an earlier composition left them in `folder`, else computed and left.
-
-    `pass_digest` names the model whose scaling pass it is.
-    """
-    key = hashlib.sha256(f"{pass_digest} {examples.digest}".encode()).hexdigest()
-    path = folder / f"{key}.safetensors"
-    if path.exists():
-        on_examples(len(examples.encoded))
-        return HiddenStates.load(path)
-    return compute_hidden_states(
-        model.scaling_pass,
-        examples.encoded,
-        new_cache=lambda: model.new_cache().scaling,
-        pad_id=pad_id,
-        tokens_per_batch=tokens_per_batch,
-        device=model.device,
-        into=path,
-        on_examples=on_examples,
-    )
+def digest_of_tokens(examples: Sequence[EncodedExample]) -> str:
+    """Over the tokens of examples, in order."""
+    hashed = hashlib.sha256()
+    for example in examples:
+        hashed.update(repr(example.token_ids).encode())
+    return hashed.hexdigest()

@@ -1,4 +1,4 @@
-"""X-LoRA (arXiv:2402.07148): a scaling head, trained on labelled data, weighs experts token by token."""
+"""X-LoRA (arXiv:2402.07148): a trained scaling head weighs experts token by token and layer by layer."""
 
 from pathlib import Path
 
@@ -6,9 +6,11 @@ from transformers import PreTrainedModel
 
 from formats.saved_model import HEAD_FILE, TOP_FILES
 from registry.entities import StoredMethod
+from workers.methods.expert_labelling import LabellingStage
 from workers.methods.head_stages import HiddenStatesStage, MixtureStage, WarmStartStage
 from workers.methods.mixing import ComposedModel, Making
-from workers.methods.training_examples import DrawnExamples, dataset_file, draw_examples
+from workers.methods.training_examples import DrawnExamples, Sources, dataset_file, draw_examples
+from workers.methods.training_facts import training_facts
 from xlora_engine.config import XLoraConfig
 from xlora_engine.model import XLoraModel
 from xlora_engine.saved.formats import read_model
@@ -20,16 +22,22 @@ class XLora:
     """The experts under a trained head."""
 
     def make(self, making: Making) -> ComposedModel:
-        """Train a head: from hidden states which domain a token is of, then by the language-model loss."""
+        """Train a head: from hidden states which expert a token needs, then by the language-model loss.
+
+        Raises:
+            NoExpertHelps: the experts are of no use on the examples that have no label.
+        """
         model = making.with_experts(XLoraConfig.from_json(making.spec.head))
         examples = _draw(making, model)
-        routed = examples.routed(HiddenStatesStage(making, model, examples).run())
+        labels = LabellingStage(making, model, examples).run()
+        routed = examples.routed(HiddenStatesStage(making, model, examples).run(), labels)
         mixture = MixtureStage(making, model, examples, routed)
         # A checkpoint of the second stage holds all that the first one did.
         if mixture.is_new:
             WarmStartStage(making, model, routed).run()
-        mixture.run()
-        return ComposedModel(model=model)
+        result = mixture.run()
+        facts = training_facts(model.head, routed, result, experts=model.config.adapters)
+        return ComposedModel(model=model, training=facts)
 
     def save(self, composed: ComposedModel, folder: Path) -> StoredMethod:
         """Write configuration, head, experts and reload check."""
@@ -51,14 +59,17 @@ class XLora:
 
 
 def _draw(making: Making, model: XLoraModel) -> DrawnExamples:
-    files = {
-        making.parts.domains[domain]: dataset_file(making.context.registry, reference)
-        for domain, reference in making.spec.data.items()
-    }
+    registry, spec, domains = making.context.registry, making.spec, making.parts.domains
+    sources = Sources(
+        labelled={domains[domain]: dataset_file(registry, name) for domain, name in spec.data.items()},
+        corpora=[dataset_file(registry, name) for name in spec.corpora],
+        domains=domains,
+    )
     return draw_examples(
-        files,
+        sources,
         making.tokenizer,
-        count_per_domain=making.spec.samples_per_domain,
+        count_per_domain=spec.samples_per_domain,
         limits=read_limits(model.base.config),
-        seed=making.spec.seed,
+        seed=spec.seed,
+        reported=0 if spec.report_datasets else spec.eval_examples,
     )

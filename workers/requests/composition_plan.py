@@ -4,17 +4,19 @@ Nothing is trained and torch is not imported: a composition that cannot work is 
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from registry.entities import AdapterVersion, DatasetVersion
-from registry.errors import Incompatible, InvalidField
+from registry.entities import AdapterVersion
+from registry.errors import Incompatible
 from registry.intake.compatibility import CompatibilityResult, joint_compatibility_of, refused
 from registry.references import checked_name
 from registry.service import Registry
+from workers.requests.composition_data import AskedData, FoundData, find_data
+from workers.requests.datasets import GivenDataset
 from workers.requests.methods import DEFAULT_METHOD, method_row, require_read
-from workers.requests.specs import LEAST_EXAMPLES, ComposeSpec, task_of
+from workers.requests.specs import ComposeSpec
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ConfigInvalid
 
@@ -38,9 +40,7 @@ class Request:
     name: str
     adapters: tuple[str, ...]
     method: str = DEFAULT_METHOD
-    data: Mapping[str, str] = field(default_factory=dict)
-    eval_data: Mapping[str, str] = field(default_factory=dict)
-    mixed: tuple[str, ...] = ()
+    data: AskedData = field(default_factory=AskedData)
     head: Mapping[str, Any] = field(default_factory=dict)
     #: the fields of the spec that were given
     budget: Mapping[str, Any] = field(default_factory=dict)
@@ -52,14 +52,11 @@ class Plan:
 
     request: Request
     adapters: tuple[AdapterVersion, ...]
-    #: domain -> dataset reference
-    data: Mapping[str, str]
-    eval_data: Mapping[str, str]
-    mixed: tuple[str, ...]
+    data: FoundData
     verdicts: tuple[CompatibilityResult, ...]
 
     def spec(self) -> ComposeSpec:
-        """The job's spec; every reference in it names a version.
+        """The job's spec; every reference in it names a version, once files are registered.
 
         Raises:
             ConfigInvalid: the scaling head cannot be of these experts; its field is called `head.FIELD`.
@@ -70,9 +67,10 @@ class Plan:
             name=self.request.name,
             adapters=tuple(adapter.reference for adapter in self.adapters),
             method=self.request.method,
-            data=self.data,
-            eval_data=self.eval_data,
-            mixed_datasets=self.mixed,
+            data=_references(self.data.labelled),
+            corpora=tuple(given.reference for given in self.data.corpora),
+            eval_data=_references(self.data.evaluated),
+            mixed_datasets=tuple(given.reference for given in self.data.mixed),
             head=self._head() if reads_head else {},
             **self.request.budget,
         )
@@ -100,7 +98,7 @@ class Plan:
                 "rank": adapter.rank,
                 "layers": len(adapter.modules),
                 "effect": "" if adapter.effect_score is None else f"{adapter.effect_score:.2g}",
-                "data": self.data.get(self.domain_of(adapter), ""),
+                "data": self._data_of(adapter),
                 "verdict": "; ".join(["ok", *adapter.warnings]),
             }
             for adapter in self.adapters
@@ -112,50 +110,35 @@ class Plan:
         columns = list(experts[0]) if experts else []
         return [{column: row.get(column, "") for column in columns} for row in (*experts, *together)]
 
-    def domain_of(self, adapter: AdapterVersion) -> str:
-        """The domain an adapter is trained for here."""
-        return domain_names(self.adapters)[adapter.name]
+    def registered(self, registry: Registry) -> "Plan":
+        """The same with every file on record."""
+        return replace(self, data=self.data.registered(registry))
+
+    def _data_of(self, adapter: AdapterVersion) -> str:
+        own = self.data.labelled.get(domain_names(self.adapters)[adapter.name])
+        return ", ".join(given.reference for given in (*([own] if own else []), *self.data.corpora))
 
 
 def make_plan(registry: Registry, request: Request) -> Plan:
     """Look up adapters and data, and check whether they go together.
 
     Raises:
-        NotFound: an adapter or dataset is unknown.
+        NotFound: an adapter or dataset is unknown, or there is no such file.
+        InvalidDataset: a file's examples are not what its name says.
         InvalidField: an adapter's data is neither given nor in its lineage, or is one example alone.
         SpecInvalid: there is no such method, or something was given that it does not read.
     """
-    row = method_row(request.method)
-    asked = {"head": request.head, "data": request.data}
+    asked = {"head": request.head, "data": request.data.labelled, "corpora": request.data.corpora}
     require_read(request.method, {**request.budget, **{name: each for name, each in asked.items() if each}})
     adapters = tuple(registry.adapters.get(reference) for reference in request.adapters)
-    verdicts = joint_compatibility_of(adapters)
-    domains = domain_names(adapters)
-    names = Counter(domains.values())
-    for option, given in (("--data", request.data), ("--eval-data", request.eval_data)):
-        for domain in given:
-            if domain not in names:
-                raise InvalidField(option, allowed=f"for one of {sorted(names)}", value=domain)
     for adapter in adapters:
         checked_name(adapter.name, kind="adapter")  # one of before the name was reserved
-    mixed = tuple(registry.datasets.get(reference).reference for reference in request.mixed)
-    _require_own_task(mixed, domains.values())
-    data, eval_data = {}, {}
-    for adapter in adapters:
-        domain = domains[adapter.name]
-        if row.needs_data:
-            data[domain] = _training_data(registry, adapter, domain, request.data)
-        eval_data[domain] = _dataset(
-            registry, adapter, domain, request.eval_data, "eval_dataset", "--eval-data"
-        ).reference
-    return Plan(
-        request=request,
-        adapters=adapters,
-        data=data,
-        eval_data=eval_data,
-        mixed=mixed,
-        verdicts=verdicts,
-    )
+    verdicts = joint_compatibility_of(adapters)
+    names = domain_names(adapters)
+    domains = {names[adapter.name]: adapter for adapter in adapters}
+    to_train = method_row(request.method).needs_data
+    data = find_data(registry, request.data, domains, to_train=to_train)
+    return Plan(request=request, adapters=adapters, data=data, verdicts=verdicts)
 
 
 def require_compatible(plan: Plan) -> None:
@@ -186,49 +169,5 @@ def domain_names(adapters: Sequence[AdapterVersion]) -> dict[str, str]:
     }
 
 
-def _require_own_task(mixed: Sequence[str], domains: Collection[str]) -> None:
-    """Do nothing if every task of the report has a name of its own.
-
-    Raises:
-        InvalidField: two mixed datasets share one, or a mixed dataset is called as a domain is.
-    """
-    taken = set(domains)
-    for reference in mixed:
-        task = task_of(reference)
-        if task in taken:
-            raise InvalidField(
-                "--mixed",
-                allowed=f"datasets whose tasks differ from each other and from the domains {sorted(domains)};"
-                " register this one under another name: zoo register dataset FILE --name NAME",
-                value=reference,
-            )
-        taken.add(task)
-
-
-def _training_data(registry: Registry, adapter: AdapterVersion, domain: str, given: Mapping[str, str]) -> str:
-    train = _dataset(registry, adapter, domain, given, "train_dataset", "--data")
-    if train.examples < LEAST_EXAMPLES:
-        raise InvalidField(
-            "--data",
-            allowed=f"of at least {LEAST_EXAMPLES} examples, one of which is held out",
-            value=f"{domain}={train.reference} of {train.examples}",
-        )
-    return train.reference
-
-
-def _dataset(
-    registry: Registry,
-    adapter: AdapterVersion,
-    domain: str,
-    given: Mapping[str, str],
-    parameter: str,
-    option: str,
-) -> DatasetVersion:
-    reference = given.get(domain) or adapter.parameters.get(parameter)
-    if not reference:
-        raise InvalidField(
-            option,
-            allowed=f"given as {domain}=DATASET, for {adapter.reference} does not say its own",
-            value=None,
-        )
-    return registry.datasets.get(str(reference))
+def _references(by_domain: Mapping[str, GivenDataset]) -> dict[str, str]:
+    return {domain: given.reference for domain, given in by_domain.items()}

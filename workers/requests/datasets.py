@@ -24,6 +24,21 @@ class GivenDataset:
     domain: str | None
     found: DatasetVersion | CheckedDataset
 
+    @property
+    def reference(self) -> str:
+        """The version that is on record; a file's name."""
+        return self.name if isinstance(self.found, CheckedDataset) else self.found.reference
+
+    @property
+    def examples(self) -> int:
+        """How many it holds."""
+        found = self.found
+        return found.manifest.examples if isinstance(found, CheckedDataset) else found.examples
+
+    def on_record(self, registry: Registry) -> "GivenDataset":
+        """The same, registered."""
+        return GivenDataset(name=self.name, domain=self.domain, found=self.register(registry))
+
     def register(self, registry: Registry) -> DatasetVersion:
         """The dataset on record; a file is put there."""
         if isinstance(self.found, CheckedDataset):

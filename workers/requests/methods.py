@@ -22,7 +22,7 @@ class Method:
     summary: str
     #: `module:class` of what makes, stores and asks it.
     implementation: str
-    #: Whether it learns from examples labelled by domain; if not, the experts' weights are all it needs.
+    #: Whether it learns from examples; if not, the experts' weights are all it needs.
     needs_data: bool
     #: Fields of a compose spec that it reads and others may not.
     settings: frozenset[str] = frozenset()
@@ -38,9 +38,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             needs_data=True,
             settings=frozenset(
                 {
-                    *("head", "data", "samples_per_domain", "checkpoint_every_s"),
+                    *("head", "data", "corpora", "samples_per_domain", "checkpoint_every_s"),
                     *("warm_start_steps", "warm_start_learning_rate"),
-                    *("mixture_steps", "mixture_learning_rate"),
+                    *("mixture_steps", "budget_s", "mixture_learning_rate", "without_help"),
                 }
             ),
             exports=_OF_XLORA,

@@ -45,8 +45,8 @@ def _offers(worker: Worker, processes: int) -> bool:
     return worker.gpu is None or processes <= len(worker.gpu.split(","))
 
 
-def seconds(text: str) -> float:
-    """What `90s`, `30m`, `2h` or `1d` mean; a bare number is seconds.
+def seconds(text: str, *, field: str = "deadline") -> float:
+    """What `90s`, `30m`, `2h` or `1d` mean; a bare number is seconds. `field` names it in a refusal.
 
     Raises:
         SpecInvalid: it is none of these, or not above 0.
@@ -54,5 +54,5 @@ def seconds(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", text.strip())
     value = float(found[1]) * _UNITS_S[found[2] or "s"] if found else 0.0
     if not 0 < value <= LONGEST_DEADLINE_S:
-        raise SpecInvalid("deadline", allowed="a time such as 90s, 30m, 2h or 1d, at most a year", value=text)
+        raise SpecInvalid(field, allowed="a time such as 90s, 30m, 2h or 1d, at most a year", value=text)
     return value

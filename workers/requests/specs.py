@@ -119,6 +119,11 @@ class ComposeSpec(Checked):
     data: References = Field(
         default_factory=dict, description="Domain -> dataset to train on, for a method that learns from data."
     )
+    corpora: Distinct[Text] = Field(
+        default=(),
+        description="Datasets of no one domain to train on: an example that names an expert's domain belongs"
+        " to it; which experts the others need is found from the experts' losses.",
+    )
     eval_data: References = Field(default_factory=dict, description="Domain -> held-out dataset.")
     mixed_datasets: Distinct[Text] = Field(
         default=(), description="Held-out datasets whose questions join several domains."
@@ -129,8 +134,18 @@ class ComposeSpec(Checked):
     warm_start_steps: int = Field(
         default=WarmStart().steps, ge=0, le=_MANY, description="Budget of the warm start."
     )
-    mixture_steps: int = Field(
-        default=MixtureTraining().steps, ge=0, le=_MANY, description="Budget of mixture training."
+    mixture_steps: int | None = Field(
+        default=None,
+        ge=0,
+        le=_MANY,
+        description=f"Budget of mixture training; if left out {MixtureTraining().steps} where examples need"
+        " several experts, none where each belongs to one.",
+    )
+    budget_s: float | None = Field(
+        default=None, gt=0, le=31_536_000, description="Seconds of mixture training, instead of steps."
+    )
+    without_help: bool = Field(
+        default=False, description="Train even on data on which no expert is better than the base model."
     )
     samples_per_domain: int = Field(
         default=768, ge=LEAST_EXAMPLES, le=_MANY, description="Training examples drawn from each domain."
@@ -156,21 +171,29 @@ class ComposeSpec(Checked):
             if not separator or not version.isdecimal():
                 raise SpecInvalid("adapters", "resolved references like 'bio@3'", reference)
         needs_data = method_row(self.method).needs_data
-        if needs_data and not self.data:
+        if needs_data and not (self.data or self.corpora):
             raise SpecInvalid("data", f"given: the method {self.method} learns from it", {})
-        if needs_data and (strangers := sorted(set(self.eval_data) - set(self.data))):
+        strangers = sorted(set(self.eval_data) - set(self.data))
+        if needs_data and not self.corpora and strangers:
             raise SpecInvalid("eval_data", f"for the domains {sorted(self.data)}", strangers)
-        if self.warm_start_steps + self.mixture_steps == 0:
+        if self.warm_start_steps == self.mixture_steps == 0 and self.budget_s is None:
             raise SpecInvalid("mixture_steps", "above 0 when there is no warm start", 0)
+        if self.budget_s is not None and self.mixture_steps is not None:
+            raise SpecInvalid("mixture_steps", "left out with a budget of time", self.mixture_steps)
 
     @property
     def report_datasets(self) -> dict[str, str]:
         """Task -> held-out dataset of the report: the domains, then `mixed` for `mixed.eval@1`."""
         return {**self.eval_data, **{task_of(reference): reference for reference in self.mixed_datasets}}
 
+    @property
+    def reported_corpora(self) -> dict[str, str]:
+        """Task -> training corpus of which a part is left for the report, where nothing else is held out."""
+        return {} if self.report_datasets else {task_of(reference): reference for reference in self.corpora}
+
 
 def task_of(reference: str) -> str:
-    """The task that a mixed dataset is in a report: `mixed` for `mixed.eval@1`."""
+    """The task that a dataset of no one domain is in a report: `mixed` for `mixed.eval@1`."""
     return reference.partition("@")[0].removesuffix(".eval")
 
 

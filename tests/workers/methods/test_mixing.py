@@ -14,6 +14,7 @@ from workers.errors import SpecInvalid
 from workers.jobs import compose, loading
 from workers.jobs.answering import answering
 from workers.methods.mixing import mixing_method, uniform
+from workers.requests.composition_data import AskedData
 from workers.requests.composition_plan import Request, make_plan
 from workers.requests.methods import METHODS, Method, require_export, require_read
 from xlora_engine.model import XLoraModel
@@ -31,8 +32,12 @@ def request_for(method: str, **given: object) -> Request:
         name="science",
         adapters=DOMAINS,
         method=method,
-        data={domain: f"{domain}.train" for domain in DOMAINS} if METHODS[method].needs_data else {},
-        eval_data=evaluated,
+        data=AskedData(
+            labelled={domain: f"{domain}.train" for domain in DOMAINS} if METHODS[method].needs_data else {},
+            evaluated=evaluated,
+        ),
+        # As wide as the base model, which is as wide as one exported for mistral.rs may be.
+        head={"xlora_size": 32} if "head" in settings else {},
         budget={**{name: value for name, value in SMALL.items() if name in settings}, **given},
     )
 

@@ -8,7 +8,8 @@ import pytest
 from registry.service import Registry
 from tests.pico import pico_tokenizer
 from tests.registry.folders import write_adapter, write_base
-from workers.methods.training_examples import DrawnExamples, draw_examples, encode_sample, scaling_pass_digest
+from workers.methods.kept_passes import scaling_pass_digest
+from workers.methods.training_examples import DrawnExamples, Sources, draw_examples, encode_sample
 from xlora_engine.errors import AnswerTooLong
 from xlora_engine.sources.base_model import ReadLimits
 
@@ -24,7 +25,11 @@ def drawn(folder: Path, *, examples: int, count_per_domain: int) -> DrawnExample
     file.write_text("\n".join(json.dumps({"messages": messages}) for messages in asked), encoding="utf-8")
     tokenizer = pico_tokenizer()
     return draw_examples(
-        {0: file, 1: file}, tokenizer, count_per_domain=count_per_domain, limits=LIMITS, seed=0
+        Sources(labelled={0: file, 1: file}, corpora=(), domains={}),
+        tokenizer,
+        count_per_domain=count_per_domain,
+        limits=LIMITS,
+        seed=0,
     )
 
 

@@ -11,6 +11,7 @@ from registry.errors import InvalidField
 from registry.service import Registry
 from tests.registry.folders import write_adapter, write_base
 from workers.errors import SpecInvalid
+from workers.requests.composition_data import AskedData
 from workers.requests.composition_plan import Plan, Request, domain_names, make_plan
 
 
@@ -32,7 +33,12 @@ def _bio(registry: Registry, tmp_path: Path) -> None:
 def planned(registry: Registry, data: str, **budget: int) -> Plan:
     return make_plan(
         registry,
-        Request(name="x", adapters=("bio",), data={"bio": data}, eval_data={"bio": "one"}, budget=budget),
+        Request(
+            name="x",
+            adapters=("bio",),
+            data=AskedData(labelled={"bio": data}, evaluated={"bio": "one"}),
+            budget=budget,
+        ),
     )
 
 
@@ -53,7 +59,8 @@ def test_experts_are_equally_active_in_the_scaling_pass_by_default(
     data = {"bio": "two", "other": "two"}
 
     def value(**head: float) -> object:
-        request = Request(name="x", adapters=("bio", "other"), data=data, eval_data=data, head=head)
+        asked = AskedData(labelled=data, evaluated=data)
+        request = Request(name="x", adapters=("bio", "other"), data=asked, head=head)
         return make_plan(registry, request).spec().head["scaling_pass_value"]
 
     assert value() == 0.5
@@ -88,5 +95,9 @@ def test_a_mixed_dataset_called_as_another_task_is_refused(
     with pytest.raises(InvalidField, match="--mixed must be datasets whose tasks differ"):
         make_plan(
             registry,
-            Request(name="x", adapters=("bio",), data={"bio": "two"}, eval_data={"bio": "one"}, mixed=mixed),
+            Request(
+                name="x",
+                adapters=("bio",),
+                data=AskedData(labelled={"bio": "two"}, evaluated={"bio": "one"}, mixed=mixed),
+            ),
         )

@@ -12,7 +12,9 @@ from registry.settings import Settings
 from tests.command_line import Ask
 from tests.registry.folders import write_dataset
 from workers.errors import JobCancelled, JobFailed, SpecInvalid
-from workers.requests.composition_plan import Request, make_plan, require_compatible
+from workers.requests.composition import composition_request, planned_composition
+from workers.requests.composition_data import AskedData
+from workers.requests.composition_plan import Request
 from workers.requests.evaluation import AskedTask, evaluation_request
 from workers.requests.placement import Placement
 from workers.requests.submission import require_success, submit, waits_for_a_worker
@@ -77,11 +79,12 @@ def test_an_evaluation_asked_for_without_a_command_is_the_commands(
 def test_a_composition_asked_for_without_a_command_is_the_commands(zoo: Registry, ask: Ask) -> None:
     data = {"biology": "bio.eval", "proteins": "bio.eval"}
     request = Request(
-        name="both", adapters=("bio@1", "protein"), data=data, eval_data=data, budget={"mixture_steps": 2}
+        name="both",
+        adapters=("bio@1", "protein"),
+        data=AskedData(labelled=data, evaluated=data),
+        budget={"mixture_steps": 2},
     )
-    plan = make_plan(zoo, request)
-    require_compatible(plan)
-    job = submit(zoo, plan.spec()).job
+    job = submit(zoo, composition_request(zoo, planned_composition(zoo, request))).job
     assert job.spec["adapters"] == ["bio@1", "protein@1"]
     pairs = [part for domain in data for part in ("--data", f"{domain}=bio.eval")]
     held_out = [part for domain in data for part in ("--eval-data", f"{domain}=bio.eval")]

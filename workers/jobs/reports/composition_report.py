@@ -26,7 +26,7 @@ from workers.jobs.reports.report import Measured, build_report, report_metrics
 from workers.jobs.reports.routing_record import RoutingRecord
 from workers.jobs.reports.verdicts import Tasks
 from workers.methods.mixing import TOKENS_PER_BATCH, ComposedModel, Making
-from workers.methods.training_examples import dataset_file, encode_sample
+from workers.methods.training_examples import dataset_file, encode_sample, left_for_the_report
 from xlora_engine.config import XLoraConfig
 from xlora_engine.data.chat import read_examples
 from xlora_engine.mixture.mixture import Mixture
@@ -38,18 +38,28 @@ from xlora_engine.sources.own_generation_config import stops_of
 def held_out_examples(making: Making) -> Examples:
     """The examples of the report, by task, in an order of their own: the first few are a sample of all.
 
+    Where nothing was held out, they are a part of each training corpus, which is not trained on.
+
     Raises:
         ChatInvalid: one cannot be encoded, or is longer than the base model reads.
     """
+    spec, limits = making.spec, read_limits(making.base_model.config)
     found = {}
-    for task, reference in making.spec.report_datasets.items():
-        drawn = encode_sample(
-            dataset_file(making.context.registry, reference),
-            making.tokenizer,
-            count=making.spec.eval_examples,
-            limits=read_limits(making.base_model.config),
-            seed=0,  # the same examples for every composition, so that their reports compare
-        )
+    for task, reference in (spec.report_datasets or spec.reported_corpora).items():
+        file = dataset_file(making.context.registry, reference)
+        if spec.report_datasets:
+            # The same examples for every composition, so that their reports compare.
+            drawn = encode_sample(file, making.tokenizer, count=spec.eval_examples, limits=limits, seed=0)
+        else:
+            drawn = left_for_the_report(
+                file,
+                making.tokenizer,
+                experts=len(making.parts.domains),
+                count_per_domain=spec.samples_per_domain,
+                reported=spec.eval_examples,
+                limits=limits,
+                seed=spec.seed,
+            )
         found[task] = random.Random(0).sample(drawn, len(drawn))  # noqa: S311 - an order, not a secret
     return found
 
@@ -139,7 +149,7 @@ class CompositionReport:
         own_expert = {domain: parts.adapters[parts.domains[domain]].name for domain in spec.eval_data}
         return Tasks(
             own_expert=own_expert,
-            mixed=tuple(task for task in spec.report_datasets if task not in own_expert),
+            mixed=tuple(task for task in self._examples if task not in own_expert),
         )
 
     def _seen(self) -> tuple[list[SeenExample], list[str]]:
@@ -149,7 +159,7 @@ class CompositionReport:
         trained_on = {
             adapter.name: adapter.parameters.get("train_dataset") for adapter in making.parts.adapters
         }
-        references = [*filter(None, trained_on.values()), *spec.data.values()]
+        references = [*filter(None, trained_on.values()), *spec.data.values(), *spec.corpora]
         return (
             seen_examples(
                 {
