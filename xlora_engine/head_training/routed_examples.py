@@ -33,10 +33,9 @@ class RoutedTokens:
 
     def parts(self, at_once: int = _AT_ONCE) -> Iterator["RoutedTokens"]:
         """The same tokens, `at_once` at a time."""
-        for positions, experts in zip(
-            self.positions.split(at_once), self.experts.split(at_once), strict=True
-        ):
-            yield RoutedTokens(values=self.values, positions=positions, experts=experts)
+        for start in range(0, len(self), at_once):
+            part = slice(start, start + at_once)
+            yield RoutedTokens(values=self.values, positions=self.positions[part], experts=self.experts[part])
 
     def spread(self, at_once: int = _AT_ONCE) -> Float[Tensor, " hidden"]:
         """The standard deviation of each dimension."""

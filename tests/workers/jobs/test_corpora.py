@@ -47,7 +47,7 @@ def write(stocked: Registry, tmp_path: Path) -> Write:
         chat = [{"role": "user", "content": question}]
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        written = []
+        written: list[int] = []
         with model.fixed_scalings(model.constant_scalings(weights[writer])), torch.no_grad():
             for _ in range(6):
                 logits = model(input_ids=torch.tensor([ids + written])).logits[0, -1]
