@@ -40,9 +40,22 @@ def _is_choice(values: Mapping[str, Any]) -> bool:
     )
 
 
+def _is_columns(values: Mapping[str, Any]) -> bool:
+    by_number = [isinstance(held, dict) and "0" in held for held in values.values()]
+    asking = [values.get(name) for name in ("prompt", "instruction", "question", "text")]
+    in_a_list = [isinstance(held, list) and bool(held) and isinstance(held[0], str) for held in asking]
+    return (bool(by_number) and all(by_number)) or any(in_a_list)
+
+
 _NO_ADAPTER = ", which train no adapter here yet"
 
 REFUSED_EXAMPLES = (
+    RefusedExample(
+        what="columns, not examples: every name holds the values of all examples",
+        remedy="write one example a line, with pandas: pandas.read_json({file!r}).to_json('examples.jsonl',"
+        " orient='records', lines=True)",
+        recognises=_is_columns,
+    ),
     RefusedExample(
         what=f"preference pairs{_NO_ADAPTER}",
         remedy="to learn the chosen answers alone: {register} --map prompt=prompt,completion=chosen",

@@ -31,6 +31,15 @@ class DatasetManifest:
     #: What was given and what it was taken for; empty where it is stored as it was given.
     reading: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def taken_for(self) -> tuple[str, ...]:
+        """What each file was taken for, and what there is to say of them, in sentences."""
+        files = self.reading.get("files", ())
+        return (
+            *(f"{file['name']} was taken for {file['taken_for']}" for file in files),
+            *(self.warnings if files else ()),
+        )
+
 
 def inspect_dataset(source: IO[bytes], *, file: str) -> DatasetManifest:
     """Check every example of an open file of chat JSONL, in one pass and without holding it in memory.

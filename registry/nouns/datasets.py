@@ -20,6 +20,7 @@ from registry.registration.datasets import (
     check_dataset,
     register_dataset,
 )
+from registry.registration.held_out import parts_named, split_off
 
 
 class Datasets(Versioned[DatasetVersion]):
@@ -55,6 +56,28 @@ class Datasets(Versioned[DatasetVersion]):
             database=self._database,
             artifacts=self._artifacts,
         )
+
+    def hold_out(
+        self,
+        file: Path,
+        *,
+        share: float,
+        seed: int = 0,
+        name: str | None = None,
+        domain: str | None = None,
+        licence: str | None = None,
+        reading: Reading = AS_IT_IS,
+    ) -> tuple[DatasetVersion, DatasetVersion]:
+        """Register a file as two datasets, `NAME.train` and `NAME.eval`: see `registration.held_out`."""
+        checked = self.check(file, reading)
+        parts = split_off(checked, self._artifacts, share=share, seed=seed)
+        training, held_out = (
+            self.register(
+                part, name=called, domain=domain, split=split, licence=licence, origin=f"file:{file.name}"
+            )
+            for part, called, split in zip(parts, parts_named(name, checked), ("train", "eval"), strict=True)
+        )
+        return training, held_out
 
     def list(
         self, *, domain: str | None = None, include_deleted: bool = False, limit: int | None = None

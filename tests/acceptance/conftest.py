@@ -46,6 +46,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "alpaca.json").write_text(
         '[{"instruction": "What is iron?", "input": "", "output": "A metal."}]'
     )
+    metals = "".join(f"What is metal {number}?,Metal {number}.\n" for number in range(10))
+    (folder / "metals.csv").write_text(f"question,answer\n{metals}")
     (folder / "table.csv").write_text("frage,antwort\nWas ist Eisen?,Ein Metall.\n")
     (folder / "one-bad.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "c"}\n')
     return folder

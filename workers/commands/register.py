@@ -7,7 +7,7 @@ import click
 
 from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
-from registry.entities import AdapterVersion
+from registry.entities import AdapterVersion, DatasetVersion
 from registry.registration.datasets import Reading
 from registry.registration.every_adapter import NAMES, VERSIONS
 from workers.commands.reading_options import reading_options
@@ -110,6 +110,12 @@ def _facts(record: AdapterVersion) -> dict[str, Any]:
 @click.option("--domain", help="What it is about; from the file's name if left out.")
 @click.option("--split", type=click.Choice(["train", "eval"]), help="From the file's name if left out.")
 @click.option("--licence", help="Its licence.")
+@click.option(
+    "--hold-out",
+    type=float,
+    help="Make two datasets of it, NAME.train and NAME.eval, the second with this share of the examples.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Decides which examples are held out.")
 @output_options
 @reading_options
 def dataset(
@@ -118,6 +124,8 @@ def dataset(
     domain: str | None,
     split: str | None,
     licence: str | None,
+    hold_out: float | None,
+    seed: int,
     reading: Reading,
     output: Output,
 ) -> None:
@@ -128,14 +136,23 @@ def dataset(
 
     Example: zoo register dataset bio.train.jsonl
     """
+    if hold_out is not None and split is not None:
+        raise click.UsageError("--hold-out makes both splits; leave out --split")
     with opened() as registry:
-        record = registry.datasets.register(
-            file, name=name, domain=domain, split=split, licence=licence, reading=reading
+        facts: dict[str, Any] = {"name": name, "domain": domain, "licence": licence, "reading": reading}
+        records: tuple[DatasetVersion, ...] = (
+            (registry.datasets.register(file, split=split, **facts),)
+            if hold_out is None
+            else registry.datasets.hold_out(file, share=hold_out, seed=seed, **facts)
         )
-        for read in record.reading.get("files", ()):
+        for read in records[0].reading.get("files", ()):
             output.hint(f"{read['name']} was taken for {read['taken_for']}")
-        output.emit_made(
-            record.reference,
-            {"dataset": record.reference, "examples": record.examples, "digest": record.digest},
-        )
-        output.notes(record.warnings)
+        rows = [
+            {"dataset": record.reference, "examples": record.examples, "digest": record.digest}
+            for record in records
+        ]
+        if hold_out is None:
+            output.emit_made(records[0].reference, rows[0])
+        else:
+            output.emit(rows, key="dataset")
+        output.notes([warning for record in records for warning in record.warnings])

@@ -129,6 +129,8 @@ NO_EXAMPLES: dict[str, tuple[Mapping[str, Any], str]] = {
     ),
     "sentences": ({"anchor": "a", "positive": "b"}, "pairs of sentences"),
     "a notebook": ({"cells": [], "nbformat": 4}, "a notebook"),
+    "columns by number": ({"prompt": {"0": "q"}, "completion": {"0": "a"}}, "columns, not examples"),
+    "columns as lists": ({"prompt": ["q"], "completion": ["a"]}, "columns, not examples: .*orient='records'"),
     "other names": (
         {"frage": "q", "antwort": "a"},
         "examples with 'frage', 'antwort', which .*--map prompt=COL",
