@@ -31,13 +31,13 @@ def seen_examples(
         whole: dict[object, int] = {}
         questions: dict[object, int] = {}
         for example in examples:
-            whole.setdefault(_compared(example.messages), example.line)
-            questions.setdefault(_compared(example.messages[:-1]), example.line)
+            whole.setdefault(_said(example), example.line)
+            questions.setdefault(_asked(example), example.line)
         for task, asked in held_out.items():
             for example in asked:
-                if (line := whole.get(_compared(example.messages))) is not None:
+                if (line := whole.get(_said(example))) is not None:
                     same = EXAMPLE
-                elif (line := questions.get(_compared(example.messages[:-1]))) is not None:
+                elif (line := questions.get(_asked(example))) is not None:
                     same = QUESTION
                 else:
                     continue
@@ -45,6 +45,15 @@ def seen_examples(
                     SeenExample(task=task, line=example.line, dataset=dataset, training_line=line, same=same)
                 )
     return found
+
+
+def _said(example: ChatExample) -> object:
+    return _compared(example.messages if example.text is None else (("text", example.text),))
+
+
+def _asked(example: ChatExample) -> object:
+    """The question; a plain text has none but itself."""
+    return _compared(example.messages[:-1]) if example.text is None else _said(example)
 
 
 def _compared(messages: Sequence[tuple[str, object]]) -> tuple[tuple[str, str], ...]:

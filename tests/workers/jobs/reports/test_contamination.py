@@ -31,3 +31,9 @@ def test_equal_examples_and_equal_questions_are_told_apart_and_named_by_line() -
 def test_a_system_message_is_part_of_the_question() -> None:
     asked = ChatExample(messages=(("system", "Be brief."), *example("A?", "b", 1).messages), line=1)
     assert not seen_examples({"bio": [asked]}, {"train": [example("A?", "b", 1)]})
+
+
+def test_plain_texts_are_compared_as_they_are() -> None:
+    texts = [ChatExample(text="Iron rusts.", line=1), ChatExample(text="Gold does not.", line=2)]
+    (found,) = seen_examples({"bio": [ChatExample(text="gold  does not.", line=5)]}, {"train": texts})
+    assert (found.line, found.training_line, found.same) == (5, 2, EXAMPLE)
