@@ -6,7 +6,9 @@ import click
 
 from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
+from registry.registration.datasets import Reading
 from workers.commands.field_options import field_options
+from workers.commands.reading_options import reading_options
 from workers.commands.running import Submission, run_job, submission_options
 from workers.requests.evaluation import AskedTask, evaluation_request
 from workers.requests.specs import EvalSpec
@@ -18,6 +20,7 @@ from workers.requests.specs import EvalSpec
     "--data", multiple=True, required=True, help="Dataset or file of examples; task=DATASET names the task."
 )
 @field_options(EvalSpec, "limit", "batch_tokens")
+@reading_options
 @submission_options
 @output_options
 def command(
@@ -25,6 +28,7 @@ def command(
     data: tuple[str, ...],
     limit: int | None,
     batch_tokens: int,
+    reading: Reading,
     submission: Submission,
     output: Output,
 ) -> None:
@@ -37,6 +41,8 @@ def command(
             registry,
             subjects=subjects,
             tasks=[_asked_task(given) for given in data],
+            reading=reading,
+            say=output.hint,
             limit=limit,
             batch_tokens=batch_tokens,
         )
@@ -55,6 +61,6 @@ def command(
 def _asked_task(given: str) -> AskedTask:
     task, separator, reference = given.partition("=")
     # A path may hold the sign itself.
-    if not separator or Path(given).is_file():
+    if not separator or Path(given).exists():
         return AskedTask(data=given)
     return AskedTask(data=reference, task=task)

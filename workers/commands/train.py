@@ -7,8 +7,10 @@ from click.core import ParameterSource
 
 from registry.commands.managing import opened
 from registry.commands.output import Output, output_options
+from registry.registration.datasets import Reading
 from workers.commands.field_options import field_options
-from workers.commands.lists import split_list
+from workers.commands.lists import split_list, weighted_reference
+from workers.commands.reading_options import reading_options
 from workers.commands.running import Submission, run_job, submission_options
 from workers.requests.specs import TrainSpec
 from workers.requests.training import training_request
@@ -26,6 +28,8 @@ TRAINING_OPTIONS = (
     "weight_decay",
     "seed",
     "max_tokens",
+    "long_examples",
+    "answers",
     "checkpoint_every_s",
     "inactive_prefix",
 )
@@ -35,6 +39,11 @@ TRAINING_OPTIONS = (
 @click.option("--name", required=True, help="Name of the adapter; a taken name gets its next version.")
 @click.option("--base", required=True, help="Base model: a name of `zoo bases ls`.")
 @click.option("--data", required=True, help="Training data: a dataset's name, or a file to register.")
+@click.option(
+    "--further-data",
+    multiple=True,
+    help="More training data; REF=0.5 meets each of its examples half as often as one of --data.",
+)
 @click.option("--eval-data", help="Held-out data on which the trained adapter is scored.")
 @click.option(
     "--domain", "domains", multiple=True, help="Domain of the adapter; the data's domain if left out."
@@ -45,6 +54,7 @@ TRAINING_OPTIONS = (
 @click.option("--licence", help="Licence of the adapter.")
 @click.option("--description", default="", help="Notes for others.")
 @field_options(TrainSpec, *TRAINING_OPTIONS)
+@reading_options
 @submission_options
 @output_options
 def command(
@@ -52,7 +62,9 @@ def command(
     base: str,
     data: str,
     eval_data: str | None,
+    further_data: tuple[str, ...],
     domains: tuple[str, ...],
+    reading: Reading,
     target_modules: str,
     submission: Submission,
     output: Output,
@@ -71,6 +83,9 @@ def command(
             base=base,
             data=data,
             eval_data=eval_data,
+            reading=reading,
+            say=output.hint,
+            further_data=dict(map(weighted_reference, further_data)),
             domains=domains,
             target_modules=split_list(target_modules, option="--target-modules"),
             **settings,
@@ -78,3 +93,4 @@ def command(
         job = run_job(registry, spec, output=output, submission=submission)
         if job is not None:
             output.emit_made(job.outcome["adapter"], job.outcome)
+            output.notes(job.outcome.get("warnings", ()))

@@ -1,5 +1,6 @@
 """The train job: one LoRA adapter from one dataset, registered with lineage, effect and scores."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import partial
@@ -16,12 +17,15 @@ from workers.jobs.loading import DtypeOn, LoadedBase, dates, dtype_of, loaded_ba
 from workers.methods.mixing import TOKENS_PER_BATCH
 from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.specs import TrainSpec
+from workers.training_data.drawn_sequences import DrawnSequences, draw_sequences
+from workers.training_data.length_figure import draw_lengths
 from xlora_engine.adapter_training.callbacks import StepMetrics
 from xlora_engine.adapter_training.settings import AdapterTraining, TrainingSettings
 from xlora_engine.adapter_training.train_adapter import TrainedAdapter, train_adapter
-from xlora_engine.data.chat import EncodedExample
 from xlora_engine.devices.process_group import ProcessGroup, joined
 from xlora_engine.measuring.probe import adapter_effect
+
+_log = logging.getLogger(__name__)
 
 
 def run(context: JobContext) -> Mapping[str, Any]:
@@ -29,7 +33,7 @@ def run(context: JobContext) -> Mapping[str, Any]:
     spec = TrainSpec.from_json(context.job.spec)
     member = context.member
     with joined(index=member.index, size=member.processes, meeting_file=Path(member.rendezvous)) as group:
-        base, trained = _train(context, spec, group)
+        base, trained, drawn = _train(context, spec, group)
     if not group.is_first:
         return {}
     effect = adapter_effect(base.model, trained.folder, name=spec.name)
@@ -37,19 +41,22 @@ def run(context: JobContext) -> Mapping[str, Any]:
     context.run.tags({"zoo.adapter": adapter.reference, "zoo.base": base.record.name})
     context.run.metrics({"effect": effect})
     outcome: dict[str, Any] = {"adapter": adapter.reference, "loss": trained.final_loss, "effect": effect}
+    outcome |= {"data": drawn.facts, "warnings": list(drawn.warnings)}
     if spec.eval_dataset is not None:
         outcome["scores"] = _evaluate(context, spec.eval_dataset, base, adapter)
     return outcome
 
 
-def _train(context: JobContext, spec: TrainSpec, group: ProcessGroup) -> tuple[LoadedBase, TrainedAdapter]:
+def _train(
+    context: JobContext, spec: TrainSpec, group: ProcessGroup
+) -> tuple[LoadedBase, TrainedAdapter, DrawnSequences]:
     context.report("loading", 0, spec.steps)
     registry = context.registry
     base = loaded_base(
         registry, registry.bases.get(spec.base), dtype_on=partial(_agreed_dtype, group, dtype_of(context.job))
     )
     context.computes_in(base.compute_dtype)
-    examples = _examples(context, spec, base)
+    drawn = _drawn(context, spec, base)
 
     micro_batch_size = context.micro_batch(spec.batch_size // spec.processes)
     context.run.tags({"zoo.micro_batch_size": micro_batch_size})
@@ -63,7 +70,7 @@ def _train(context: JobContext, spec: TrainSpec, group: ProcessGroup) -> tuple[L
     trained = train_adapter(
         base.model,
         base.tokenizer,
-        examples,
+        drawn.sequences,
         replace(training_of(spec), micro_batch_size=micro_batch_size),
         base_name=base.record.name,
         folder=context.folder / "training",
@@ -72,19 +79,30 @@ def _train(context: JobContext, spec: TrainSpec, group: ProcessGroup) -> tuple[L
         stop=context.stop_requested,
         on_discarded=context.checkpoint_discarded,
     )
-    return base, trained
+    return base, trained, drawn
 
 
-def _examples(context: JobContext, spec: TrainSpec, base: LoadedBase) -> list[EncodedExample]:
+def _drawn(context: JobContext, spec: TrainSpec, base: LoadedBase) -> DrawnSequences:
     """What is trained on; held-out examples that cannot be read are refused now, not after the training."""
-    tokens = min(spec.max_tokens, base.limits.tokens)
-    file = dataset_file(context.registry, spec.train_dataset)
-    limits = replace(base.limits, tokens=tokens)
-    examples = encode_sample(file, base.tokenizer, count=None, limits=limits, seed=spec.seed)
-    if spec.eval_dataset is not None:
-        held_out = dataset_file(context.registry, spec.eval_dataset)
+    references = (spec.train_dataset, *spec.further_data)
+    held_out = None if spec.eval_dataset is None else dataset_file(context.registry, spec.eval_dataset)
+    if held_out is not None:
         encode_sample(held_out, base.tokenizer, count=None, limits=base.limits, seed=spec.seed)
-    return examples
+    drawn = draw_sequences(
+        {reference: dataset_file(context.registry, reference) for reference in references},
+        base.tokenizer,
+        spec,
+        limits=base.limits,
+        held_out=held_out,
+    )
+    if context.member.is_first:
+        for warning in drawn.warnings:
+            _log.warning(warning)
+        context.run.metrics({f"data/{name}": float(count) for name, count in drawn.facts.items()})
+        picture = context.folder / "pictures" / "lengths.png"
+        limit = min(spec.max_tokens, base.limits.tokens)
+        context.run.artifact(draw_lengths(drawn.sequences, picture, limit=limit), folder="pictures")
+    return drawn
 
 
 def _agreed_dtype(group: ProcessGroup, dtype_on: DtypeOn, device: torch.device) -> torch.dtype:

@@ -4,19 +4,20 @@ A file is copied and checked when it is looked up; the copy is registered when a
 known to hold.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from registry.containers.container_formats import without_ending
 from registry.entities import DatasetVersion
-from registry.errors import DatasetFileNotFound, DatasetNotFound, InvalidField
+from registry.errors import DatasetFileNotFound, DatasetNotFound
 from registry.intake.dataset_files import dataset_name, parse_file_name
 from registry.references import checked_name, nearest
 from registry.registration.datasets import AS_IT_IS, CheckedDataset, Reading
 from registry.service import Registry
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class GivenDataset:
     """A dataset that is on record, or a sound file that is to be."""
 
@@ -46,10 +47,17 @@ class GivenDataset:
         return self.found
 
 
-def given_dataset(registry: Registry, reference: str, reading: Reading = AS_IT_IS) -> GivenDataset:
+def given_dataset(
+    registry: Registry,
+    reference: str,
+    reading: Reading = AS_IT_IS,
+    *,
+    say: Callable[[str], None] = lambda _: None,
+) -> GivenDataset:
     """The registered dataset of that reference, or those files, every example checked; nothing is registered.
 
-    A path is that of a file or folder where it has a separator or an ending of files of examples.
+    A path is that of a file or folder where it has a separator or an ending of files of examples; files are
+    read as `reading` tells, and `say` is told what they were taken for.
 
     Raises:
         DatasetNotFound: no registered name.
@@ -63,11 +71,11 @@ def given_dataset(registry: Registry, reference: str, reading: Reading = AS_IT_I
         path = path if path.name not in ("", "..") else path.resolve()
         name = checked_name(dataset_name(path.name), kind="dataset")
         checked = registry.datasets.check(path, reading)
+        for read in checked.manifest.taken_for:
+            say(read)
         return GivenDataset(name=name, domain=parse_file_name(path.name)[0], found=checked)
     if path.name != reference:
         raise _no_such_file(path)
-    if reading != AS_IT_IS:
-        raise InvalidField("data", "a file or folder, for a registered dataset was read before", reference)
     try:
         found = registry.datasets.get(reference)
     except DatasetNotFound as error:

@@ -1,10 +1,11 @@
 """From what is asked of an evaluation to a request whose data are registered."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from registry.registration.datasets import AS_IT_IS, Reading
 from registry.service import Registry
 from workers.errors import SpecInvalid
 from workers.requests.datasets import GivenDataset, given_dataset
@@ -21,7 +22,13 @@ class AskedTask:
 
 
 def evaluation_request(
-    registry: Registry, *, subjects: Sequence[str], tasks: Sequence[AskedTask], **fields: Any
+    registry: Registry,
+    *,
+    subjects: Sequence[str],
+    tasks: Sequence[AskedTask],
+    reading: Reading = AS_IT_IS,
+    say: Callable[[str], None] = lambda _: None,
+    **fields: Any,
 ) -> EvalSpec:
     """A request to score subjects, by name; `fields` are the others of `EvalSpec`.
 
@@ -32,7 +39,7 @@ def evaluation_request(
         InvalidDataset: a file's examples are refused.
         SpecInvalid: two tasks have one name, or a field is out of its range.
     """
-    given = _by_task(registry, tasks)
+    given = _by_task(tasks, partial(given_dataset, registry, reading=reading, say=say))
     found = tuple(subject_of(find(registry, subject)) for subject in subjects)
     request = partial(EvalSpec, subjects=found, **fields)
     # Only a request that holds puts files on record.
@@ -40,10 +47,10 @@ def evaluation_request(
     return request(datasets={task: dataset.register(registry).reference for task, dataset in given.items()})
 
 
-def _by_task(registry: Registry, tasks: Sequence[AskedTask]) -> dict[str, GivenDataset]:
+def _by_task(tasks: Sequence[AskedTask], look_up: Callable[[str], GivenDataset]) -> dict[str, GivenDataset]:
     by_task: dict[str, GivenDataset] = {}
     for asked in tasks:
-        dataset = given_dataset(registry, asked.data)
+        dataset = look_up(asked.data)
         task = asked.task if asked.task is not None else dataset.domain or dataset.name
         if task in by_task:
             raise SpecInvalid("datasets", allowed="of different tasks: task=DATASET names one", value=task)

@@ -21,6 +21,7 @@ from registry.references import checked_name
 from workers.errors import SpecInvalid
 from workers.requests.methods import DEFAULT_METHOD, METHODS, METHODS_HELP, method_row
 from xlora_engine.adapter_training.settings import TrainingSettings
+from xlora_engine.data.learnt_answers import LearntAnswers, LongExamples
 from xlora_engine.head_training.settings import MixtureTraining, WarmStart
 
 #: What one machine may have of GPUs.
@@ -34,6 +35,9 @@ LEAST_EXAMPLES = 2
 
 _MANY = 10_000_000
 
+#: How often an example of a further dataset is met at most, for one time of the first's.
+_MOST_OFTEN = 1000
+
 #: Name of the record that a job makes; `checked_name` refuses in its own words, the schema says the rule.
 Name: TypeAlias = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_RULE}$"})]
 
@@ -44,6 +48,16 @@ def _by_name(references: Mapping[str, str]) -> Mapping[str, str]:
 
 #: Name -> reference, by name: equal requests draw the same examples, in whatever order they were written.
 References: TypeAlias = Annotated[Mapping[Text, Text], AfterValidator(_by_name)]
+
+
+def _weights_by_name(weights: Mapping[str, float]) -> Mapping[str, float]:
+    return dict(sorted(weights.items()))
+
+
+#: Reference -> weight, by name: equal requests draw the same examples, in whatever order they were written.
+Weights: TypeAlias = Annotated[
+    Mapping[Text, Annotated[float, Field(gt=0, le=_MOST_OFTEN)]], AfterValidator(_weights_by_name)
+]
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -65,7 +79,18 @@ class TrainSpec(TrainingSettings):
         le=MOST_PROCESSES,
         description="Share each step's examples: one GPU each where there are any.",
     )
-    max_tokens: int = Field(default=512, ge=8, le=2**20, description="Longer examples are refused.")
+    further_data: Weights = Field(
+        default_factory=dict,
+        description="Further dataset -> how often each of its examples is met, for one of the first's.",
+    )
+    max_tokens: int = Field(default=512, ge=8, le=2**20, description="Longest sequence.")
+    long_examples: LongExamples = Field(
+        default="refuse",
+        description="What becomes of an example that is longer: `refuse`, `cut` off its end, or `leave-out`.",
+    )
+    answers: LearntAnswers = Field(
+        default="every", description="Which answers of a conversation are learnt: `every` or the `last`."
+    )
     description: str = Field(default="", max_length=10_000, description="What others should know.")
     licence: Text | None = Field(default=None, max_length=128, description="Licence of the adapter.")
 
@@ -75,6 +100,8 @@ class TrainSpec(TrainingSettings):
         if self.batch_size % self.processes:
             allowed = f"a divisor of the {self.batch_size} examples of a batch, which they share evenly"
             raise SpecInvalid("processes", allowed, self.processes)
+        if self.train_dataset in self.further_data:
+            raise SpecInvalid("further_data", "datasets other than the first", self.train_dataset)
         embeddings = sorted(_EMBEDDINGS.intersection(self.target_modules))
         if self.inactive_prefix and embeddings:
             allowed = (

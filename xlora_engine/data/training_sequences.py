@@ -3,17 +3,12 @@
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
 
 from formats.chat_examples import ChatExample
 from formats.chat_messages import ASSISTANT
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample, encode
+from xlora_engine.data.learnt_answers import LearntAnswers, LongExamples
 from xlora_engine.errors import AnswerTooLong, ChatInvalid
-
-#: Every answer of a conversation, or its last alone.
-LearntAnswers: TypeAlias = Literal["every", "last"]
-#: What becomes of an example longer than the limit.
-LongExamples: TypeAlias = Literal["refuse", "cut", "leave-out"]
 
 
 @dataclass(frozen=True, kw_only=True)
