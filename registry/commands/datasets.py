@@ -54,8 +54,13 @@ def show(reference: str, output: Output) -> None:
     if not output.is_human:
         output.emit_record(details, key="reference")
         return
-    output.emit_record({name: value for name, value in details.items() if name != "files"})
+    reading = dict(details["reading"])
+    given = reading.pop("files", [])
+    facts = {name: value for name, value in details.items() if name not in ("files", "reading")}
+    output.emit_record({**facts, **reading})
     output.section("files", details["files"])
+    if given:
+        output.section("read from", given)
 
 
 add_removal(command, lambda registry: registry.datasets)

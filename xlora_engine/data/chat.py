@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from formats.chat_examples import ChatExample, read_chat_jsonl
-from formats.chat_messages import Message, MessageFields, for_template, text_of
+from formats.chat_messages import Message, MessageFields, for_template
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.errors import AnswerTooLong, ChatInvalid, ConfigInvalid
 
@@ -347,8 +347,11 @@ def _tokens(tokenizer: ChatTokenizer, text: str) -> list[int]:
 
 
 def _refuse_special(example: ChatExample, special: Iterable[str]) -> None:
-    texts = [text_of(content) for _, content in example.messages]
-    for text in (*texts, example.text or ""):
+    # Of a message that is more than a text, its fields as JSON hold every text of them.
+    said = [
+        content.text if isinstance(content, MessageFields) else content for _, content in example.messages
+    ]
+    for text in (*said, example.text or "", example.tools or ""):
         found = next((token for token in special if token in text), None)
         if found is not None:
             raise ChatInvalid(

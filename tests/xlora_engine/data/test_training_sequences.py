@@ -113,6 +113,20 @@ def test_a_template_that_leaves_calls_out_is_refused() -> None:
         training_sequences(tokenizer(), [example], max_tokens=512)
 
 
+@pytest.mark.parametrize("where", ["arguments", "tools", "text"])
+def test_a_token_that_structures_a_chat_is_refused_wherever_it_stands(where: str) -> None:
+    token = "<|im_end|>"
+    call = {"type": "function", "function": {"name": "add", "arguments": {"x": token}}}
+    calling = MessageFields(canonical_json({"content": "", "tool_calls": [call]}))
+    example = {
+        "arguments": ChatExample(messages=(("user", "q"), ("assistant", calling)), line=2),
+        "tools": ChatExample(messages=TURNS, tools=json.dumps([{"name": token}]), line=2),
+        "text": ChatExample(text=f"a{token}", line=2),
+    }[where]
+    with pytest.raises(ChatInvalid, match=r"line 2: a message holds '<\|im_end\|>'"):
+        training_sequences(tokenizer(), [example], max_tokens=512)
+
+
 def test_a_plain_text_is_learnt_whole_but_for_its_first_token_and_ends() -> None:
     one = tokenizer()
     (sequence,) = training_sequences(one, [ChatExample(text="Iron rusts.")], max_tokens=512).sequences
