@@ -8,13 +8,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from formats.module_names import is_of_no_text, place_independent
+
 #: What transformers calls the output head of every causal language model that an adapter may name.
 HEAD = "lm_head"
 #: Output heads of all families, as files call them.
 HEADS = (HEAD, "embed_out", "output")
 #: Embeddings of tokens, and those of positions that an adapter can change, of all families.
-_TOKEN_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
-_EMBEDDINGS = (*_TOKEN_EMBEDDINGS, "wpe")
+TOKEN_EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
+_EMBEDDINGS = (*TOKEN_EMBEDDINGS, "wpe")
 
 _CLASS_ENDING = re.compile(r"(?:ForCausalLM|LMHeadModel|DoubleHeadsModel|PreTrainedModel|Model)\Z")
 _USUAL_PREFIX = "model"
@@ -32,8 +34,8 @@ _RENAMED: Mapping[str, tuple[tuple[re.Pattern[str], str], ...]] = {
 
 #: Experts of a layer are one parameter once they are loaded, each a module only in the file.
 _FUSED = re.compile(r"\.experts\.\d+\.")
-#: Called with a mask instead of tokens, so nothing can be added to what it is given.
-_POSITIONS = "embed_positions"
+#: Given a mask or nothing instead of tokens, so nothing can be added to what they are given.
+_POSITIONS = ("embed_positions", "position_embedding", "position_embeddings", "pos_embed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +53,12 @@ def adaptable_modules(weights: Mapping[str, tuple[int, int]], architecture: str)
     `weights` maps the name of each weight in the files, without `.weight`, to (d_out, d_in), of an embedding
     to (vocabulary, width).
     """
+    if any(map(is_of_no_text, weights)):
+        return {
+            _in_wrapper(path): _module(path, shape)
+            for path, shape in weights.items()
+            if _is_adaptable(path, weights)
+        }
     family = _CLASS_ENDING.sub("", architecture)
     prefix = f"{_PREFIXES.get(family, _USUAL_PREFIX)}."
     leaves_out = not any(path.startswith(prefix) for path in weights)
@@ -64,15 +72,23 @@ def adaptable_modules(weights: Mapping[str, tuple[int, int]], architecture: str)
 
 def embedding_of(weights: Mapping[str, tuple[int, int]]) -> tuple[int, int] | None:
     """(vocabulary, width) of the tokens' embedding; None where no module is known to be one."""
-    return next((shape for path, shape in weights.items() if _last(path) in _TOKEN_EMBEDDINGS), None)
+    return next((shape for path, shape in weights.items() if _last(path) in TOKEN_EMBEDDINGS), None)
 
 
 def _is_adaptable(path: str, weights: Mapping[str, tuple[int, int]]) -> bool:
-    if _FUSED.search(path) or _last(path) == _POSITIONS:
+    if _FUSED.search(path) or _last(path) in _POSITIONS:
         return False
     # Beside experts, a gate is their router, which is no linear layer: it chooses.
     experts = f"{path.removesuffix('gate')}experts."
     return _last(path) != "gate" or not any(other.startswith(experts) for other in weights)
+
+
+def _in_wrapper(path: str) -> str:
+    """Where the class that reads pictures or sounds too has a module; source: `conversion_mapping`."""
+    rest = place_independent(path)
+    if rest in HEADS:
+        return HEAD
+    return f"model.{rest}" if is_of_no_text(path) else f"model.language_model.{rest}"
 
 
 def _loaded(path: str, family: str) -> str:

@@ -1,35 +1,42 @@
-"""How PEFT lays out a LoRA adapter on disk: its files, the keys of its tensors, how its patterns match.
+"""How PEFT lays out a LoRA adapter on disk: its files and the keys of its tensors.
 
-Source: peft 0.21.2, `LoraConfig`, `get_peft_model_state_dict` and `get_pattern_key`.
+Source: peft 0.21.2, `LoraConfig` and `get_peft_model_state_dict`.
 """
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
+
+from formats.base_modules import HEADS, TOKEN_EMBEDDINGS
+from formats.module_names import without_wrappers
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 #: The weights file of older releases.
 PICKLED_WEIGHTS_FILE = "adapter_model.bin"
-#: PEFT's name for all linear layers of the decoder except the output head.
-ALL_LINEAR = "all-linear"
-
 #: PEFT's prefix of a module's path: the PeftModel, then the LoraModel.
 KEY_PREFIX = "base_model.model."
 
-#: Ending of a key -> (factor, whether of an embedding).
+#: (factor, whether of an embedding) -> ending of its key.
 _ENDINGS = {
-    ".lora_A.weight": ("A", False),
-    ".lora_B.weight": ("B", False),
-    ".lora_embedding_A": ("A", True),
-    ".lora_embedding_B": ("B", True),
+    ("A", False): ".lora_A.weight",
+    ("B", False): ".lora_B.weight",
+    ("A", True): ".lora_embedding_A",
+    ("B", True): ".lora_embedding_B",
 }
+#: As PEFT writes it, without its prefix, with it twice, or with the adapter's name, as a state dict has it.
+_KEY = re.compile(
+    r"(?:module\.)?(?:base_model\.model\.)*(?P<module>.+?)\.(?:"
+    r"lora_(?P<half>[AB])(?:\.(?P<name>[^.]+))?\.weight"
+    r"|lora_embedding_(?P<embedding>[AB])(?:\.(?P<embedding_name>[^.]+))?)"
+)
 
-_MODULE_PATH = re.compile(r"(?=.{1,256}\Z)[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
-
-Value = TypeVar("Value")
+#: What PEFT saves of the base model itself, beside an update of it or of a changed vocabulary.
+_WHOLE = frozenset((*HEADS, *TOKEN_EMBEDDINGS))
+_BESIDE = ".base_layer"
+_COPY = re.compile(r"(?:module\.)?(?:base_model\.model\.)*(?P<module>.+)\.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +48,37 @@ class Factor:
     #: "A" or "B".
     half: str
     is_embedding: bool
+    #: The name that the adapter had where it was saved with it.
+    adapter: str = ""
 
     @property
     def key(self) -> str:
         """The tensor's key in the weights file."""
-        wanted = (self.half, self.is_embedding)
-        ending = next(ending for ending, meaning in _ENDINGS.items() if meaning == wanted)
-        return f"{KEY_PREFIX}{self.module}{ending}"
+        return f"{KEY_PREFIX}{self.module}{_ENDINGS[self.half, self.is_embedding]}"
 
 
 def factor_of(key: str) -> Factor | None:
     """What the tensor of this key is; None if it is no LoRA factor of a module."""
-    ending = next((ending for ending in _ENDINGS if key.endswith(ending)), None)
-    if ending is None or not key.startswith(KEY_PREFIX):
+    found = _KEY.fullmatch(key)
+    if found is None:
         return None
-    half, is_embedding = _ENDINGS[ending]
-    module = key.removeprefix(KEY_PREFIX).removesuffix(ending)
-    return Factor(module=module, half=half, is_embedding=is_embedding)
+    return Factor(
+        module=without_wrappers(found["module"]),
+        half=found["half"] or found["embedding"],
+        is_embedding=found["half"] is None,
+        adapter=found["name"] or found["embedding_name"] or "",
+    )
+
+
+def base_copy_of(key: str) -> str | None:
+    """The module of the base model whose weight the tensor of this key is a copy of, if it is one."""
+    found = _COPY.fullmatch(key)
+    if found is None or factor_of(key) is not None:
+        return None
+    module = without_wrappers(found["module"])
+    is_beside = module.endswith(_BESIDE)
+    module = module.removesuffix(_BESIDE)
+    return module if is_beside or module.rpartition(".")[2] in _WHOLE else None
 
 
 def config_text(config: Mapping[str, Any]) -> str:
@@ -67,62 +88,3 @@ def config_text(config: Mapping[str, Any]) -> str:
     Source: peft 0.21.2, `get_pattern_key`.
     """
     return json.dumps(dict(sorted(config.items())), indent=2) + "\n"
-
-
-def is_module_path(text: str) -> bool:
-    """Whether a text is a dotted path of plain module names."""
-    return _MODULE_PATH.fullmatch(text) is not None
-
-
-def is_plain_pattern(text: str) -> bool:
-    """Whether a pattern is a module's name, anchored by `^` perhaps, and no regular expression."""
-    return is_module_path(text.removeprefix("^"))
-
-
-def by_pattern(patterns: Mapping[str, Value], path: str, *, default: Value) -> Value:
-    """The value of the first plain pattern that is the path, or ends it after a dot unless it has a `^`."""
-    for name, value in patterns.items():
-        plain = name.removeprefix("^")
-        if path == plain or (plain == name and path.endswith(f".{plain}")):
-            return value
-    return default
-
-
-@dataclass(frozen=True, kw_only=True)
-class Targets:
-    """Which modules a configuration makes PEFT adapt; it passes over the tensors of any other.
-
-    Source: peft 0.21.2, `check_target_module_exists`.
-    """
-
-    #: Names or paths of modules, or `all-linear` alone.
-    modules: tuple[str, ...]
-    excluded: tuple[str, ...] = ()
-    #: Indices of layers, all if there are none.
-    layers: tuple[int, ...] = ()
-    #: Names of the lists of layers; the first number in a path is that of a layer if there are none.
-    layer_lists: tuple[str, ...] = ()
-
-    def include(self, path: str) -> bool:
-        """Whether the module at this path is adapted."""
-        endings = _endings(path)
-        if not endings.isdisjoint(self.excluded):
-            return False
-        if self.modules == (ALL_LINEAR,) or path in self.modules:
-            return True
-        return not endings.isdisjoint(self.modules) and (not self.layers or self._layer(path) in self.layers)
-
-    def _layer(self, path: str) -> int | None:
-        names = path.split(".")
-        for layer_list in self.layer_lists or (None,):
-            # Something has to come before a list of any name, and after every index.
-            for index in range(1 if layer_list else 2, len(names) - 1):
-                if names[index].isdecimal() and layer_list in (None, names[index - 1]):
-                    return int(names[index])
-        return None
-
-
-def _endings(path: str) -> set[str]:
-    """A path, and what remains of it after each dot."""
-    names = path.split(".")
-    return {".".join(names[start:]) for start in range(len(names))}

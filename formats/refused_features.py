@@ -14,6 +14,8 @@ from formats.strict_json import shown
 #: Initialisations that leave the base model's weights unchanged, so that A and B are complete.
 PLAIN_STARTS = ("gaussian", "orthogonal", "eva")
 
+_CLASSIFIER = re.compile(r"For(?:Sequence|Token|Image|Audio)Classification\Z")
+_DIFFUSION = re.compile(r"\Adiffusers\b|\AUNet|Transformer[23]DModel\Z")
 _TRANSFORMERS_MODULE = re.compile(r"transformers(?:\.[a-z0-9_]+)*")
 
 
@@ -39,16 +41,30 @@ def refused_feature(config: Mapping[str, Any]) -> RefusedFeature | None:
 
 
 def _is_no_transformers_class(value: Any) -> bool:
-    """Whether it is set, and not what PEFT writes by itself where the task type was left out."""
+    """Whether it is set, and names no class of transformers, as PEFT writes where the task is left out."""
     if not value:
         return False
     is_class = (
         isinstance(value, dict)
-        and set(value) <= {"base_model_class", "parent_library"}
+        and {"base_model_class", "parent_library"} & set(value)
         and str(value.get("base_model_class", "x")).isidentifier()
         and _TRANSFORMERS_MODULE.fullmatch(str(value.get("parent_library", "transformers"))) is not None
     )
     return not is_class
+
+
+def _is_class_like(name: re.Pattern[str]) -> Callable[[Any], bool]:
+    """Whether the class or library that an `auto_mapping` names is of a kind."""
+
+    def asks(value: Any) -> bool:
+        named = value if isinstance(value, dict) else {}
+        return any(name.search(str(named.get(f, ""))) for f in ("base_model_class", "parent_library"))
+
+    return asks
+
+
+def _names_a_label_head(value: Any) -> bool:
+    return isinstance(value, list) and not {"score", "classifier"}.isdisjoint(map(str, value))
 
 
 def _changes_the_base(start: Any) -> bool:
@@ -60,15 +76,66 @@ def _is_other_than(*allowed: Any) -> Callable[[Any], bool]:
     return lambda value: value not in allowed
 
 
+def _is_one_of(*refused: Any) -> Callable[[Any], bool]:
+    return lambda value: value in refused
+
+
 #: The field that says which kind of adapter it is; its row comes first.
 TYPE_FIELD = "peft_type"
 
+_LABELS = "it is a classifier's, which gives labels and no text"
+_WRITERS = "only an adapter of a causal language model can be an expert"
+
+#: In the order in which they are said: what it is first, what it asks for afterwards.
 REFUSED_FEATURES: tuple[RefusedFeature, ...] = (
     RefusedFeature(
         field=TYPE_FIELD,
         asks=_is_other_than("LORA"),
         reason="it must be 'LORA', no other kind of adapter can be an expert",
         remedy="train a LoRA adapter",
+    ),
+    RefusedFeature(
+        field="auto_map",
+        reason="it makes transformers run remote code, which comes with the adapter",
+        remedy="use a base model that transformers has itself",
+    ),
+    RefusedFeature(
+        field="task_type",
+        asks=_is_one_of("SEQ_CLS", "TOKEN_CLS"),
+        reason=_LABELS,
+        remedy=_WRITERS,
+    ),
+    RefusedFeature(
+        field="task_type",
+        asks=_is_one_of("SEQ_2_SEQ_LM"),
+        reason="it is of an encoder-decoder such as T5, whose encoder a mixture cannot run",
+        remedy=_WRITERS,
+    ),
+    RefusedFeature(
+        field="task_type",
+        asks=_is_one_of("FEATURE_EXTRACTION"),
+        reason="it is of an embedding model, which gives vectors and no text",
+        remedy=_WRITERS,
+    ),
+    RefusedFeature(
+        field="task_type",
+        asks=_is_one_of("QUESTION_ANS"),
+        reason="it is of a model that marks answers in a text and writes none",
+        remedy=_WRITERS,
+    ),
+    RefusedFeature(field="modules_to_save", asks=_names_a_label_head, reason=_LABELS, remedy=_WRITERS),
+    RefusedFeature(field="auto_mapping", asks=_is_class_like(_CLASSIFIER), reason=_LABELS, remedy=_WRITERS),
+    RefusedFeature(
+        field="auto_mapping",
+        asks=_is_class_like(_DIFFUSION),
+        reason="it is of a diffusion model, which makes pictures",
+        remedy=_WRITERS,
+    ),
+    RefusedFeature(
+        field="auto_mapping",
+        asks=_is_no_transformers_class,
+        reason="it is of a class outside transformers, remote code that PEFT would import",
+        remedy="use a base model that transformers has itself",
     ),
     RefusedFeature(field="use_dora", reason="DoRA rescales the base model's weights"),
     RefusedFeature(
@@ -86,7 +153,6 @@ REFUSED_FEATURES: tuple[RefusedFeature, ...] = (
         asks=_is_other_than(None, "megatron.core"),
         reason="it makes PEFT import code",
     ),
-    RefusedFeature(field="auto_mapping", asks=_is_no_transformers_class, reason="it makes PEFT import code"),
     RefusedFeature(field="tokenizer_kwargs", reason="it belongs to prompt tuning and can load code"),
     RefusedFeature(
         field="alora_invocation_tokens", reason="activated LoRA changes only what follows an invocation"

@@ -78,6 +78,7 @@ LATE = {
     "registry.files.safetensors_file": {"numpy"},
     "registry.intake.adapter_tensors": {"numpy"},
     "registry.intake.makers.conversion": {"numpy"},
+    "registry.intake.fitting.base_copies": {"numpy"},
     "registry.settings": {"platformdirs"},
     "workers.conversion.unpickling": {"numpy", "safetensors", "torch"},
     "workers.commands.doctor": {"sqlalchemy"},

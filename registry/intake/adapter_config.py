@@ -5,14 +5,17 @@ Nothing of the file is passed on as it is: what is stored is written anew from t
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from formats.errors import InvalidField
-from formats.peft import ALL_LINEAR, CONFIG_FILE, Targets, by_pattern, config_text
+from formats.patterns import PatternRefused, by_pattern, is_plain_pattern, resolved_patterns
+from formats.peft import CONFIG_FILE, config_text
 from formats.refused_features import REFUSED_FEATURES, TYPE_FIELD, refused_feature
 from formats.strict_json import has_key, parse_object, shown
+from formats.target_modules import Targets
+from formats.unknown_fields import unknown_field_note
 from registry.errors import AdapterConfigInvalid, NotALora
 from registry.files.staging import StagedFile, Staging
 from registry.intake.stated_config import StatedConfig
@@ -29,10 +32,10 @@ class AdapterConfig:
     rank: int
     alpha: float
     use_rslora: bool
-    #: Module name -> rank or alpha where it differs; the first name that ends a module's path counts.
+    #: Module name or expression -> rank or alpha where it differs; the first that fits a path counts.
     rank_pattern: Mapping[str, int]
     alpha_pattern: Mapping[str, float]
-    #: As stated, sorted; which modules are really touched is for the tensors to say.
+    #: As stated, sorted; an expression is one entry. Which modules are touched is for the tensors to say.
     target_modules: tuple[str, ...]
     #: The same with the fields that leave out some of these.
     targets: Targets
@@ -44,15 +47,37 @@ class AdapterConfig:
     base_model_name_or_path: str | None
     peft_version: str | None
 
-    @property
-    def is_narrowed(self) -> bool:
-        """Whether other fields, or `all-linear`, leave out modules that the names would take in."""
-        targets = self.targets
-        return bool(targets.modules == (ALL_LINEAR,) or targets.excluded or targets.layers)
+    #: What is passed over, and why it may be.
+    notes: tuple[str, ...] = ()
 
     def rank_of(self, path: str) -> int:
-        """The rank that the configuration gives the module at `path`."""
+        """The rank that the configuration gives the module at `path`, its patterns being plain."""
         return by_pattern(self.rank_pattern, path, default=self.rank)
+
+    def resolved(self, paths: Mapping[str, str]) -> "AdapterConfig":
+        """The same for modules at these paths, each path -> the name it is to have: names for expressions.
+
+        Unchanged where there are none, nothing is left out and every name is as it was.
+
+        Raises:
+            AdapterConfigInvalid: an expression is none, or takes too long.
+        """
+        stays = all(path == name for path, name in paths.items())
+        patterns = (*self.rank_pattern, *self.alpha_pattern)
+        try:
+            resolved = self
+            if not (stays and all(map(is_plain_pattern, patterns))):
+                resolved = replace(
+                    resolved,
+                    rank_pattern=resolved_patterns(self.rank_pattern, paths, default=self.rank),
+                    alpha_pattern=resolved_patterns(self.alpha_pattern, paths, default=self.alpha),
+                )
+            if not (stays and self.targets.are_names):
+                names = tuple(sorted(paths.values()))
+                resolved = replace(resolved, targets=Targets(modules=names))
+        except PatternRefused as refused:
+            raise AdapterConfigInvalid(f"{CONFIG_FILE}: {refused}") from refused
+        return resolved
 
 
 def stage_config(path: Path, staging: Staging) -> StagedFile:
@@ -65,24 +90,29 @@ def parse_config(data: bytes) -> AdapterConfig:
 
     Raises:
         AdapterConfigInvalid: it is not strict JSON, or a field is of a wrong type or range, asks for what a
-            mixture cannot honour, or is unknown and set; the message names the field.
+            mixture cannot honour, or is unknown and may ask for it; the message names the field.
         NotALora: the adapter is of another type than LoRA.
     """
     stated = parse_object(data, what=CONFIG_FILE, refusal=AdapterConfigInvalid)
     if has_key(stated, "trust_remote_code"):
         raise AdapterConfigInvalid(f"{CONFIG_FILE}: trust_remote_code must not be there, whatever its value")
     _refuse_unsupported(stated)
+    known = _FIELDS | {row.field for row in REFUSED_FEATURES}
+    note = unknown_field_note(stated, known=known, refusal=AdapterConfigInvalid)
     config = _checked(stated)
+    targets, excluded = config.target_modules, config.exclude_modules
     return AdapterConfig(
         rank=config.r,
         alpha=config.lora_alpha,
         use_rslora=config.use_rslora,
         rank_pattern=config.rank_pattern,
         alpha_pattern=config.alpha_pattern,
-        target_modules=tuple(sorted(set(config.target_modules))),
+        target_modules=(targets,) if isinstance(targets, str) else tuple(sorted(set(targets))),
         targets=Targets(
-            modules=config.target_modules,
-            excluded=config.exclude_modules,
+            modules=() if isinstance(targets, str) else targets,
+            expression=targets if isinstance(targets, str) else None,
+            excluded=() if isinstance(excluded, str) else excluded,
+            excluded_expression=excluded if isinstance(excluded, str) else None,
             layers=config.layers_to_transform,
             layer_lists=config.layers_pattern,
         ),
@@ -92,15 +122,17 @@ def parse_config(data: bytes) -> AdapterConfig:
         task_type=config.task_type,
         base_model_name_or_path=config.base_model_name_or_path or None,
         peft_version=config.peft_version or None,
+        notes=() if note is None else (note,),
     )
 
 
 def rebuild_config(config: AdapterConfig, *, modules: Iterable[str]) -> bytes:
     """The adapter_config.json that is stored: PEFT reads it, and finds just the modules that have tensors.
 
-    `modules` are the paths that the tensors touch; they replace names whose meaning depends on the base
-    model. A base model that lay in a folder is not repeated, it would mean nothing elsewhere.
+    `modules` are the paths that the tensors touch; they replace expressions, and names whose meaning depends
+    on the base model. A base model that lay in a folder is not repeated, it would mean nothing elsewhere.
     """
+    config = config.resolved({path: path for path in modules})
     base = config.base_model_name_or_path
     stored = {
         "peft_type": "LORA",
@@ -112,7 +144,7 @@ def rebuild_config(config: AdapterConfig, *, modules: Iterable[str]) -> bytes:
         "use_rslora": config.use_rslora,
         "rank_pattern": dict(config.rank_pattern),
         "alpha_pattern": {name: _without_point(alpha) for name, alpha in config.alpha_pattern.items()},
-        "target_modules": sorted(modules) if config.is_narrowed else list(config.target_modules),
+        "target_modules": sorted(set(config.targets.modules)),
         "fan_in_fan_out": config.fan_in_fan_out,
         "bias": "none",
         # How training began is over; a name here would only make PEFT look for what it began from.
@@ -132,7 +164,7 @@ _FIELDS = frozenset(field.name for field in fields(StatedConfig))
 
 def _checked(stated: Mapping[str, Any]) -> StatedConfig:
     try:
-        return StatedConfig(**{name: stated[name] for name in _FIELDS if stated.get(name) is not None})
+        return StatedConfig(**{name: stated[name] for name in _FIELDS if stated.get(name) not in (None, "")})
     except InvalidField as refused:
         said = f"{refused.field} must be {refused.allowed}, got {shown(refused.value)}"
         raise AdapterConfigInvalid(f"{CONFIG_FILE}: {said}") from refused
@@ -147,11 +179,3 @@ def _refuse_unsupported(stated: Mapping[str, Any]) -> None:
     if feature is not None:
         refusal = NotALora if feature.field == TYPE_FIELD else AdapterConfigInvalid
         raise refusal(f"{CONFIG_FILE}: {feature.refusal(stated)}")
-    known = _FIELDS | {row.field for row in REFUSED_FEATURES}
-    for field in stated.keys() - known:
-        # A field of a later PEFT that is not set asks for nothing.
-        if stated[field]:
-            raise AdapterConfigInvalid(
-                f"{CONFIG_FILE}: the field {shown(field)} = {shown(stated[field])} is unknown; if it does not"
-                " change what the adapter computes, remove it from the file"
-            )

@@ -4,15 +4,18 @@ Knows nothing of folders or base models.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from formats.peft import KEY_PREFIX, Factor, factor_of, is_module_path
+from formats.module_names import is_module_path
+from formats.patterns import PatternRefused, by_patterns
+from formats.peft import CONFIG_FILE, KEY_PREFIX, Factor, base_copy_of, factor_of
 from formats.strict_json import shown
-from registry.errors import ChangesNothing, WeightsInvalid
+from registry.errors import AdapterConfigInvalid, ChangesNothing, WeightsInvalid
 from registry.files.digests import joint_digest
 from registry.files.safetensors_file import SafetensorsFile, TensorEntry, values_of
 from registry.intake.adapter_config import AdapterConfig
+from registry.intake.fitting.other_kinds import other_kind
 
 #: dtype in the file -> its name elsewhere; a factor in another dtype is quantised, or no weight at all.
 FLOATS: Mapping[str, str] = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -21,11 +24,10 @@ FLOATS: Mapping[str, str] = {"F16": "float16", "BF16": "bfloat16", "F32": "float
 _FOREIGN = (
     (".lora_magnitude_vector", "DoRA's magnitude; train without use_dora"),
     (".modules_to_save.", "a whole layer of the base model; train without modules_to_save"),
-    (".base_layer.", "a copy of the base model's weight; save with save_embedding_layers=False"),
-    (".embed_tokens.weight", "a copy of the base model's weight; save with save_embedding_layers=False"),
-    ("lm_head.weight", "a copy of the base model's weight; save with save_embedding_layers=False"),
     (".bias", "a bias; train with bias='none' and without lora_bias"),
     ("token_adapter", "added vocabulary; train without trainable_token_indices"),
+    (".hada_", "a factor of LoHa; train a LoRA adapter"),
+    (".lokr_", "a factor of LoKr; train a LoRA adapter"),
 )
 
 
@@ -40,6 +42,13 @@ class ModuleShape:
     d_in: int
     d_out: int
     is_embedding: bool = False
+    #: Of its factors A and B in the file.
+    keys: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in A and B."""
+        return self.rank * (self.d_in + self.d_out)
 
 
 def pair_modules(entries: Iterable[TensorEntry], config: AdapterConfig) -> dict[str, ModuleShape]:
@@ -52,8 +61,12 @@ def pair_modules(entries: Iterable[TensorEntry], config: AdapterConfig) -> dict[
     """
     factors: dict[str, dict[str, TensorEntry]] = {}
     embeddings: dict[str, bool] = {}
+    adapters: dict[str, str] = {}
     for entry in entries:
+        if base_copy_of(entry.name) is not None:
+            continue
         factor = _factor(entry)
+        adapters[factor.adapter] = entry.name
         halves = factors.setdefault(factor.module, {})
         is_embedding = embeddings.setdefault(factor.module, factor.is_embedding)
         if factor.half in halves or is_embedding != factor.is_embedding:
@@ -62,17 +75,35 @@ def pair_modules(entries: Iterable[TensorEntry], config: AdapterConfig) -> dict[
             )
         halves[factor.half] = entry
     if not factors:
-        raise WeightsInvalid("the file holds no tensors, so there is no adapter in it")
-    passed_over = next((path for path in sorted(factors) if not config.targets.include(path)), None)
+        raise WeightsInvalid("the file holds no tensors of an update, so there is no adapter in it")
+    if len(adapters) > 1:
+        names = " and ".join(sorted(adapters))
+        raise WeightsInvalid(f"the file holds several adapters ({names}); save the one that is meant")
+    kind = other_kind(factors)
+    if kind is not None:
+        raise WeightsInvalid(kind)
+    ranks = _ranks(sorted(factors), config)
+    return {
+        path: _module(path, factors[path], rank=rank, is_embedding=embeddings[path])
+        for path, rank in ranks.items()
+    }
+
+
+def _ranks(paths: Sequence[str], config: AdapterConfig) -> Mapping[str, int]:
+    """Path -> the rank that the configuration states; refuses paths that it leaves out."""
+    try:
+        included = config.targets.included(paths)
+        ranks = by_patterns(config.rank_pattern, paths, default=config.rank)
+    except PatternRefused as refused:
+        raise AdapterConfigInvalid(f"{CONFIG_FILE}: {refused}") from refused
+    passed_over = next((path for path in paths if path not in included), None)
     if passed_over is not None:
         raise WeightsInvalid(
             f"there are tensors of {passed_over}, a module that adapter_config.json leaves out by its"
             " target_modules, exclude_modules or layers_to_transform, so PEFT passes over them; give the"
             " configuration that was saved with these weights"
         )
-    return {
-        path: _module(path, factors[path], config, is_embedding=embeddings[path]) for path in sorted(factors)
-    }
+    return ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +129,8 @@ def read_values(file: SafetensorsFile) -> AdapterValues:
     zero: set[str] = set()
     modules: set[str] = set()
     for entry in file.entries:
+        if base_copy_of(entry.name) is not None:
+            continue
         data = file.data_of(entry)
         contents[entry] = hashlib.sha256(data).hexdigest()
         values = values_of(data, entry, called=file.called)
@@ -135,12 +168,13 @@ def _what_instead(name: str) -> str:
     for part, what in _FOREIGN:
         if part in name:
             return what
+    kind = other_kind([name])
+    if kind is not None:
+        return f"no LoRA factor, and {kind}"
     return f"no LoRA factor: PEFT writes {KEY_PREFIX}<module>.lora_A.weight and lora_B.weight"
 
 
-def _module(
-    path: str, factors: Mapping[str, TensorEntry], config: AdapterConfig, *, is_embedding: bool
-) -> ModuleShape:
+def _module(path: str, factors: Mapping[str, TensorEntry], *, rank: int, is_embedding: bool) -> ModuleShape:
     if len(factors) != 2:
         missing = "B" if "A" in factors else "A"
         raise WeightsInvalid(f"{path} lacks its factor {missing}; the file is incomplete, save it again")
@@ -153,10 +187,11 @@ def _module(
                 f"{shown(entry.name)} has shape {list(entry.shape)}, expected [rank, d_in] or [d_out, rank]:"
                 " only linear layers and embeddings can be mixed, no convolutions"
             )
-    rank = config.rank_of(path)
     if a.shape[0] != rank or b.shape[1] != rank:
         raise WeightsInvalid(
             f"{path} has A {list(a.shape)} and B {list(b.shape)}, expected rank {rank}: [{rank}, d_in] and"
             f" [d_out, {rank}], as r and rank_pattern of adapter_config.json say"
         )
-    return ModuleShape(rank=rank, d_in=a.shape[1], d_out=b.shape[0], is_embedding=is_embedding)
+    return ModuleShape(
+        rank=rank, d_in=a.shape[1], d_out=b.shape[0], is_embedding=is_embedding, keys=(a.name, b.name)
+    )

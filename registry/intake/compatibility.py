@@ -5,7 +5,8 @@ Pure: knows shapes, digests and names, no files or records.
 Refusals: E271 a module the base lacks · E272 a shape or kind that does not fit · E273 different bases ·
 E274 an expert twice · E275 the same weights twice.
 Warnings: W201 found while reading · W202 mixed ranks · W203 mixed modules · W204 layers left out ·
-W205 no licence stated · W206 one expert alone · W207 another base model named.
+W205 no licence stated · W206 one expert alone · W207 another base model named · W209 parts for pictures
+left out.
 """
 
 import re
@@ -14,15 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from formats.base_modules import BaseModule, adaptable_modules
-from formats.peft import WEIGHTS_FILE, Factor
+from formats.base_modules import adaptable_modules
+from formats.module_names import Placement, placement
 from registry.intake.adapter_files import AdapterManifest
-from registry.intake.adapter_tensors import ModuleShape
+from registry.intake.fitting.misfits import listed, misfits
 
 OK, WARN, REFUSE = "ok", "warn", "refuse"
-#: How many modules a message names before it only counts.
-NAMED = 3
-
 _LAYER = re.compile(r"\.\d+\.")
 
 
@@ -66,13 +64,18 @@ def compatibility_of(
     `base_weights` maps names in its weights files to (d_out, d_in); `architecture` is the class it loads as.
     """
     base_modules = adaptable_modules(base_weights, architecture)
-    refusals = _refusals(manifest.modules, base_modules, base_name)
+    placed = placement(manifest.modules, base_modules)
+    refusals = [
+        _refuse(code, message)
+        for code, message in misfits(manifest.modules, placed, base_modules, base_weights, base_name)
+    ]
     if refusals:
         return tuple(refusals)
     return (
-        _ok(f"fits {base_name} in all {len(manifest.modules)} modules it touches"),
-        *_coverage(manifest.modules, base_modules),
-        *(_warn("ZOO-W201", text) for text in manifest.warnings),
+        _ok(f"fits {base_name} in all {len(placed.names)} modules it touches"),
+        *_coverage(placed.names.values(), base_modules),
+        *_left_out(placed, base_name),
+        *(_warn("ZOO-W201", text) for text in (*manifest.config.notes, *manifest.warnings)),
         *([] if manifest.licence else [_warn("ZOO-W205", "no licence is stated; give one with --licence")]),
     )
 
@@ -93,62 +96,11 @@ def refused(results: Iterable[CompatibilityResult]) -> tuple[CompatibilityResult
     return tuple(result for result in results if result.level == REFUSE)
 
 
-def _refusals(
-    modules: Mapping[str, ModuleShape], base_modules: Mapping[str, BaseModule], base_name: str
-) -> list[CompatibilityResult]:
-    missing = [path for path in modules if path not in base_modules]
-    misfits = [
-        f"{path} is {_shape(shape)}, expected {_shape(expected)}"
-        for path, shape in modules.items()
-        if (expected := base_modules.get(path)) is not None and _shape(shape) != _shape(expected)
-    ]
-    remedy = "it was made for another base model: register that one first with zoo register base"
-    found = []
-    if missing:
-        lacking = f"{base_name} lacks {_listed(missing)}, which the adapter changes"
-        way_out = _renaming(missing, modules[missing[0]], base_modules) or remedy
-        found.append(_refuse("ZOO-E271", f"{lacking}; {way_out}"))
-    if misfits:
-        found.append(
-            _refuse("ZOO-E272", f"the adapter does not fit {base_name}: {_listed(misfits)}; {remedy}")
-        )
-    return found
-
-
-def _shape(module: ModuleShape | BaseModule) -> str:
-    return f"{module.d_out}×{module.d_in}{' of an embedding' if module.is_embedding else ''}"
-
-
-def _renaming(
-    missing: Sequence[str], first: ModuleShape, base_modules: Mapping[str, BaseModule]
-) -> str | None:
-    """How to rename the keys if the modules are the base model's but for names in between; None if not."""
-    surplus = _surplus(missing[0], base_modules)
-    if surplus is None or any(_without(surplus, path) not in base_modules for path in missing):
-        return None
-    key = Factor(module=missing[0], half="A", is_embedding=first.is_embedding).key
-    return (
-        f"the key {key} has {surplus} too much, as one saved from inside another model or a compiled one has:"
-        f" save the adapter from the model itself, or rename its keys, in its folder: python -c "
-        f'"import safetensors.torch as s; f = {WEIGHTS_FILE!r};'
-        f" t = {{k.replace('.{surplus}.', '.', 1): v for k, v in s.load_file(f).items()}};"
-        " s.save_file(t, f, metadata={'format': 'pt'})\""
-    )
-
-
-def _surplus(path: str, base_modules: Mapping[str, BaseModule]) -> str | None:
-    """The fewest names in a row without which the path is a module of the base model."""
-    names = path.split(".")
-    for count in range(1, len(names)):
-        for start in range(len(names) - count):
-            if ".".join((*names[:start], *names[start + count :])) in base_modules:
-                return ".".join(names[start : start + count])
-    return None
-
-
-def _without(surplus: str, path: str) -> str:
-    # As the command in the message does it, whose keys have a prefix.
-    return f".{path}".replace(f".{surplus}.", ".", 1).removeprefix(".")
+def _left_out(placed: Placement, base_name: str) -> list[CompatibilityResult]:
+    if not placed.left_out:
+        return []
+    message = f"left out, because {base_name} reads text alone: {listed(placed.left_out)}"
+    return [_warn("ZOO-W209", message)]
 
 
 def _coverage(touched: Iterable[str], base_modules: Iterable[str]) -> list[CompatibilityResult]:
@@ -160,7 +112,7 @@ def _coverage(touched: Iterable[str], base_modules: Iterable[str]) -> list[Compa
         if count < totals[kind]:
             partial.setdefault((count, totals[kind]), []).append(kind.rpartition("*.")[2])
     return [
-        _warn("ZOO-W204", f"{count} of {total} layers are adapted: {_listed(kinds)}")
+        _warn("ZOO-W204", f"{count} of {total} layers are adapted: {listed(kinds)}")
         for (count, total), kinds in partial.items()
     ]
 
@@ -232,8 +184,3 @@ def _ok(message: str) -> CompatibilityResult:
 
 def _warn(code: str, message: str) -> CompatibilityResult:
     return CompatibilityResult(level=WARN, code=code, message=message)
-
-
-def _listed(items: Sequence[str]) -> str:
-    more = f" and {len(items) - NAMED} more" if len(items) > NAMED else ""
-    return ", ".join(items[:NAMED]) + more

@@ -1,7 +1,7 @@
 """What an adapter_config.json may state, field by field: an allow-list, typed and ranged.
 
-Names and defaults: peft 0.21.2, `LoraConfig`. PEFT takes a text for a regular expression, and a stranger's
-can run for ever: names are plain here.
+Names and defaults: peft 0.21.2, `LoraConfig`. As there, a list holds names of modules, and a text is a
+regular expression; so are the keys of the two patterns.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,13 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
 from formats.checked_fields import CHECKED, Checked
-from formats.peft import ALL_LINEAR, CONFIG_FILE, is_module_path, is_plain_pattern
+from formats.module_names import is_module_path
+from formats.peft import CONFIG_FILE
+from formats.target_modules import ALL_LINEAR
 
 _MANY = 10_000
-_PLAIN = "plain module names (no regular expression)"
+#: Longer than any that a person writes, in characters.
+LONGEST_EXPRESSION = 4096
 
 
 def _listed(value: object) -> object:
@@ -24,22 +27,23 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str | int) else value
 
 
-def _module_name(name: str) -> str:
-    if name != ALL_LINEAR and not is_module_path(name):
+def _names_or_expression(value: object) -> object:
+    """A list as a tuple of names; a text stays the expression that it is, but for PEFT's one word."""
+    if isinstance(value, str):
+        return (ALL_LINEAR,) if value.lower() == ALL_LINEAR else _expression(value)
+    return tuple(map(_module_name, value)) if isinstance(value, list) else value
+
+
+def _module_name(name: object) -> object:
+    if isinstance(name, str) and not is_module_path(name):
         raise ValueError("not a module's path")
     return name
 
 
-def _all_or_some(names: tuple[str, ...]) -> tuple[str, ...]:
-    if ALL_LINEAR in names and names != (ALL_LINEAR,):
-        raise ValueError("all-linear beside other names")
-    return names
-
-
-def _plain_pattern(name: str) -> str:
-    if not is_plain_pattern(name):
-        raise ValueError("a regular expression")
-    return name
+def _expression(text: str) -> str:
+    if not text or not text.isprintable() or len(text) > LONGEST_EXPRESSION:
+        raise ValueError("no expression")
+    return text
 
 
 def _printable(text: str) -> str:
@@ -51,13 +55,18 @@ def _printable(text: str) -> str:
 Rank: TypeAlias = Annotated[int, Field(ge=1, le=4096)]
 #: At most as far as any adapter can mean; beyond float32, scalings would be infinite.
 Alpha: TypeAlias = Annotated[float, Field(gt=0, le=1e30)]
-ModuleNames: TypeAlias = Annotated[
-    tuple[Annotated[str, AfterValidator(_module_name)], ...],
-    BeforeValidator(_listed),
-    AfterValidator(_all_or_some),
-    Field(max_length=_MANY, json_schema_extra={"allowed": f"a list of {_PLAIN}, or {ALL_LINEAR!r}"}),
+Targeted: TypeAlias = Annotated[
+    tuple[str, ...] | str,
+    BeforeValidator(_names_or_expression),
+    Field(
+        max_length=_MANY,
+        json_schema_extra={
+            "allowed": f"a list of plain module names, a regular expression as text, or {ALL_LINEAR!r}"
+        },
+    ),
 ]
-Pattern: TypeAlias = Annotated[str, AfterValidator(_plain_pattern)]
+Pattern: TypeAlias = Annotated[str, AfterValidator(_expression)]
+LayerLists: TypeAlias = Annotated[tuple[Pattern, ...], BeforeValidator(_listed), Field(max_length=_MANY)]
 Printable: TypeAlias = Annotated[
     str,
     AfterValidator(_printable),
@@ -68,7 +77,7 @@ Layers: TypeAlias = Annotated[
 ]
 Settings: TypeAlias = Mapping[str, Any]
 
-_BY_NAME: dict[str, Any] = {"allowed": f"at most {_MANY} numbers by {_PLAIN}"}
+_BY_NAME: dict[str, Any] = {"allowed": f"at most {_MANY} numbers by module names or regular expressions"}
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)
@@ -80,7 +89,7 @@ class StatedConfig(Checked):
     # what is kept
     r: Rank
     lora_alpha: Alpha
-    target_modules: ModuleNames = Field(min_length=1)
+    target_modules: Targeted = Field(min_length=1)
     use_rslora: bool = False
     rank_pattern: Mapping[Pattern, Rank] = Field(
         default_factory=dict, max_length=_MANY, json_schema_extra=_BY_NAME
@@ -99,9 +108,9 @@ class StatedConfig(Checked):
     # what matters while training only, or is said by the tensors: checked and dropped
     inference_mode: bool = False
     revision: Printable | None = None
-    exclude_modules: ModuleNames = ()
+    exclude_modules: Targeted = ()
     layers_to_transform: Layers = ()
-    layers_pattern: ModuleNames = ()
+    layers_pattern: LayerLists = ()
     qalora_group_size: int | None = None
     eva_config: Settings | None = None
     velora_config: Settings | None = None

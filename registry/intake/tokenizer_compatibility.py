@@ -6,7 +6,8 @@ Refusal: E276 tokens without an embedding. Warning: W208 another tokenizer or ch
 from collections.abc import Iterable, Sequence
 
 from formats.strict_json import shown
-from registry.intake.compatibility import NAMED, REFUSE, WARN, CompatibilityResult
+from registry.intake.compatibility import REFUSE, WARN, CompatibilityResult
+from registry.intake.fitting.misfits import NAMED
 from registry.intake.tokenizer_files import DEFAULT_TEMPLATE, TokenizerFiles
 
 #: Files that hold a whole vocabulary in a form that is compared byte by byte.

@@ -18,6 +18,7 @@ from registry.files.staging import Staging
 from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from registry.intake.base_choice import choose_base
 from registry.intake.compatibility import CompatibilityResult, refused
+from registry.intake.fitting.placed_adapter import place
 from registry.intake.tokenizer_compatibility import tokenizer_compatibility_of
 from registry.intake.tokenizer_files import TokenizerFiles, read_tokenizer
 from registry.records.kinds import ADAPTER
@@ -147,6 +148,13 @@ def examine_adapter(
         stated["parameters"] = {"trainer_state": dict(manifest.training), **stated["parameters"]}
     manifest = replace(manifest, licence=stated["licence"])
     base, results = choose_base(manifest, bases=bases.known, asked=bases.asked)
+    manifest = place(
+        manifest,
+        staging,
+        loaded=adaptable_modules(base.modules, base.architecture),
+        base_files=base.files,
+        opened=artifacts.open,
+    )
     results = (*results, *_tokenizer_results(manifest.tokenizer, base, artifacts))
     return ExaminedAdapter(name=labels.name, manifest=manifest, base=base, results=results, labels=stated)
 

@@ -7,7 +7,10 @@ from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils.other import get_pattern_key
 
-from formats.peft import Factor, Targets, by_pattern, factor_of, is_module_path, is_plain_pattern
+from formats.module_names import is_module_path
+from formats.patterns import by_pattern, is_plain_pattern
+from formats.peft import Factor, base_copy_of, factor_of
+from formats.target_modules import Targets
 
 PATH = "model.layers.0.self_attn.q_proj"
 
@@ -27,10 +30,43 @@ def test_keys_are_those_of_peft() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["", "lm_head.weight", f"{PATH}.lora_A.weight", f"base_model.model.{PATH}.base_layer.weight"]
+    "key", ["", "lm_head.weight", f"{PATH}.lora_C.weight", f"base_model.model.{PATH}.base_layer.weight"]
 )
 def test_another_key_is_no_factor(key: str) -> None:
     assert factor_of(key) is None
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        f"base_model.model.{PATH}.lora_A.default.weight",
+        f"base_model.model.base_model.model.{PATH}.lora_A.weight",
+        f"{PATH}.lora_A.weight",
+        f"base_model.model._orig_mod.{PATH}.lora_A.weight",
+        f"base_model.model.{PATH.replace('.self', '._fsdp_wrapped_module.self')}.lora_A.weight",
+        f"module.base_model.model.{PATH}.lora_A.weight",
+    ],
+)
+def test_names_of_adapters_and_wrappers_in_a_key_are_no_part_of_the_module(key: str) -> None:
+    factor = factor_of(key)
+    assert factor is not None
+    assert factor.key == f"base_model.model.{PATH}.lora_A.weight"
+    assert factor.adapter == ("default" if "default" in key else "")
+
+
+@pytest.mark.parametrize(
+    ("key", "module"),
+    [
+        ("base_model.model.lm_head.base_layer.weight", "lm_head"),
+        ("base_model.model.model.embed_tokens.weight", "model.embed_tokens"),
+        ("base_model.model.lm_head.weight", "lm_head"),
+        (f"base_model.model.{PATH}.lora_A.weight", None),
+        (f"base_model.model.{PATH}.weight", None),
+        ("base_model.model.lm_head.bias", None),
+    ],
+)
+def test_a_copy_of_the_base_model_s_weight_is_told_by_its_key(key: str, module: str | None) -> None:
+    assert base_copy_of(key) == module
 
 
 @pytest.mark.parametrize(
@@ -88,10 +124,9 @@ def test_a_module_is_a_target_where_it_is_one_to_peft(fields: dict[str, Any], pa
         layer_lists=tuple(fields.get("layers_pattern", ())),
     )
     found = check_target_module_exists(LoraConfig(**fields), path)
-    assert targets.include(path) is (found is True)
+    assert (path in targets.included([path])) is (found is True)
 
 
 def test_all_linear_takes_in_every_module_but_those_excluded() -> None:
     targets = Targets(modules=("all-linear",), excluded=("v_proj",))
-    assert targets.include(PATH)
-    assert not targets.include("model.v_proj")
+    assert targets.included([PATH, "model.v_proj"]) == {PATH}

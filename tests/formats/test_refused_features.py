@@ -18,10 +18,15 @@ from xlora_engine.sources.adapter_weights import read_expert
 #: field -> values that ask for its feature, and values that do not.
 VALUES: Mapping[str, tuple[list[Any], list[Any]]] = {
     "peft_type": ([None, "IA3", "XLORA", "lora", ["LORA"], 1], ["LORA"]),
+    "auto_map": ([{"AutoModel": "x--y"}], [{}, None]),
+    "task_type": (
+        ["SEQ_CLS", "TOKEN_CLS", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION", "QUESTION_ANS"],
+        ["CAUSAL_LM", None],
+    ),
     "use_dora": ([True, "no"], [False, None]),
     "bias": (["all", "lora_only", True], ["none", None]),
     "lora_bias": ([True], [False, None]),
-    "modules_to_save": ([["lm_head"]], [[], None]),
+    "modules_to_save": ([["lm_head"], ["score"], ["classifier", "x"]], [[], None]),
     "layer_replication": ([[[0, 4], [2, 5]]], [[], None]),
     "trainable_token_indices": ([[1], {"embed_tokens": [1]}], [[], None]),
     "target_parameters": ([["mlp.experts"]], [[], None]),
@@ -36,6 +41,12 @@ VALUES: Mapping[str, tuple[list[Any], list[Any]]] = {
             {"parent_library": "os", "base_model_class": "system"},
             {"parent_library": "transformers_evil", "base_model_class": "x"},
             {"parent_library": "transformers..x"},
+            {"parent_library": "transformers_modules.x.y", "base_model_class": "Own"},
+            {
+                "parent_library": "transformers.models.llama",
+                "base_model_class": "LlamaForSequenceClassification",
+            },
+            {"parent_library": "diffusers.models.unets", "base_model_class": "UNet2DConditionModel"},
         ],
         [
             {},
@@ -43,6 +54,11 @@ VALUES: Mapping[str, tuple[list[Any], list[Any]]] = {
             {
                 "base_model_class": "LlamaForCausalLM",
                 "parent_library": "transformers.models.llama.modeling_llama",
+            },
+            {
+                "base_model_class": "LlamaForCausalLM",
+                "parent_library": "transformers.models.llama.modeling_llama",
+                "unsloth_fixed": True,
             },
         ],
     ),
@@ -86,7 +102,7 @@ def configured(folder: Path, field: str, value: Any) -> dict[str, Any]:
 
 
 def test_every_row_of_the_table_has_values_here() -> None:
-    assert [row.field for row in REFUSED_FEATURES] == list(VALUES)
+    assert {row.field for row in REFUSED_FEATURES} == set(VALUES)
 
 
 @pytest.mark.parametrize(("field", "value"), pairs(0), ids=lambda value: repr(value)[:40])
@@ -109,6 +125,34 @@ def test_what_asks_for_nothing_is_taken_by_both(field: str, value: Any, folder: 
     config = configured(folder, field, value)
     parse_config(json.dumps(config).encode())
     assert read_expert(folder, "bio").updates
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"task_type": "SEQ_CLS", "modules_to_save": ["classifier", "score"]}, "classifier's"),
+        ({"modules_to_save": ["score"], "bias": "all"}, "classifier's"),
+        (
+            {
+                "auto_mapping": {"base_model_class": "UNet2DConditionModel", "parent_library": "diffusers.x"},
+                "use_dora": True,
+            },
+            "diffusion model",
+        ),
+        (
+            {"auto_mapping": {"base_model_class": "X", "parent_library": "transformers_modules.x"}},
+            "remote code",
+        ),
+        ({"auto_map": {"AutoModel": "x--y"}, "task_type": "SEQ_CLS"}, "remote code"),
+        ({"peft_type": "LOHA", "task_type": "SEQ_CLS"}, "no other kind of adapter"),
+        ({"task_type": "SEQ_2_SEQ_LM", "lora_bias": True}, "encoder-decoder"),
+    ],
+)
+def test_the_reason_given_is_what_it_is_before_what_it_asks_for(fields: dict[str, Any], what: str) -> None:
+    config = {"peft_type": "LORA", **fields}
+    feature = refused_feature(config)
+    assert feature is not None
+    assert what in feature.refusal(config)
 
 
 def test_a_type_that_is_left_out_is_refused_by_both(folder: Path) -> None:

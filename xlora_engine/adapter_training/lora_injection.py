@@ -8,7 +8,8 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, set_seed
 
-from formats.peft import ALL_LINEAR, CONFIG_FILE, WEIGHTS_FILE, config_text
+from formats.peft import CONFIG_FILE, WEIGHTS_FILE, config_text
+from formats.target_modules import ALL_LINEAR
 from xlora_engine.errors import ConfigInvalid
 
 

@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 
 from formats.checked_fields import CHECKED, Checked, Distinct, Text
 from formats.errors import InvalidField
-from formats.peft import ALL_LINEAR
+from formats.target_modules import ALL_LINEAR
 from xlora_engine.errors import ConfigInvalid
 
 _STEPS = 10_000_000

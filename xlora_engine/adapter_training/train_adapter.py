@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.cache_utils import Cache
 from transformers.trainer_callback import PrinterCallback
 
-from formats.peft import ALL_LINEAR
+from formats.target_modules import ALL_LINEAR
 from xlora_engine.adapter_training.callbacks import InactivePrefixCallback, StepCallback, StepMetrics
 from xlora_engine.adapter_training.inactive_prefix import InactivePrefix
 from xlora_engine.adapter_training.lora_injection import injected, write_adapter

@@ -25,8 +25,9 @@ from xlora_engine.mixture.resolved_config import resolved
 from xlora_engine.mixture.routers import Router
 from xlora_engine.mixture.scaling_context import ScalingContext, fitted
 from xlora_engine.mixture.wrapping import presence, replace_module, wrap
-from xlora_engine.sources.adapter_weights import Expert, LowRank, check_fits
+from xlora_engine.sources.adapter_weights import Expert, LowRank
 from xlora_engine.sources.architectures import require_text_only
+from xlora_engine.sources.expert_fit import check_fits, placed
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +64,7 @@ class Mixture(nn.Module):
         """
         super().__init__()
         self.config = resolved(config, base, experts)
+        experts = [placed(expert, base) for expert in experts]
         for expert in experts:
             check_fits(expert, base)
         # They have been compared and are no longer needed.

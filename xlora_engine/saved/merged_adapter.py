@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from formats.strict_json import read_object
 from xlora_engine.errors import NotRepresentable, SavedFileUnreadable
-from xlora_engine.sources.adapter_weights import Expert, LowRank, check_fits
+from xlora_engine.sources.adapter_weights import Expert, LowRank
 from xlora_engine.sources.base_model import load_base
+from xlora_engine.sources.expert_fit import check_fits, placed
 
 _CONFIG_FILE = "config.json"
 #: Files of a base model's folder that say nothing of its weights or their shapes.
@@ -34,6 +35,7 @@ def write_merged(expert: Expert, base_folder: Path, folder: Path, *, dtype: torc
             the adapter changes one use.
     """
     model = load_base(base_folder, dtype=dtype, device=torch.device("cpu"))
+    expert = placed(expert, model)
     check_fits(expert, model)
     _require_untied(expert, model)
     lost, added = 0.0, 0.0

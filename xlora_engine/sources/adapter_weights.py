@@ -1,6 +1,5 @@
-"""LoRA adapters on disk to expert tensors, and back; whether they fit a base model."""
+"""LoRA adapters on disk to expert tensors, and back."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,35 +9,34 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from formats.patterns import PatternRefused, by_patterns, is_plain_pattern
 from formats.peft import (
     CONFIG_FILE,
-    KEY_PREFIX,
     PICKLED_WEIGHTS_FILE,
     WEIGHTS_FILE,
     Factor,
-    by_pattern,
+    base_copy_of,
     config_text,
     factor_of,
-    is_plain_pattern,
 )
 from formats.refused_features import refused_feature
 from formats.strict_json import read_object
+from formats.target_modules import Targets, targets_of
 from xlora_engine.errors import (
-    BaseUnsupported,
-    ExpertMismatch,
     ExpertUnreadable,
     ExpertUnsupported,
     SavedModelInvalid,
 )
 from xlora_engine.sources.weights_file import load_weights
 
-#: Ending of a weight of the base model's own, which PEFT saves along with an update of it.
-_BASE_COPY = ".base_layer.weight"
+#: PEFT's, where a configuration leaves them out.
+_DEFAULT_RANK = _DEFAULT_ALPHA = 8
 
-#: PEFT's, where a configuration leaves it out.
-_DEFAULT_ALPHA = 8
+#: Fields that leave out some of the target modules.
+_NARROWING = ("exclude_modules", "layers_to_transform", "layers_pattern")
+_UNCHANGED = object()
 
 #: What a written configuration keeps; other fields may name paths of the machine that trained the adapter.
 _KEPT_FIELDS = (
@@ -110,14 +108,83 @@ def _make_expert(name: str, config: Mapping[str, Any], tensors: Mapping[str, Ten
     feature = refused_feature(config)
     if feature is not None:
         raise ExpertUnsupported(f"expert {name!r}: {feature.refusal(config)}")
-    copies = {key: tensor for key, tensor in tensors.items() if key.endswith(_BASE_COPY)}
-    factors = _pair_factors({key: t for key, t in tensors.items() if key not in copies}, name)
+    copies = {module: t for key, t in tensors.items() if (module := base_copy_of(key)) is not None}
+    factors = _pair_factors({key: t for key, t in tensors.items() if base_copy_of(key) is None}, name)
+    _require_targets(tuple(factors), config, name)
+    ranks = _by_path("rank_pattern", config.get("r", _DEFAULT_RANK), tuple(factors), config, name)
+    alphas = _by_path("alpha_pattern", config.get("lora_alpha", _DEFAULT_ALPHA), tuple(factors), config, name)
     return Expert(
         name=name,
-        config=config,
-        updates={path: _low_rank(path, pair, config, name) for path, pair in factors.items()},
-        base_copies={k.removeprefix(KEY_PREFIX).removesuffix(_BASE_COPY): t for k, t in copies.items()},
+        config=with_plain_patterns(config, {path: path for path in factors}, name),
+        updates={
+            path: _low_rank(path, pair, config, name, rank=ranks[path], alpha=alphas[path])
+            for path, pair in factors.items()
+        },
+        base_copies=copies,
     )
+
+
+def with_plain_patterns(config: Mapping[str, Any], names: Mapping[str, str], name: str) -> Mapping[str, Any]:
+    """The configuration for modules under new names, path -> name: plain names instead of expressions.
+
+    It is the same where there are no expressions, nothing is left out and every name is as it was.
+
+    Raises:
+        ExpertUnsupported: an expression is none, or takes too long.
+        ExpertUnreadable: a pattern is no object of names.
+    """
+    stays = all(path == new for path, new in names.items())
+    patterns = [*_patterns("rank_pattern", config, name), *_patterns("alpha_pattern", config, name)]
+    changed: dict[str, Any] = {}
+    if not (stays and all(map(is_plain_pattern, patterns))):
+        for field in ("rank_pattern", "alpha_pattern"):
+            found = _by_path(field, _UNCHANGED, tuple(names), config, name)
+            changed[field] = {names[path]: value for path, value in found.items() if value is not _UNCHANGED}
+    if not (stays and _targets(config, name).are_names):
+        changed.update(target_modules=sorted(names.values()), **dict.fromkeys(_NARROWING))
+    return {**config, **changed}
+
+
+def _by_path(
+    field: str, default: object, paths: tuple[str, ...], config: Mapping[str, Any], name: str
+) -> Mapping[str, Any]:
+    try:
+        return by_patterns(_patterns(field, config, name), paths, default=default)
+    except PatternRefused as refused:
+        raise ExpertUnsupported(f"expert {name!r}: {refused}") from refused
+
+
+def _patterns(field: str, config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    patterns = config.get(field)
+    if not isinstance(patterns, Mapping | None):
+        raise ExpertUnreadable(
+            f"expert {name!r}: {field} in {CONFIG_FILE} must map module names to numbers, not {patterns!r}"
+        )
+    return patterns or {}
+
+
+def _targets(config: Mapping[str, Any], name: str) -> Targets:
+    try:
+        return targets_of(config)
+    except (TypeError, ValueError) as error:
+        raise ExpertUnreadable(f"expert {name!r}: {CONFIG_FILE}: {error}") from error
+
+
+def _require_targets(paths: tuple[str, ...], config: Mapping[str, Any], name: str) -> None:
+    """Refuse tensors of modules that the configuration leaves out: PEFT passes over them."""
+    if not config.get("target_modules"):
+        return
+    try:
+        included = _targets(config, name).included(paths)
+    except PatternRefused as refused:
+        raise ExpertUnsupported(f"expert {name!r}: {refused}") from refused
+    passed_over = next((path for path in paths if path not in included), None)
+    if passed_over is not None:
+        raise ExpertUnreadable(
+            f"expert {name!r} holds tensors of {passed_over!r}, a module that {CONFIG_FILE} leaves out by its"
+            " target_modules, exclude_modules or layers_to_transform, so PEFT passes over them; give the"
+            " configuration that was saved with these weights"
+        )
 
 
 def write_expert(
@@ -144,73 +211,6 @@ def write_expert(
     (folder / f"{prefix}{CONFIG_FILE}").write_text(config_text(config), encoding="utf-8")
 
 
-def check_fits(expert: Expert, base: nn.Module) -> None:
-    """Refuse an expert whose modules the base model lacks, or has in another shape.
-
-    Raises:
-        ExpertMismatch: naming the first such module, the shape expected and the shape found; or the expert
-            holds a weight of the base model that is not this one's.
-        BaseUnsupported: the module's weights are not in memory.
-    """
-    modules = dict(base.named_modules())
-    for path, update in expert.updates.items():
-        if path not in modules:
-            raise ExpertMismatch(
-                f"expert {expert.name!r} changes module {path!r}, which {type(base).__name__} does not have; "
-                "it was trained on another base model"
-            )
-        if update.is_embedding is not isinstance(modules[path], nn.Embedding):
-            raise ExpertMismatch(
-                f"expert {expert.name!r} changes {path!r} as {_KINDS[update.is_embedding]}, where there is "
-                f"a {type(modules[path]).__name__}; it was trained on another base model"
-            )
-        if any(parameter.is_meta for parameter in modules[path].parameters()):
-            raise BaseUnsupported(
-                f"the weights of {path!r} are on no device, as those are that accelerate offloads; load the "
-                "base model with a device_map that keeps all of it on devices"
-            )
-        expected = _widths(modules[path])
-        found = (update.A.shape[1], update.B.shape[0])
-        if expected is None:
-            raise ExpertMismatch(
-                f"expert {expert.name!r} changes {path!r}, a {type(modules[path]).__name__}, which is "
-                "neither a linear layer nor an embedding of tokens; train it again without this module"
-            )
-        if expected != found:
-            raise ExpertMismatch(
-                f"expert {expert.name!r} maps {found[0]} to {found[1]} at {path!r}, where the base maps "
-                f"{expected[0]} to {expected[1]}; it was trained on another base model"
-            )
-    for path, copy in expert.base_copies.items():
-        if path not in modules or not _is_copy(copy, getattr(modules[path], "weight", None)):
-            raise ExpertMismatch(
-                f"expert {expert.name!r} holds a weight for {path!r} itself, which is not the base model's; "
-                "if it is the right base, save the adapter with save_embedding_layers=False"
-            )
-
-
-def _is_copy(copy: Tensor, weight: object) -> bool:
-    """Whether a weight is as saved, whichever of the two was rounded to a shorter dtype since."""
-    # A quantised weight is a tensor of a class of its own: what it was before is not known.
-    if not isinstance(weight, Tensor) or type(weight.data) is not Tensor or copy.shape != weight.shape:
-        return False
-    shorter = min(copy.dtype, weight.dtype, key=lambda dtype: dtype.itemsize)
-    return torch.equal(copy.to(shorter), weight.detach().cpu().to(shorter))
-
-
-_KINDS = {True: "an embedding", False: "a linear layer"}
-
-
-def _widths(module: nn.Module) -> tuple[int, int] | None:
-    """`(d_in, d_out)` of a linear layer or embedding, by the attributes of its class; None of any other."""
-    if isinstance(module, nn.Embedding) and len(inspect.signature(type(module).forward).parameters) != 2:
-        return None  # OPT's positions are looked up by a mask, and more
-    for d_in, d_out in (("in_features", "out_features"), ("nx", "nf"), ("num_embeddings", "embedding_dim")):
-        if hasattr(module, d_in) and hasattr(module, d_out):
-            return int(getattr(module, d_in)), int(getattr(module, d_out))
-    return None
-
-
 def _read_config(folder: Path, prefix: str, name: str) -> dict[str, Any]:
     def refusal(message: str) -> ExpertUnreadable:
         return ExpertUnreadable(f"expert {name!r}: {message}")
@@ -227,18 +227,31 @@ def _read_tensors(folder: Path, prefix: str, name: str) -> dict[str, Tensor]:
 
 def _pair_factors(tensors: Mapping[str, Tensor], name: str) -> dict[str, dict[str, tuple[Tensor, bool]]]:
     factors: dict[str, dict[str, tuple[Tensor, bool]]] = {}
+    adapters: set[str] = set()
     for key, tensor in tensors.items():
         factor = factor_of(key)
         if factor is None:
             raise ExpertUnsupported(f"expert {name!r} holds {key!r}, which is no LoRA factor of a module")
+        adapters.add(factor.adapter)
         factors.setdefault(factor.module, {})[factor.half] = (tensor, factor.is_embedding)
     if not factors:
         raise ExpertUnreadable(f"expert {name!r} holds no LoRA tensors")
+    if len(adapters) > 1:
+        found = " and ".join(sorted(adapters))
+        raise ExpertUnreadable(
+            f"expert {name!r} holds several adapters ({found}); save the one that is meant"
+        )
     return factors
 
 
 def _low_rank(
-    path: str, pair: Mapping[str, tuple[Tensor, bool]], config: Mapping[str, Any], name: str
+    path: str,
+    pair: Mapping[str, tuple[Tensor, bool]],
+    config: Mapping[str, Any],
+    name: str,
+    *,
+    rank: object,
+    alpha: object,
 ) -> LowRank:
     if set(pair) != {"A", "B"}:
         missing = ({"A", "B"} - set(pair)).pop()
@@ -251,35 +264,20 @@ def _low_rank(
         )
     if not (A.isfinite().all() and B.isfinite().all()):
         raise ExpertUnreadable(f"expert {name!r} holds values at {path!r} that are no finite numbers")
-    return LowRank(A=A, B=B, scale=_scale(path, A.shape[0], config, name), is_embedding=is_embedding)
-
-
-def _scale(path: str, rank: int, config: Mapping[str, Any], name: str) -> float:
-    """The expert's alpha / r at a module, or alpha / √r with rsLoRA."""
-    if not config.get("rank_pattern") and config.get("r", rank) != rank:
+    if A.shape[0] != rank:
         raise ExpertUnreadable(
-            f"expert {name!r} has rank {rank} at {path!r}, where {CONFIG_FILE} says {config['r']!r}"
+            f"expert {name!r} has rank {A.shape[0]} at {path!r}, where {CONFIG_FILE} says {rank!r}"
         )
-    patterns = _plain_patterns(config.get("alpha_pattern"), name)
-    alpha = by_pattern(patterns, path, default=config.get("lora_alpha", _DEFAULT_ALPHA))
+    return LowRank(A=A, B=B, scale=_scale(path, alpha, A.shape[0], config, name), is_embedding=is_embedding)
+
+
+def _scale(path: str, alpha: object, rank: int, config: Mapping[str, Any], name: str) -> float:
+    """The expert's alpha / r at a module, or alpha / √r with rsLoRA."""
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise ExpertUnreadable(
             f"expert {name!r} has the alpha {alpha!r} at {path!r}, which is no finite number"
         )
     return float(alpha) / (rank**0.5 if config.get("use_rslora") else rank)
-
-
-def _plain_patterns(patterns: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(patterns, Mapping | None):
-        raise ExpertUnreadable(
-            f"expert {name!r}: {CONFIG_FILE} must map module names to alphas, not {patterns!r}"
-        )
-    for pattern in patterns or {}:
-        if not is_plain_pattern(pattern):
-            raise ExpertUnsupported(
-                f"expert {name!r}: the pattern {pattern!r} is a regular expression; write module names"
-            )
-    return patterns or {}
 
 
 def stacked(

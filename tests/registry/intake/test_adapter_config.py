@@ -2,14 +2,18 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from peft import LoraConfig
 
+from formats import patterns
 from registry.errors import AdapterConfigInvalid, NotALora
+from registry.files.safetensors_file import TensorEntry
 from registry.intake.adapter_config import AdapterConfig, parse_config, rebuild_config
+from registry.intake.adapter_tensors import pair_modules
 
 PLAIN: dict[str, Any] = {
     "peft_type": "LORA",
@@ -74,7 +78,9 @@ def test_everything_that_is_kept_is_read() -> None:
         "target_modules": ("q_proj", "v_proj"),
         "targets": {
             "modules": ("q_proj", "v_proj"),
+            "expression": None,
             "excluded": (),
+            "excluded_expression": None,
             "layers": (),
             "layer_lists": (),
         },
@@ -84,6 +90,7 @@ def test_everything_that_is_kept_is_read() -> None:
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": "owner/name",
         "peft_version": "0.21.2",
+        "notes": (),
     }
 
 
@@ -129,9 +136,9 @@ BAD: dict[str, list[Any]] = {
     "fan_in_fan_out": [0],
     "inference_mode": ["yes"],
     "target_modules": [
-        "(a+)+$",
-        ".*q_proj",
         ["(a+)+$"],
+        "a" * 4097,
+        "a\nb",
         [],
         None,
         {"q_proj": 1},
@@ -145,11 +152,11 @@ BAD: dict[str, list[Any]] = {
         ["all-linear", "q_proj"],
         ["q"] * 10_001,
     ],
-    "exclude_modules": ["(a+)+$"],
-    "layers_pattern": ["(a+)+$"],
+    "exclude_modules": [["(a+)+$"], "a" * 4097, {"q_proj": 1}],
+    "layers_pattern": ["a" * 4097, [1]],
     "layers_to_transform": [-1, [True], "0"],
-    "rank_pattern": [{"(a+)+$": 4}, {"q_proj": 0}, {"q_proj": True}, {"q_proj": 4.0}, ["q_proj"], {"": 4}],
-    "alpha_pattern": [{"q_proj": -1}, {".*": 4}, {"q_proj": None}],
+    "rank_pattern": [{"a" * 4097: 4}, {"q_proj": 0}, {"q_proj": True}, {"q_proj": 4.0}, ["q_proj"], {"": 4}],
+    "alpha_pattern": [{"q_proj": -1}, {"a\nb": 4}, {"q_proj": None}],
     "task_type": ["SEQ_CLS", 1, ["CAUSAL_LM"]],
     "base_model_name_or_path": [1, "x" * 1025, "a\x00b", "a\nb"],
     "peft_version": [0.21],
@@ -198,7 +205,9 @@ BAD: dict[str, list[Any]] = {
     "tokenizer_kwargs": [{"a": 1}],
     "_attn_implementation_internal": ["evil/kernel"],
     "auto_map": [{"AutoModel": "x--y"}],
-    "something_new": [True, 1, "x"],
+    "use_something_new": [True, 1, "x"],
+    "enable_lora": [[True, False, True]],
+    "lora_nums": [4],
 }
 
 
@@ -214,9 +223,72 @@ def test_a_bad_value_is_refused_by_the_name_of_its_field(field: str, value: Any)
     assert len(str(caught.value)) < 500
 
 
+PATHS = ("model.layers.0.self_attn.q_proj", "model.layers.11.self_attn.q_proj", "model.layers.1.mlp.up_proj")
+
+EXPRESSIONS = (
+    {r"layers\.(0|1)\..*": 2, "q_proj": 4},
+    {"q_proj": 4, r".*": 2},
+    {r"^model\.layers\.1\.": 2},
+    {r"layers.1.*proj": 2, "up_proj": 4},
+    {"mlp.up_proj": 2, "nothing": 4},
+)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("given", EXPRESSIONS)
+def test_expressions_are_stored_as_the_ranks_and_alphas_that_peft_finds(given: dict[str, int]) -> None:
+    from peft.utils.other import get_pattern_key
+
+    config = parsed(rank_pattern=given, alpha_pattern=given).resolved({path: path for path in PATHS})
+    for path in PATHS:
+        expected = given.get(get_pattern_key(list(given), path))
+        assert config.rank_of(path) == (8 if expected is None else expected)
+        assert get_pattern_key(list(config.alpha_pattern), path) in (
+            (path,) if expected is None else config.alpha_pattern
+        )
+
+
+@pytest.mark.processes
+def test_a_hostile_expression_costs_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "LIMIT_SECONDS", 0.5)
+    config = parsed(rank_pattern={r"(\w+\.?)+!": 4})
+    began = time.monotonic()
+    with pytest.raises(AdapterConfigInvalid, match=r"the regular expression .* takes longer than"):
+        config.resolved({path: path for path in PATHS})
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("fields", [{"rank_pattern": {"(": 4}}, {"target_modules": "*q_proj"}])
+def test_what_is_no_expression_is_refused_with_the_reason(fields: dict[str, Any]) -> None:
+    with pytest.raises(AdapterConfigInvalid, match="is no regular expression: "):
+        pair_modules(
+            [
+                TensorEntry(name=f"{PATHS[0]}.lora_{half}.weight", dtype="F32", shape=(4, 4), begin=0, end=0)
+                for half in "AB"
+            ],
+            parsed(**fields),
+        )
+
+
 @pytest.mark.parametrize("value", [None, False, 0, "", [], {}])
 def test_an_unknown_field_that_asks_for_nothing_passes(value: Any) -> None:
     assert parsed(something_new=value) == parsed()
+
+
+@pytest.mark.parametrize("version", [{}, {"peft_version": "0.21.2"}, {"peft_version": "0.4.0"}])
+def test_an_unknown_field_that_peft_passes_over_is_a_note(version: dict[str, Any]) -> None:
+    config = parsed(trained_by="somebody", training={"epochs": 3}, something_empty=None, **version)
+    assert dataclasses.replace(config, notes=()) == parsed(**version)
+    (note,) = config.notes
+    assert "'trained_by', 'training'" in note
+    assert "something_empty" not in note
+
+
+def test_an_unknown_field_of_a_newer_peft_is_refused_for_it_may_be_its_own() -> None:
+    with pytest.raises(AdapterConfigInvalid, match=r"'something_new' = True is unknown.*PEFT '0\.30\.0'"):
+        parsed(something_new=True, peft_version="0.30.0")
+    assert parsed(something_new=None, peft_version="0.30.0").notes == ()
 
 
 @pytest.mark.parametrize(
@@ -350,7 +422,14 @@ def test_nothing_but_known_fields_is_stored() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"target_modules": "all-linear"}, {"exclude_modules": ["k_proj"]}, {"layers_to_transform": [1]}],
+    [
+        {"target_modules": "all-linear"},
+        {"target_modules": "All-Linear"},
+        {"target_modules": r".*\.[qv]_proj"},
+        {"exclude_modules": ["k_proj"]},
+        {"exclude_modules": r".*k_proj"},
+        {"layers_to_transform": [1]},
+    ],
 )
 def test_ambiguous_module_names_are_stored_resolved(fields: dict[str, Any]) -> None:
     stored = json.loads(rebuild_config(parsed(**fields), modules=["layers.1.v_proj", "layers.1.q_proj"]))

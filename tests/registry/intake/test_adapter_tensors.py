@@ -73,14 +73,32 @@ WRONG: dict[str, tuple[Shapes, str]] = {
         r"lora_A.weight' has shape \[2, 8, 3, 3\].*no convolutions",
     ),
     "an empty factor": (PAIR | {f"{Q}.lora_A.weight": (2, 0)}, r"has shape \[2, 0\]"),
-    "another prefix": ({"model.q_proj.lora_A.weight": (2, 8)}, "no LoRA factor"),
     "no module": ({"base_model.model..lora_A.weight": (2, 8)}, "names no module"),
     "a path upwards": ({"base_model.model.../x.lora_A.weight": (2, 8)}, "names no module"),
     "DoRA": (PAIR | {f"{Q}.lora_magnitude_vector": (8,)}, "DoRA"),
     "a saved module": (PAIR | {"base_model.model.modules_to_save.x.weight": (8, 8)}, "modules_to_save"),
-    "a saved embedding": (PAIR | {f"{E}.base_layer.weight": (100, 8)}, "save_embedding_layers=False"),
-    "a whole embedding": (PAIR | {f"{E}.weight": (9, 8)}, "save_embedding_layers"),
-    "a whole head": (PAIR | {"base_model.model.lm_head.weight": (100, 8)}, "save_embedding_layers=False"),
+    "two adapters": (
+        {
+            f"{Q}.lora_A.weight": (2, 8),
+            f"{Q}.lora_B.reference.weight": (8, 2),
+        },
+        r"several adapters \( and reference\)",
+    ),
+    "a classifier": (PAIR | {"base_model.model.score.weight": (3, 8)}, "of a classifier, which gives labels"),
+    "a UNet": (
+        {
+            "base_model.model.unet.down_blocks.0.to_q.lora_A.weight": (2, 8),
+            "base_model.model.unet.down_blocks.0.to_q.lora_B.weight": (8, 2),
+        },
+        "of a diffusion model",
+    ),
+    "a T5": (
+        {
+            "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_A.weight": (2, 8),
+            "base_model.model.encoder.block.0.layer.0.SelfAttention.q.lora_B.weight": (8, 2),
+        },
+        "of an encoder or encoder-decoder",
+    ),
     "a bias": (PAIR | {f"{Q}.lora_B.bias": (8,)}, "bias='none'"),
     "a module of both kinds": (
         {f"{Q}.lora_A.weight": (2, 8), f"{Q}.lora_embedding_B": (8, 2)},
@@ -94,6 +112,11 @@ def test_what_is_no_complete_set_of_pairs_is_refused_by_name(what: str) -> None:
     shapes, reason = WRONG[what]
     with pytest.raises(WeightsInvalid, match=reason):
         pair_modules(entries(shapes), config())
+
+
+def test_copies_of_the_base_model_s_weights_are_no_updates() -> None:
+    shapes = PAIR | {f"{E}.base_layer.weight": (100, 8), "base_model.model.lm_head.weight": (100, 8)}
+    assert list(pair_modules(entries(shapes), config())) == ["layers.0.q_proj"]
 
 
 @pytest.mark.parametrize("dtype", ["I8", "F8_E4M3", "U8", "BOOL", "I64"])

@@ -132,13 +132,9 @@ def run_renaming(message: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "surplus"),
     [
-        ("model.layers", "_orig_mod.model.layers", "_orig_mod"),
-        ("model.layers", "language_model.model.layers", "language_model"),
         ("model.layers", "anything.model.layers", "anything"),
-        ("model.layers", "module.model.layers", "module"),
-        ("model.layers", "base_model.model.model.layers", "base_model.model"),
-        ("model.layers", "model.model.layers", "model"),
-        (".self_attn", "._orig_mod.self_attn", "_orig_mod"),
+        ("model.layers", "one.two.model.layers", "one.two"),
+        (".self_attn", ".inner.self_attn", "inner"),
     ],
 )
 @pytest.mark.processes
@@ -160,6 +156,28 @@ def test_names_without_a_module_are_refused_with_the_command_that_removes_them(
     renamed = load_file(file)
     assert renamed.keys() == plain.keys()
     assert all((renamed[key] == plain[key]).all() for key in plain)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("model.layers", "_orig_mod.model.layers"),
+        ("model.layers", "language_model.model.layers"),
+        ("model.layers", "model.language_model.layers"),
+        ("base_model", "module.base_model"),
+        ("model.layers", "base_model.model.model.layers"),
+        ("model.layers", "model.model.layers"),
+        (".self_attn", "._orig_mod.self_attn"),
+        ("base_model.model.", ""),
+        (".weight", ".default.weight"),
+    ],
+)
+def test_names_of_what_is_around_a_model_are_read_over(before: str, after: str, tmp_path: Path) -> None:
+    folder = write_adapter(tmp_path / "a")
+    weights = dict.fromkeys(read_adapter(folder).modules, (8, 8))
+    file = folder / "adapter_model.safetensors"
+    save_file({key.replace(before, after, 1): tensor for key, tensor in load_file(file).items()}, file)
+    assert not refused(compatibility_of(read_adapter(folder), weights, "smollm2"))
 
 
 @pytest.mark.parametrize("path", ["h.0.attn.c_attn", "model.h.0.attn.c_attn"])

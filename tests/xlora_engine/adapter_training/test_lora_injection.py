@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from formats.peft import ALL_LINEAR
+from formats.target_modules import ALL_LINEAR
 from tests.pico import ALL_PROJECTIONS, pico_llama
 from xlora_engine.adapter_training.lora_injection import injected, write_adapter
 from xlora_engine.errors import ConfigInvalid

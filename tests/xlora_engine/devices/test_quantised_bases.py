@@ -17,7 +17,8 @@ from tests.xlora_engine.slow_reference import slow_logits
 from xlora_engine.config import XLoraConfig
 from xlora_engine.errors import ExpertMismatch
 from xlora_engine.model import XLoraModel
-from xlora_engine.sources.adapter_weights import check_fits, read_expert
+from xlora_engine.sources.adapter_weights import read_expert
+from xlora_engine.sources.expert_fit import check_fits
 
 ROOT = Path(__file__).parents[3]
 #: Where `make` puts them, and why: PEFT imports them wherever they are installed, a second a process.

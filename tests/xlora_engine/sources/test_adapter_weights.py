@@ -21,11 +21,11 @@ from xlora_engine.model import XLoraModel
 from xlora_engine.sources.adapter_weights import (
     Expert,
     LowRank,
-    check_fits,
     read_expert,
     stacked,
     write_expert,
 )
+from xlora_engine.sources.expert_fit import check_fits
 
 Q0 = "model.layers.0.self_attn.q_proj"
 A0, B0 = (f"base_model.model.{Q0}.lora_{factor}.weight" for factor in "AB")
@@ -74,6 +74,8 @@ def test_every_pair_is_read_with_its_scale(expert_folders: dict[str, Path]) -> N
         ({"proj": 20}, 8),
         ({"v_proj": 20}, 8),
         ({"v_proj": 1, "q_proj": 20, Q0: 30}, 20),
+        pytest.param({r"layers\.[01]\..*": 20}, 20, marks=pytest.mark.processes),
+        pytest.param({r"layers\.1\..*": 1, ".*": 20, Q0: 30}, 20, marks=pytest.mark.processes),
     ],
 )
 def test_alpha_patterns_are_matched_as_peft_matches_them(
@@ -122,7 +124,18 @@ UNREADABLE: dict[str, tuple[Spoil, str]] = {
     "another rank": (lambda f: change_config(f, r=8), "rank 4 at .* says 8"),
     "alpha of text": (lambda f: change_config(f, lora_alpha="8"), "alpha '8'"),
     "alpha of NaN": (lambda f: change_config(f, lora_alpha=float("nan")), "NaN is no JSON number"),
-    "patterns of a list": (lambda f: change_config(f, alpha_pattern=["q_proj"]), "module names to alphas"),
+    "targets that leave out a tensor": (
+        lambda f: change_config(f, target_modules=["v_proj"]),
+        "holds tensors of 'model.layers.0.self_attn.q_proj', a module that .* leaves out",
+    ),
+    "two adapters in one file": (
+        lambda f: change_tensors(f, lambda t: t.update({A0.replace("_A", "_A.other"): t.pop(A0)})),
+        "holds several adapters",
+    ),
+    "patterns of a list": (
+        lambda f: change_config(f, alpha_pattern=["q_proj"]),
+        "must map module names to numbers",
+    ),
 }
 
 
@@ -142,7 +155,7 @@ UNSUPPORTED: dict[str, tuple[Spoil, str]] = {
         "'other', which is no LoRA factor",
     ),
     "a saved module": (
-        lambda f: change_tensors(f, lambda t: t.update({"base_model.model.lm_head.weight": torch.ones(1)})),
+        lambda f: change_tensors(f, lambda t: t.update({"base_model.model.norm.weight": torch.ones(1)})),
         "which is no LoRA factor",
     ),
     "a convolution": (
@@ -161,10 +174,6 @@ UNSUPPORTED: dict[str, tuple[Spoil, str]] = {
         lambda f: change_tensors(f, lambda t: t.update({B0.replace("_B.weight", "_embedding_B"): t.pop(B0)})),
         "no linear update",
     ),
-    "a pattern that is a regular expression": (
-        lambda f: change_config(f, alpha_pattern={r"layers\.[01]\..*": 3}),
-        "regular expression; write module names",
-    ),
 }
 
 
@@ -174,6 +183,18 @@ def test_tensors_and_patterns_of_another_kind_are_refused_with_the_reason(featur
     spoil(folder)
 
     with pytest.raises(ExpertUnsupported, match=reason):
+        read_expert(folder, "bio")
+
+
+@pytest.mark.processes
+def test_expressions_are_pefts_and_what_they_leave_out_is_refused(folder: Path) -> None:
+    change_config(folder, target_modules=r".*\.[qv]_proj", exclude_modules=r".*lm_head")
+    assert len(scales(folder)) == 4
+    change_config(folder, target_modules=r".*\.1\..*")
+    with pytest.raises(ExpertUnreadable, match=r"holds tensors of 'model\.layers\.0"):
+        read_expert(folder, "bio")
+    change_config(folder, target_modules=["q_proj", "v_proj"], alpha_pattern={"(": 3})
+    with pytest.raises(ExpertUnsupported, match="is no regular expression: missing"):
         read_expert(folder, "bio")
 
 
@@ -199,6 +220,7 @@ def test_an_embeddings_update_fits_an_embedding_alone(
     tensors = [torch.ones(4, 259), torch.ones(32, 4)]
     keys = [f"base_model.model.{module}{ending}" for ending in endings]
     save_file(dict(zip(keys, tensors, strict=True)), folder / "adapter_model.safetensors")
+    change_config(folder, target_modules=[module])
 
     with pytest.raises(ExpertMismatch, match=rf"changes '{module}' as an? (embedding|linear layer), where"):
         check_fits(read_expert(folder, "bio"), pico_llama())

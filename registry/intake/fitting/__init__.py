@@ -1,0 +1,1 @@
+"""Whether, where and how an adapter's updates fit a base model."""
