@@ -83,6 +83,7 @@ LATE = {
     "workers.conversion.unpickling": {"numpy", "safetensors", "torch"},
     "workers.commands.doctor": {"sqlalchemy"},
     "workers.commands.migrate": {"sqlalchemy"},
+    "workers.requests.adapters": {"torch", "transformers"},
     "workers.requests.base_models": {"torch", "transformers"},
     "workers.commands.relay": {"sqlalchemy"},
     "workers.commands.running": {"rich"},

@@ -5,8 +5,8 @@ Nothing of the file is passed on as it is: what is stored is written anew from t
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from formats.errors import InvalidField
@@ -49,6 +49,8 @@ class AdapterConfig:
 
     #: What is passed over, and why it may be.
     notes: tuple[str, ...] = ()
+    #: The file as it was given.
+    given: bytes = field(default=b"", compare=False, repr=False)
 
     def rank_of(self, path: str) -> int:
         """The rank that the configuration gives the module at `path`, its patterns being plain."""
@@ -123,6 +125,7 @@ def parse_config(data: bytes) -> AdapterConfig:
         base_model_name_or_path=config.base_model_name_or_path or None,
         peft_version=config.peft_version or None,
         notes=() if note is None else (note,),
+        given=data,
     )
 
 
@@ -159,7 +162,7 @@ def _without_point(number: float) -> float:
     return int(number) if number == int(number) else number
 
 
-_FIELDS = frozenset(field.name for field in fields(StatedConfig))
+_FIELDS = frozenset(one.name for one in fields(StatedConfig))
 
 
 def _checked(stated: Mapping[str, Any]) -> StatedConfig:

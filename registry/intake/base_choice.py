@@ -6,6 +6,7 @@ from registry.entities import BaseModel
 from registry.errors import BaseNotFound, Incompatible
 from registry.intake.adapter_files import AdapterManifest
 from registry.intake.compatibility import WARN, CompatibilityResult, compatibility_of, refused
+from registry.intake.fitting.misfits import NAMED
 
 
 def choose_base(
@@ -84,7 +85,10 @@ def _undecided(fitting: Sequence[BaseModel], stated: str | None) -> Incompatible
 
 
 def _unfitting(manifest: AdapterManifest, bases: Sequence[BaseModel]) -> Incompatible:
-    reasons = [_line(result) for base in bases for result in refused(_compatibility(manifest, base))]
+    shown = bases[:NAMED]
+    reasons = [_line(result) for base in shown for result in refused(_compatibility(manifest, base))]
+    if len(bases) > len(shown):
+        reasons.append(f"nor can {len(bases) - len(shown)} others")
     stated = manifest.config.base_model_name_or_path
     return Incompatible(
         f"no registered base model can carry this adapter, which names {stated or 'none'};"

@@ -11,6 +11,7 @@ from registry.database.database import Database
 from registry.database.reader import reader_over
 from registry.entities import AdapterVersion, Evaluation
 from registry.files.artifacts import ArtifactStore
+from registry.intake.proven_adapter import ProveAdapter
 from registry.lists import queries
 from registry.lists.queries import Rows
 from registry.nouns.versioned import Versioned
@@ -51,6 +52,7 @@ class Adapters(Versioned[AdapterVersion]):
         parameters: Mapping[str, Any] | None = None,
         effect_score: float | None = None,
         compute_dtype: str | None = None,
+        prove: ProveAdapter | None = None,
     ) -> AdapterVersion:
         """Register an adapter version: see `registration.adapters`.
 
@@ -71,6 +73,7 @@ class Adapters(Versioned[AdapterVersion]):
             folder,
             subfolder=subfolder,
             checkpoint=checkpoint,
+            prove=prove,
             labels=labels,
             bases=self._bases(base),
             holder=Holder.of(job_id, fence),
@@ -89,6 +92,7 @@ class Adapters(Versioned[AdapterVersion]):
         tags: Sequence[str] = (),
         licence: str | None = None,
         description: str = "",
+        prove: ProveAdapter | None = None,
     ) -> tuple[AdapterVersion, ...]:
         """Register every adapter in and below a folder: see `registration.every_adapter`."""
         labels = AdapterLabels(
@@ -97,6 +101,7 @@ class Adapters(Versioned[AdapterVersion]):
         return register_every_adapter(
             folder,
             all_as=all_as,
+            prove=prove,
             labels=labels,
             bases=self._bases(base),
             database=self._database,

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from formats.base_modules import adaptable_modules, embedding_of
+from formats.peft import WEIGHTS_FILE
 from registry.crash_points import crash_point
 from registry.database.database import Database
 from registry.entities import AdapterVersion, BaseModel, FileRecord
@@ -19,6 +20,7 @@ from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from registry.intake.base_choice import choose_base
 from registry.intake.compatibility import CompatibilityResult, refused
 from registry.intake.fitting.placed_adapter import place
+from registry.intake.proven_adapter import ProveAdapter
 from registry.intake.tokenizer_compatibility import tokenizer_compatibility_of
 from registry.intake.tokenizer_files import TokenizerFiles, read_tokenizer
 from registry.records.kinds import ADAPTER
@@ -98,6 +100,7 @@ def register_adapter(
     *,
     subfolder: str | None = None,
     checkpoint: str | None = None,
+    prove: ProveAdapter | None = None,
     labels: AdapterLabels,
     bases: Bases,
     holder: Holder | None,
@@ -106,6 +109,7 @@ def register_adapter(
 ) -> AdapterVersion:
     """Register a version; equal weights and configuration under the same name are the version that is there.
 
+    With `prove` it is compared with what PEFT makes of it before it is stored.
     Where the adapter lies in the folder, `subfolder` and `checkpoint` say: see `intake.folders.places`.
 
     Raises:
@@ -119,6 +123,7 @@ def register_adapter(
             staging,
             subfolder=subfolder,
             checkpoint=checkpoint,
+            prove=prove,
             labels=labels,
             bases=bases,
             artifacts=artifacts,
@@ -133,6 +138,7 @@ def examine_adapter(
     *,
     subfolder: str | None = None,
     checkpoint: str | None = None,
+    prove: ProveAdapter | None = None,
     labels: AdapterLabels,
     bases: Bases,
     artifacts: ArtifactStore,
@@ -148,6 +154,7 @@ def examine_adapter(
         stated["parameters"] = {"trainer_state": dict(manifest.training), **stated["parameters"]}
     manifest = replace(manifest, licence=stated["licence"])
     base, results = choose_base(manifest, bases=bases.known, asked=bases.asked)
+    given = staging[WEIGHTS_FILE]
     manifest = place(
         manifest,
         staging,
@@ -156,6 +163,12 @@ def examine_adapter(
         opened=artifacts.open,
     )
     results = (*results, *_tokenizer_results(manifest.tokenizer, base, artifacts))
+    if prove is not None:
+        is_as_given = staging[WEIGHTS_FILE].digest == given.digest
+        config = manifest.config.given if is_as_given else None
+        proven = prove(base, staging.folder, name=labels.name, given=config)
+        stated["effect_score"] = proven.effect_score
+        stated["parameters"] = {**stated["parameters"], "compared": dict(proven.comparison)}
     return ExaminedAdapter(name=labels.name, manifest=manifest, base=base, results=results, labels=stated)
 
 

@@ -12,6 +12,7 @@ from registry.errors import Incompatible, InvalidAdapter
 from registry.files.artifacts import ArtifactStore
 from registry.files.staging import Staging
 from registry.intake.folders.places import adapters_in
+from registry.intake.proven_adapter import ProveAdapter
 from registry.registration.adapters import (
     AdapterLabels,
     Bases,
@@ -30,6 +31,7 @@ def register_every_adapter(
     folder: Path,
     *,
     all_as: str,
+    prove: ProveAdapter | None = None,
     labels: AdapterLabels,
     bases: Bases,
     database: Database,
@@ -50,7 +52,14 @@ def register_every_adapter(
     with ExitStack() as stagings:
         copies = [stagings.enter_context(artifacts.staging()) for _ in subfolders]
         examined = _examined(
-            folder, subfolders, copies, all_as=all_as, labels=labels, bases=bases, store=artifacts
+            folder,
+            subfolders,
+            copies,
+            all_as=all_as,
+            prove=prove,
+            labels=labels,
+            bases=bases,
+            store=artifacts,
         )
         stored = [
             artifacts.store(*pair)
@@ -68,6 +77,7 @@ def _examined(
     copies: Sequence[Staging],
     *,
     all_as: str,
+    prove: ProveAdapter | None,
     labels: AdapterLabels,
     bases: Bases,
     store: ArtifactStore,
@@ -78,7 +88,13 @@ def _examined(
         try:
             examined.append(
                 examine_adapter(
-                    folder, staging, subfolder=subfolder or None, labels=own, bases=bases, artifacts=store
+                    folder,
+                    staging,
+                    subfolder=subfolder or None,
+                    prove=prove,
+                    labels=own,
+                    bases=bases,
+                    artifacts=store,
                 )
             )
         except (InvalidAdapter, Incompatible) as refusal:

@@ -1,8 +1,13 @@
 """Paths of a loaded model's modules, from the names in its files."""
 
+from pathlib import Path
+
 import pytest
+from safetensors.torch import load_file
+from torch import nn
 
 from formats.base_modules import BaseModule, adaptable_modules
+from tests.wrapped_bases import WRAPPED_BASES
 
 SHAPE = (4, 4)
 
@@ -42,3 +47,26 @@ def test_an_embedding_maps_from_its_vocabulary() -> None:
     found = adaptable_modules({"model.embed_tokens": (100, 8), "lm_head": (100, 8)}, "LlamaForCausalLM")
     assert found["model.embed_tokens"] == BaseModule(d_in=100, d_out=8, is_embedding=True)
     assert found["lm_head"] == BaseModule(d_in=8, d_out=100, is_embedding=False)
+
+
+@pytest.mark.parametrize("family", WRAPPED_BASES)
+def test_modules_of_a_model_that_reads_pictures_are_named_as_transformers_names_them(
+    family: str, tmp_path: Path
+) -> None:
+    model = WRAPPED_BASES[family].build()
+    model.save_pretrained(tmp_path)
+    in_files = {
+        key.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
+        for key, tensor in load_file(tmp_path / "model.safetensors").items()
+        if tensor.dim() == 2 and key.endswith(".weight")
+    }
+    found = adaptable_modules(in_files, type(model).__name__)
+    loaded = {
+        path: (module.out_features, module.in_features)
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    loaded.pop("lm_head")  # tied, in some of them
+    assert {path: (m.d_out, m.d_in) for path, m in found.items() if path in loaded} == loaded
+    again = adaptable_modules(dict.fromkeys(found, SHAPE), type(model).__name__)
+    assert again.keys() == found.keys(), "names of a loaded model stay as they are"

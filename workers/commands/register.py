@@ -11,6 +11,7 @@ from registry.entities import AdapterVersion, DatasetVersion
 from registry.registration.datasets import Reading
 from registry.registration.every_adapter import NAMES, VERSIONS
 from workers.commands.reading_options import reading_options
+from workers.requests.adapters import register_adapter, register_every_adapter
 from workers.requests.base_models import is_converted, register_base
 
 _FILE = click.Path(exists=True, path_type=Path)
@@ -81,11 +82,11 @@ def adapter(
         )
     with opened() as registry:
         if all_as is None:
-            record = registry.adapters.register(folder, subfolder=subfolder, checkpoint=checkpoint, **facts)
+            record = register_adapter(registry, folder, subfolder=subfolder, checkpoint=checkpoint, **facts)
             output.notes(record.warnings)
             output.emit_made(record.reference, _facts(record))
             return
-        records = registry.adapters.register_every(folder, all_as=all_as, **facts)
+        records = register_every_adapter(registry, folder, all_as=all_as, **facts)
         for record in records:
             output.notes([f"{record.reference}: {warning}" for warning in record.warnings])
         output.emit([_facts(record) for record in records], key="adapter")

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from registry.entities import AdapterVersion
+from registry.entities import AdapterVersion, BaseModel
+from registry.intake.proven_adapter import ProvenAdapter
 from workers.attempts.context import JobContext
 from workers.jobs.answering import answering_on
 from workers.jobs.evaluation import record, score_dataset
@@ -23,6 +24,7 @@ from xlora_engine.adapter_training.callbacks import StepMetrics
 from xlora_engine.adapter_training.settings import AdapterTraining, TrainingSettings
 from xlora_engine.adapter_training.train_adapter import TrainedAdapter, train_adapter
 from xlora_engine.devices.process_group import ProcessGroup, joined
+from xlora_engine.measuring.peft_comparison import compare_with_peft
 from xlora_engine.measuring.probe import adapter_effect
 
 _log = logging.getLogger(__name__)
@@ -133,7 +135,16 @@ def _register(
         parameters={**spec.to_json(), **base.decided},
         effect_score=effect,
         compute_dtype=base.compute_dtype,
+        prove=partial(_same_in_peft, base, effect),
     )
+
+
+def _same_in_peft(
+    base: LoadedBase, effect: float, record: BaseModel, stored: Path, *, name: str, given: bytes | None
+) -> ProvenAdapter:
+    """The files that are to be stored, compared with what PEFT, which trained them, makes of them."""
+    found = compare_with_peft(base.model, stored, name=name)
+    return ProvenAdapter(effect_score=effect, comparison=found.to_json())
 
 
 def _evaluate(
