@@ -1,9 +1,9 @@
 """What a program that loads models found of an adapter before it was registered."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from registry.entities import BaseModel
 
@@ -18,10 +18,17 @@ class ProvenAdapter:
     comparison: Mapping[str, Any]
 
 
-class ProveAdapter(Protocol):
-    """Compares the files that are to be stored, in a folder, with what PEFT makes of them.
+@dataclass(frozen=True, kw_only=True)
+class CheckedAdapter:
+    """An adapter whose files are checked and not yet stored."""
 
-    `given` is the adapter_config.json that came with them, None where their keys are no longer those of it.
-    """
+    name: str
+    base: BaseModel
+    #: Holds the files that are to be stored.
+    folder: Path
+    #: The adapter_config.json that came with them; None where their keys are no longer those of it.
+    given_config: bytes | None
 
-    def __call__(self, base: BaseModel, stored: Path, *, name: str, given: bytes | None) -> ProvenAdapter: ...
+
+#: Compares what is to be stored with what PEFT makes of it; raises InvalidAdapter where that is another.
+ProveAdapter: TypeAlias = Callable[[CheckedAdapter], ProvenAdapter]

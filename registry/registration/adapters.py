@@ -20,7 +20,7 @@ from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from registry.intake.base_choice import choose_base
 from registry.intake.compatibility import CompatibilityResult, refused
 from registry.intake.fitting.placed_adapter import place
-from registry.intake.proven_adapter import ProveAdapter
+from registry.intake.proven_adapter import CheckedAdapter, ProveAdapter
 from registry.intake.tokenizer_compatibility import tokenizer_compatibility_of
 from registry.intake.tokenizer_files import TokenizerFiles, read_tokenizer
 from registry.records.kinds import ADAPTER
@@ -165,8 +165,14 @@ def examine_adapter(
     results = (*results, *_tokenizer_results(manifest.tokenizer, base, artifacts))
     if prove is not None:
         is_as_given = staging[WEIGHTS_FILE].digest == given.digest
-        config = manifest.config.given if is_as_given else None
-        proven = prove(base, staging.folder, name=labels.name, given=config)
+        proven = prove(
+            CheckedAdapter(
+                name=labels.name,
+                base=base,
+                folder=staging.folder,
+                given_config=manifest.config.given if is_as_given else None,
+            )
+        )
         stated["effect_score"] = proven.effect_score
         stated["parameters"] = {**stated["parameters"], "compared": dict(proven.comparison)}
     return ExaminedAdapter(name=labels.name, manifest=manifest, base=base, results=results, labels=stated)

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from registry.entities import AdapterVersion, BaseModel
-from registry.intake.proven_adapter import ProvenAdapter
+from registry.entities import AdapterVersion
+from registry.intake.proven_adapter import CheckedAdapter, ProvenAdapter
 from workers.attempts.context import JobContext
 from workers.jobs.answering import answering_on
 from workers.jobs.evaluation import record, score_dataset
@@ -139,11 +139,9 @@ def _register(
     )
 
 
-def _same_in_peft(
-    base: LoadedBase, effect: float, record: BaseModel, stored: Path, *, name: str, given: bytes | None
-) -> ProvenAdapter:
+def _same_in_peft(base: LoadedBase, effect: float, adapter: CheckedAdapter) -> ProvenAdapter:
     """The files that are to be stored, compared with what PEFT, which trained them, makes of them."""
-    found = compare_with_peft(base.model, stored, name=name)
+    found = compare_with_peft(base.model, adapter.folder, name=adapter.name)
     return ProvenAdapter(effect_score=effect, comparison=found.to_json())
 
 

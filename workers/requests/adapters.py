@@ -9,7 +9,7 @@ from typing import Any
 from formats.peft import CONFIG_FILE
 from registry.entities import AdapterVersion, BaseModel
 from registry.errors import InvalidAdapter
-from registry.intake.proven_adapter import ProvenAdapter
+from registry.intake.proven_adapter import CheckedAdapter, ProvenAdapter
 from registry.service import Registry
 from workers.processes.heavy_imports import heavy_imports
 from xlora_engine.errors import EngineError
@@ -33,15 +33,16 @@ def register_every_adapter(registry: Registry, folder: Path, **facts: Any) -> Se
     return registry.adapters.register_every(folder, prove=partial(_proven, registry), **facts)
 
 
-def _proven(
-    registry: Registry, base: BaseModel, stored: Path, *, name: str, given: bytes | None
-) -> ProvenAdapter:
+def _proven(registry: Registry, adapter: CheckedAdapter) -> ProvenAdapter:
     # torch, transformers and PEFT take seconds to import; what the files tell is refused before.
     with heavy_imports():
         import torch
+        from transformers.utils import logging as transformers_logging
 
         from xlora_engine.measuring.peft_comparison import compare_with_peft, weightless
         from xlora_engine.sources.base_model import load_base
+    transformers_logging.disable_progress_bar()
+    base, given = adapter.base, adapter.given_config
     runs = base.parameter_count <= MOST_PARAMETERS
     with tempfile.TemporaryDirectory() as scratch:
         config = None if given is None else Path(scratch) / CONFIG_FILE
@@ -53,7 +54,7 @@ def _proven(
                 model = load_base(folder, dtype=torch.float32, device=torch.device("cpu"))
             else:
                 model = weightless(_configuration(registry, base, Path(scratch)))
-            found = compare_with_peft(model, stored, name=name, given=config, runs=runs)
+            found = compare_with_peft(model, adapter.folder, name=adapter.name, given=config, runs=runs)
         except EngineError as error:
             raise InvalidAdapter(str(error)) from error
     return ProvenAdapter(effect_score=found.effect, comparison=found.to_json())
