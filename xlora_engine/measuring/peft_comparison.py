@@ -68,7 +68,7 @@ def weightless(folder: Path) -> PreTrainedModel:
     """The base model of a folder's configuration with parameters of the right shapes that take no memory."""
     model_class, config = language_model_of(load_config(folder))
     with torch.device("meta"):
-        model = model_class(config)  # type: ignore[call-arg]  # of its own configuration
+        model = model_class(config)
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             # One number in all places: PEFT puts factors where the weight is, and reads nothing of it.
