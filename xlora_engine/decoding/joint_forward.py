@@ -9,6 +9,7 @@ from transformers import GenerationMixin
 from transformers.cache_utils import Cache
 
 from xlora_engine.mixture.mixture import Mixture
+from xlora_engine.sources.architectures import decoder_of
 
 
 def joint_forward(
@@ -37,7 +38,7 @@ def joint_forward(
             seen.append(out.last_hidden_state)
 
     # The base model's own forward computes the logits (some scale or cap them); a hook gets its input.
-    hook = mixture.base.get_decoder().register_forward_hook(see)
+    hook = decoder_of(mixture.base).register_forward_hook(see)
     try:
         with mixture.context.using(scalings):
             logits: Tensor = mixture.base(**inputs, return_dict=True).logits

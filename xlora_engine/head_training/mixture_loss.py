@@ -12,6 +12,7 @@ from xlora_engine.data.chat import EncodedExample, collate
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.mixture.mixture import Mixture
+from xlora_engine.sources.architectures import decoder_of
 
 #: Tokens that must be saved to pay for a pass over the shared prefix alone, which reads all weights for a few
 #: tokens. Both costs grow with the base model; measured to be about 53 on one thread of a CPU.
@@ -78,7 +79,7 @@ def _prefix_cache(
     first = indices[0]
     hidden = upload(examples.hidden.left_padded([first])[:, : examples.shared], model.device)
     with model.context.using(model.head(hidden)):
-        model.base.get_decoder()(
+        decoder_of(model.base)(
             input_ids=upload([encoded[first].token_ids[: examples.shared]], model.device),
             cache=cache,
             use_cache=True,

@@ -17,6 +17,7 @@ from xlora_engine.data.shared_prefix import repeated
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.measuring.subjects import Subject
 from xlora_engine.mixture.mixture import Mixture
+from xlora_engine.sources.architectures import decoder_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -179,7 +180,8 @@ def _logits(out: CausalLMOutputWithPast) -> Float[Tensor, "batch kept vocabulary
 def selected(cache: Cache, sequences: Int[Tensor, " batch"]) -> Cache:
     """A copy of a cache that holds these of its sequences, in this order."""
     copied = copy.deepcopy(cache)
-    copied.batch_select_indices(sequences)
+    # Not `batch_select_indices`, which leaves a recurrent state as it is.
+    copied.reorder_cache(cast("torch.LongTensor", sequences))
     return copied
 
 
@@ -187,7 +189,7 @@ def selected(cache: Cache, sequences: Int[Tensor, " batch"]) -> Cache:
 def _last_hidden(model: Mixture) -> Iterator[list[Float[Tensor, "batch seq hidden"]]]:
     """Inside, the decoder's last hidden states of each forward are kept."""
     seen: list[Tensor] = []
-    handle = model.base.get_decoder().register_forward_hook(
+    handle = decoder_of(model.base).register_forward_hook(
         lambda _module, _inputs, out: seen.append(out.last_hidden_state)
     )
     try:

@@ -11,7 +11,7 @@ from torch import Tensor
 from xlora_engine.data.answer_scores import AnswerScores, require_finite, teacher_forced
 from xlora_engine.data.chat import Batch, ChatTokenizer, EncodedExample, collate, length_grouped, pad_token
 from xlora_engine.data.exact_match import decide, greedy_beginning
-from xlora_engine.data.shared_prefix import shared_prefix
+from xlora_engine.data.shared_prefix import can_share, shared_prefix
 from xlora_engine.errors import ConfigInvalid
 from xlora_engine.measuring.greedy_answers import Asked, GreedyAnswers
 from xlora_engine.measuring.joint_passes import JointPasses, Prefix
@@ -54,11 +54,10 @@ def score_jointly(
     if not examples or not requests or not all(requests.values()):
         counts = {subject.name: len(indices) for subject, indices in requests.items()}
         raise ConfigInvalid("examples", "at least one for each subject", counts)
-    # With sliding windows, the padding of a shorter example would push the prefix out of them.
-    slides = any(model.new_cache().mixture.is_sliding)
+    shares = can_share(model.new_cache().mixture, left_padded=True)
     with torch.no_grad():
         passes = JointPasses(model, list(requests))
-        prefix = passes.run_prefix(() if slides else shared_prefix(examples))
+        prefix = passes.run_prefix(shared_prefix(examples) if shares else ())
         forced = _Forced(passes, prefix, tokenizer, examples, tokens_per_batch, stops, on_scalings)
         for number, indices in enumerate(requests.values()):
             forced.ask(number, indices)

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from xlora_engine.config import XLoraConfig
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.devices.quantised import keep_unpacked, require_differentiable
-from xlora_engine.errors import ConfigInvalid
+from xlora_engine.errors import CacheUnsupported, ConfigInvalid
 from xlora_engine.mixture.activation_checkpointing import ActivationCheckpointing
 from xlora_engine.mixture.cache import XLoraCache, require_xlora_cache
 from xlora_engine.mixture.head import ScalingHead
@@ -26,7 +26,7 @@ from xlora_engine.mixture.routers import Router
 from xlora_engine.mixture.scaling_context import ScalingContext, fitted
 from xlora_engine.mixture.wrapping import presence, replace_module, wrap
 from xlora_engine.sources.adapter_weights import Expert, LowRank
-from xlora_engine.sources.architectures import require_text_only
+from xlora_engine.sources.architectures import decoder_of, require_text_only, rereads_cache
 from xlora_engine.sources.expert_fit import check_fits, placed
 
 
@@ -73,6 +73,9 @@ class Mixture(nn.Module):
         self.base = base
         base.requires_grad_(False)
         base.eval()
+        adapted = {path for expert in self.experts for path in expert.updates}
+        #: Layers that see tokens of earlier calls again, whose scalings no cache keeps.
+        self._rereading = sorted(path for path in adapted if rereads_cache(base, path))
         self.layers = wrap(base, self.experts, self.config, self.context)
         present = presence(self.layers, self.config)
         self.head = ScalingHead(self.config, layer_count=len(self.layers), seed=seed, present=present)
@@ -96,7 +99,7 @@ class Mixture(nn.Module):
         Never runs the language-model head, and keeps no gradient.
         """
         with torch.no_grad(), self.context.using(self.scaling_pass_scalings):
-            out = self.base.get_decoder()(
+            out = decoder_of(self.base)(
                 input_ids=input_ids,
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
@@ -162,6 +165,7 @@ class Mixture(nn.Module):
         held = require_xlora_cache(given)
         if held is None and use_cache:
             held = self.new_cache()
+        self._require_no_rereading(held)
         scalings = self.head(self.scaling_pass(**tokens, **where, cache=held and held.scaling))
         out = self.mixture_pass(scalings, **inputs, cache=held and held.mixture, use_cache=held is not None)
         return XLoraOutput.of(out, scalings=scalings, cache=held)
@@ -315,6 +319,13 @@ class Mixture(nn.Module):
         if self._checkpointing is None or not self.training or not torch.is_grad_enabled() or filling:
             return nullcontext()  # a block that fills a cache would fill it twice
         return self._checkpointing.active()
+
+    def _require_no_rereading(self, cache: XLoraCache | None) -> None:
+        if cache is not None and self._rereading:
+            raise CacheUnsupported(
+                f"{self._rereading[0]} is called on the tokens of its cache again at every step, and their"
+                " scalings are not kept; use experts without this layer, or no cache (use_cache=False)"
+            )
 
     def _require_counted_logits(self, kept: int | Tensor | None) -> None:
         if isinstance(kept, Tensor) and isinstance(self.base.get_output_embeddings(), MixtureLayer):

@@ -179,4 +179,7 @@ def _fit(gates: Float[Tensor, "batch seq ranks"], inner: Tensor) -> Tensor:
                 "mixture-of-experts base do; use adapters of layers that get all tokens"
             )
         return flat
-    return gates if gates.shape[1] in (1, inner.shape[1]) else gates[:, -inner.shape[1] :]
+    tokens = inner.shape[-2]
+    fitting = gates if gates.shape[1] in (1, tokens) else gates[:, -tokens:]
+    # Latent attention gives its layers a dimension of heads, of which there is one.
+    return fitting.unsqueeze(1) if inner.dim() == 4 else fitting

@@ -13,20 +13,33 @@ from xlora_engine.errors import BaseUnsupported, ConfigInvalid
 PROVEN = frozenset(
     {
         "BloomForCausalLM",
+        "DeepseekV2ForCausalLM",
+        "DeepseekV3ForCausalLM",
+        "FalconH1ForCausalLM",
         "GPT2LMHeadModel",
         "GPTNeoXForCausalLM",
         "Gemma2ForCausalLM",
         "Gemma3ForCausalLM",
+        "Gemma3ForConditionalGeneration",
+        "Gemma4ForCausalLM",
+        "Gemma4ForConditionalGeneration",
         "GemmaForCausalLM",
+        "Glm4ForCausalLM",
+        "Llama4ForCausalLM",
         "LlamaForCausalLM",
+        "Mistral3ForConditionalGeneration",
         "MistralForCausalLM",
         "MixtralForCausalLM",
         "OPTForCausalLM",
         "Phi3ForCausalLM",
         "PhiForCausalLM",
         "Qwen2ForCausalLM",
+        "Qwen2_5_VLForConditionalGeneration",
         "Qwen3ForCausalLM",
         "Qwen3MoeForCausalLM",
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3_5ForCausalLM",
+        "SmolLM3ForCausalLM",
         "Starcoder2ForCausalLM",
     }
 )
@@ -46,7 +59,7 @@ def check_architecture(base: PreTrainedModel) -> None:
         BaseUnsupported: it has no decoder below a head, or an encoder that a scaling pass would not run.
     """
     name = type(base).__name__
-    if base.config.is_encoder_decoder or base.get_decoder() is base:
+    if base.config.is_encoder_decoder or decoder_of(base) is base:
         raise BaseUnsupported(
             f"{name} has no decoder of its own below a head; load it as a causal language model"
         )
@@ -57,6 +70,23 @@ def check_architecture(base: PreTrainedModel) -> None:
             UnprovenArchitecture,
             stacklevel=2,
         )
+
+
+def decoder_of(base: PreTrainedModel) -> PreTrainedModel:
+    """The part of a causal language model that gives hidden states; the model itself if it has none."""
+    found: PreTrainedModel = base.get_decoder()
+    # Llama 4's text class has its decoder under another name than the one its weights are called by.
+    inner = getattr(base, "model", None)
+    return inner if found is base and isinstance(inner, PreTrainedModel) else found
+
+
+def rereads_cache(base: PreTrainedModel, path: str) -> bool:
+    """Whether the layer at a path is called on all tokens of its cache at every step, as in latent attention.
+
+    It widens the latents of keys and values (`kv_b_proj` of DeepSeek), which are cached narrow.
+    """
+    parent, _, name = path.rpartition(".")
+    return name == "kv_b_proj" and hasattr(base.get_submodule(parent), "kv_lora_rank")
 
 
 def require_text_only(inputs: Mapping[str, object]) -> None:

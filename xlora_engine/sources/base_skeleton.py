@@ -99,7 +99,7 @@ def _modules(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     for path, module in model.named_modules():
         if isinstance(module, Conv1D):
             found[path] = (module.nf, module.nx)
-        elif isinstance(module, nn.Linear):
+        elif type(module) is nn.Linear:  # a router, or one whose weight another layer reads, is none
             found[path] = (module.out_features, module.in_features)
         elif isinstance(module, nn.Embedding):
             found[path] = (module.num_embeddings, module.embedding_dim)

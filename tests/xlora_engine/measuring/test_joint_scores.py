@@ -116,7 +116,7 @@ def alone(
             mask = torch.nn.functional.pad(mask, (0, 1), value=1)
         return ids
 
-    whole: Any = SimpleNamespace(is_sliding=[True])  # sequences are run without a shared prefix
+    whole: Any = SimpleNamespace(layers=[None])  # sequences are run without a shared prefix
     return score_answers(
         call,
         generate,
