@@ -4,16 +4,20 @@ Links are resolved once, here; what is opened later is the file they lead to, wh
 """
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from formats.errors import Refusal
-from registry.files.regular_files import kind_of
+from registry.files.regular_files import kind_of, read_bounded
 
 #: A repository in the hub's cache: `snapshots/<revision>/<file>` is a link to `blobs/<digest>`.
 SNAPSHOTS, BLOBS, REFS = "snapshots", "blobs", "refs"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+#: A folder of the hub's cache: models--<owner>--<name>.
+_CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +29,47 @@ class Listing:
     folders: Mapping[str, Path]
     #: Name -> what it is, for what is neither or lies outside.
     unusable: Mapping[str, str]
+
+
+def snapshot_of(given: Path, *, refusal: Refusal) -> Path:
+    """The revision in a repository's folder of the hub's cache, of several main; other folders as they are.
+
+    Raises:
+        refusal: there are several, and none is main.
+    """
+    snapshots = given / SNAPSHOTS
+    if not (snapshots.is_dir() and (given / BLOBS).is_dir()):
+        return given
+    main = given / REFS / "main"
+    if main.is_file():
+        revision = read_bounded(main, limit_bytes=100, refusal=refusal).decode(errors="replace").strip()
+        if _COMMIT.fullmatch(revision) and (snapshots / revision).is_dir():
+            return snapshots / revision
+    revisions = sorted(str(path) for path in snapshots.iterdir() if path.is_dir())
+    if len(revisions) != 1:
+        raise refusal(
+            f"{given} holds {len(revisions)} revisions of a repository; give one of them:"
+            f" {', '.join(revisions)}"
+        )
+    return Path(revisions[0])
+
+
+def hub_origin(snapshot: Path) -> str | None:
+    """`hub:<repository>@<revision>` of a revision in the hub's cache; None of any other folder."""
+    resolved = snapshot.resolve()
+    cached = _CACHED.fullmatch(resolved.parent.parent.name)
+    if cached is None or resolved.parent.name != SNAPSHOTS or not _COMMIT.fullmatch(resolved.name):
+        return None
+    return f"hub:{cached['owner']}/{cached['name']}@{resolved.name}"
+
+
+def followed(folder: Path, name: str) -> Path:
+    """A file of a folder, or what its link leads to; a link that leads out comes back, and none opens it."""
+    path = folder / name
+    if not path.is_symlink():
+        return path
+    target = path.resolve()
+    return target if target.is_relative_to(boundary_of(folder)) else path
 
 
 def boundary_of(folder: Path) -> Path:

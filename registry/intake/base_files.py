@@ -9,8 +9,8 @@ from formats.base_modules import HEAD, HEADS, embedding_of
 from registry.errors import InvalidBase
 from registry.files.file_kinds import FileKind, kind_of_name
 from registry.files.json_text import digest_of
+from registry.files.linked_files import boundary_of, followed, list_folder, snapshot_of
 from registry.files.model_card import licence_in
-from registry.files.regular_files import names_in
 from registry.files.safetensors_file import TensorEntry
 from registry.files.staging import Staging
 from registry.intake.adapter_tensors import dtype_name
@@ -85,12 +85,13 @@ def stage_base(
     Raises:
         InvalidBase: a part is missing or damaged, or it is no causal language model; the message says which.
     """
+    folder = snapshot_of(folder, refusal=InvalidBase)
     names = _names(folder)
     if CONFIG_FILE not in names and (instead := without_config(names)):
         raise InvalidBase(f"{folder} has no {CONFIG_FILE}: {instead}")
     index = (INDEX_FILE,) if INDEX_FILE in names and SINGLE_FILE not in names else ()
     for name in {CONFIG_FILE, *_kept(names), *index}:
-        staging.copy(folder / name, name, refusal=InvalidBase, limit_bytes=SIZE_LIMITS.get(name))
+        staging.copy(followed(folder, name), name, refusal=InvalidBase, limit_bytes=SIZE_LIMITS.get(name))
     is_proven = prove is not None
     for name in names.intersection(_JSON_FILES):
         read_json(staging[name].path, own_code=is_proven)
@@ -146,8 +147,13 @@ def stage_base(
 
 def _names(folder: Path) -> frozenset[str]:
     """Names of the regular files; pickles and code among them are never copied or opened."""
-    names = names_in(folder, refusal=InvalidBase)
-    return frozenset(name for name, is_folder in names.items() if not is_folder)
+    listing = list_folder(folder, within=boundary_of(folder), refusal=InvalidBase)
+    for name, what in listing.unusable.items():
+        raise InvalidBase(
+            f"{folder / name} is {what}; copy the folder with its links resolved (cp -rL {folder} copy) and"
+            " give the copy"
+        )
+    return frozenset(listing.files)
 
 
 def _stated(staging: Staging, name: str) -> dict[str, Any]:

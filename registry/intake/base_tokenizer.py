@@ -6,6 +6,7 @@ from pathlib import Path
 from formats.chat_templates import CHAT_TEMPLATES, DEFAULT
 from formats.strict_json import parse_object
 from registry.errors import InvalidBase
+from registry.files.linked_files import followed
 from registry.files.regular_files import read_bounded
 from registry.files.staging import Staging
 from registry.intake.base_config import TEMPLATE_LIMIT_BYTES, read_json
@@ -93,7 +94,9 @@ def token_warnings(staging: Staging, *, embeddings: int | None) -> tuple[str, ..
 def _processor_templates(folder: Path, names: frozenset[str]) -> Mapping[str, str]:
     if _PROCESSOR_TEMPLATE_FILE not in names:
         return {}
-    return templates_of(read_json(folder / _PROCESSOR_TEMPLATE_FILE, own_code=True).get("chat_template"))
+    return templates_of(
+        read_json(followed(folder, _PROCESSOR_TEMPLATE_FILE), own_code=True).get("chat_template")
+    )
 
 
 def _stated_templates(staging: Staging) -> Mapping[str, str]:

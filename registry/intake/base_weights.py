@@ -11,6 +11,7 @@ from formats.strict_json import shown
 from registry.errors import InvalidBase, WeightsInvalid
 from registry.files.digests import weights_digest
 from registry.files.file_kinds import FileKind, kind_of_name
+from registry.files.linked_files import followed
 from registry.files.safetensors_file import TensorEntry, opened_tensors
 from registry.files.staging import Staging
 from registry.intake.base_config import BaseConfig, read_json
@@ -77,7 +78,7 @@ def find_weights(folder: Path, names: frozenset[str], staging: Staging) -> Found
     found: dict[str, str] = {}
     for shard in shards:
         try:
-            with opened_tensors(folder / shard) as file:
+            with opened_tensors(followed(folder, shard), called=folder / shard) as file:
                 entries += file.entries
                 found |= {entry.name: shard for entry in file.entries}
         except WeightsInvalid as exc:
@@ -95,7 +96,7 @@ def stage_weights(folder: Path, found: FoundWeights, staging: Staging) -> Staged
         InvalidBase: a copy is damaged, or no longer what was found.
     """
     for shard in found.shards:
-        staging.copy(folder / shard, shard, refusal=InvalidBase)
+        staging.copy(followed(folder, shard), shard, refusal=InvalidBase)
     with contextlib.ExitStack() as stack:
         try:
             files = [

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from registry.entities import BaseModel
 from registry.errors import InvalidBase
+from registry.files.linked_files import hub_origin, snapshot_of
 from registry.files.safetensors_file import TensorEntry
 from registry.intake.base_weights import ProvenBase
 from registry.service import Registry
@@ -42,7 +43,7 @@ def register_base(
     register = partial(
         registry.bases.register,
         name=name,
-        source=source or path.name,
+        source=source or hub_origin(snapshot_of(path, refusal=InvalidBase)) or path.name,
         revision=revision,
         licence=licence,
         prove=partial(_proven, called=path),

@@ -1,13 +1,11 @@
 """Where an adapter lies in what was given: itself, a folder below, a training checkpoint, a hub's cache."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from registry.errors import InvalidAdapter
-from registry.files.linked_files import BLOBS, REFS, SNAPSHOTS, Listing, boundary_of, list_folder
-from registry.files.regular_files import read_bounded
+from registry.files.linked_files import Listing, boundary_of, hub_origin, list_folder, snapshot_of
 from registry.intake.folders.adapter_names import holds_adapter, weights_name
 from registry.intake.folders.checkpoints import choose_checkpoint, natural_order, numbered_weights, steps_of
 from registry.intake.folders.no_adapter import what_instead
@@ -15,9 +13,6 @@ from registry.intake.folders.no_adapter import what_instead
 #: How deep and how far a folder is searched for others that hold an adapter.
 _DEEPEST, _MOST_FOLDERS = 4, 2000
 _NAMED = 8
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-#: A folder of the hub's cache: models--<owner>--<name>.
-_CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +50,7 @@ def find_adapter(given: Path, *, subfolder: str | None = None, checkpoint: str |
     """
     if given.is_file() and _is_lone(given.name):
         return _single(given)
-    root = _snapshot(given if given.is_dir() else _folder_of(given))
+    root = snapshot_of(given if given.is_dir() else _folder_of(given), refusal=InvalidAdapter)
     within = boundary_of(root)
     folder = root if subfolder is None else _below(root, subfolder, within)
     listing = list_folder(folder, within=within, refusal=InvalidAdapter)
@@ -84,7 +79,7 @@ def adapters_in(given: Path) -> tuple[str, ...]:
 
     The last is empty where `given` itself does.
     """
-    root = _snapshot(given)
+    root = snapshot_of(given, refusal=InvalidAdapter)
     within = boundary_of(root)
     listing = list_folder(root, within=within, refusal=InvalidAdapter)
     itself = [""] if holds_adapter(listing.files) else []
@@ -120,25 +115,6 @@ def _single(file: Path) -> AdapterPlace:
         others=(),
         origin=f"file:{file.name}",
     )
-
-
-def _snapshot(given: Path) -> Path:
-    """The revision in a repository's folder of the hub's cache; any other folder is itself."""
-    snapshots = given / SNAPSHOTS
-    if not (snapshots.is_dir() and (given / BLOBS).is_dir()):
-        return given
-    main = given / REFS / "main"
-    if main.is_file():
-        revision = read_bounded(main, limit_bytes=100, refusal=InvalidAdapter).decode(errors="replace")
-        if _COMMIT.fullmatch(revision.strip()) and (snapshots / revision.strip()).is_dir():
-            return snapshots / revision.strip()
-    revisions = sorted(path.name for path in snapshots.iterdir() if path.is_dir())
-    if len(revisions) != 1:
-        raise InvalidAdapter(
-            f"{given} holds {len(revisions)} revisions of a repository; give one of them:"
-            f" {_listed([str(snapshots / name) for name in revisions])}"
-        )
-    return snapshots / revisions[0]
 
 
 def _below(root: Path, subfolder: str, within: Path) -> Path:
@@ -205,12 +181,8 @@ def _absence(given: Path, folder: Path, listing: Listing, below: tuple[str, ...]
 
 
 def _origin(given: Path, root: Path, folder: Path) -> str:
-    resolved = root.resolve()
     below = folder.relative_to(root).as_posix() if folder != root and folder.is_relative_to(root) else ""
-    cached = _CACHED.fullmatch(resolved.parent.parent.name)
-    if cached and resolved.parent.name == SNAPSHOTS and _COMMIT.fullmatch(resolved.name):
-        return f"hub:{cached['owner']}/{cached['name']}@{resolved.name}" + (f"/{below}" if below else "")
-    return f"file:{given.name}" + (f"/{below}" if below else "")
+    return (hub_origin(root) or f"file:{given.name}") + (f"/{below}" if below else "")
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:
