@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "jobs": ("registry.commands.jobs", "Jobs: queued, running and ended."),
         "workers": ("registry.commands.workers", "Workers that run queued jobs."),
         "runs": ("workers.commands.runs", "What jobs measured, and whether MLflow has received it."),
+        "schema": ("workers.commands.schema", "The JSON Schema of a request."),
         "ui": ("workers.commands.ui", "Browse every run in MLflow."),
         "doctor": (
             "workers.commands.doctor",

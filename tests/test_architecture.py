@@ -89,6 +89,7 @@ LATE = {
     "workers.commands.running": {"rich"},
     "workers.jobs.adapter_export": {"torch", "transformers"},
     "workers.jobs.export": {"torch"},
+    "workers.commands.train": {"torch", "transformers", "peft"},
     "workers.jobs.generation": {"torch", "transformers"},
     "workers.jobs.reports.figures": {"matplotlib"},
     "workers.processes.spinning": {"torch"},

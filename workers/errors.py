@@ -2,6 +2,7 @@
 
 WorkersError                     ZOO-E400  exit 1
 ├── SpecInvalid                  ZOO-E401  exit 2    a request with a field out of range
+├── SpecFileInvalid              ZOO-E402  exit 2    a file that holds no request
 ├── JobFailed                    ZOO-E410  exit 7    the job ended without a result
 ├── JobCancelled                 ZOO-E411  exit 130  the job was cancelled
 ├── JobNotClaimable              ZOO-E412  exit 5    the job has ended, or another process runs it
@@ -33,6 +34,13 @@ class SpecInvalid(InvalidField, WorkersError):
     """A field of a request is missing, unknown, or out of its range."""
 
     code = "ZOO-E401"
+    exit_code = 2
+
+
+class SpecFileInvalid(WorkersError):
+    """A file that should hold a request cannot be read, or holds something else."""
+
+    code = "ZOO-E402"
     exit_code = 2
 
 

@@ -8,10 +8,10 @@ import click
 from click.core import ParameterSource
 
 from registry.commands.managing import opened
+from registry.commands.name_lists import split_list
 from registry.commands.output import Output, output_options
 from registry.commands.report_table import score_rows, verdict_lines
 from workers.commands.field_options import field_options
-from workers.commands.lists import split_list
 from workers.commands.running import Submission, run_job, submission_options
 from workers.requests.composition import composition_request, planned_composition
 from workers.requests.composition_data import AskedData

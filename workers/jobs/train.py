@@ -11,6 +11,7 @@ import torch
 
 from registry.entities import AdapterVersion
 from registry.intake.proven_adapter import CheckedAdapter, ProvenAdapter
+from registry.service import Registry
 from workers.attempts.context import JobContext
 from workers.jobs.answering import answering_on
 from workers.jobs.evaluation import record, score_dataset
@@ -76,12 +77,20 @@ def _train(
         replace(training_of(spec), micro_batch_size=micro_batch_size),
         base_name=base.record.name,
         folder=context.folder / "training",
+        initial=_initial_folder(registry, spec),
         group=group,
         on_step=on_step,
         stop=context.stop_requested,
         on_discarded=context.checkpoint_discarded,
     )
     return base, trained, drawn
+
+
+def _initial_folder(registry: Registry, spec: TrainSpec) -> Path | None:
+    """The verified files of the adapter that is continued from."""
+    if spec.initial_adapter is None:
+        return None
+    return registry.materialise(registry.adapters.get(spec.initial_adapter))
 
 
 def _drawn(context: JobContext, spec: TrainSpec, base: LoadedBase) -> DrawnSequences:

@@ -72,6 +72,10 @@ class TrainSpec(TrainingSettings):
     base: Text = Field(description="Base model.")
     train_dataset: Text = Field(description="Dataset to train on.")
     eval_dataset: Text | None = Field(default=None, description="Held-out dataset to score the adapter on.")
+    initial_adapter: Text | None = Field(
+        default=None,
+        description="Adapter to continue from, whose rank, alpha and modules are kept.",
+    )
     domains: Distinct[Text] = Field(default=(), description="What the adapter is for.")
     processes: int = Field(
         default=1,
@@ -241,6 +245,27 @@ def schema_of(kind: str) -> dict[str, Any]:
     if kind not in SPECS:
         raise SpecInvalid("kind", f"one of {', '.join(SPECS)}", kind)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **SPECS[kind].json_schema()}
+
+
+def file_schema_of(kind: str) -> dict[str, Any]:
+    """JSON Schema of a file that asks for this: as `schema_of`, and a training may say `epochs` for `steps`.
+
+    Raises:
+        SpecInvalid: there is no such kind.
+    """
+    schema = schema_of(kind)
+    if kind != TrainSpec.kind:
+        return schema
+    epochs = {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "description": "Instead of steps: how often each example is trained on.",
+    }
+    return {
+        **schema,
+        "properties": {**schema["properties"], "epochs": epochs},
+        "not": {"required": ["steps", "epochs"]},
+    }
 
 
 def processes_of(stored: Mapping[str, Any]) -> int:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 from transformers.pytorch_utils import Conv1D
@@ -44,6 +45,22 @@ def injected(base: PreTrainedModel, config: LoraConfig, *, seed: int) -> Iterato
         base.requires_grad_(False)
         base.eval()
         described.use_cache = use_cache
+
+
+def load_adapter(model: PeftModel, folder: Path) -> None:
+    """Give the adapter the weights in a folder.
+
+    Raises:
+        ConfigInvalid: they are of other modules or of another rank.
+    """
+    weights = load_file(folder / WEIGHTS_FILE)
+    wanted = {name: tensor.shape for name, tensor in get_peft_model_state_dict(model).items()}
+    found = {name: tensor.shape for name, tensor in weights.items()}
+    if found != wanted:
+        differing = sorted(name for name, _ in found.items() ^ wanted.items())
+        allowed = f"an adapter of the modules and rank that are trained (it differs in {differing[0]})"
+        raise ConfigInvalid("initial_adapter", allowed, str(folder))
+    set_peft_model_state_dict(model, weights)
 
 
 def write_adapter(model: PeftModel, folder: Path, *, base_name: str) -> None:

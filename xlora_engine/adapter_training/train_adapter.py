@@ -14,10 +14,11 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.cache_utils import Cache
 from transformers.trainer_callback import PrinterCallback
 
+from formats.peft import WEIGHTS_FILE
 from formats.target_modules import ALL_LINEAR
 from xlora_engine.adapter_training.callbacks import InactivePrefixCallback, StepCallback, StepMetrics
 from xlora_engine.adapter_training.inactive_prefix import InactivePrefix
-from xlora_engine.adapter_training.lora_injection import injected, write_adapter
+from xlora_engine.adapter_training.lora_injection import injected, load_adapter, write_adapter
 from xlora_engine.adapter_training.settings import AdapterTraining
 from xlora_engine.adapter_training.training_batches import Batches, only
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample, pad_token, training_order
@@ -55,6 +56,7 @@ def train_adapter(
     *,
     base_name: str,
     folder: Path,
+    initial: Path | None = None,
     group: ProcessGroup = ALONE,
     on_step: Callable[[StepMetrics], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
@@ -64,6 +66,7 @@ def train_adapter(
 
     Checkpoints go to `folder/checkpoints`; a second call with the same arguments goes on from the
     last complete one, to the same weights as an uninterrupted run. The adapter goes to `folder/adapter`.
+    `initial` is the folder of an adapter of this shape to continue from, with a new schedule and optimiser.
     `on_discarded` is told of each checkpoint that is not taken up, and why.
 
     Every process of a group calls it with the same arguments. Each takes its share of every batch, so that
@@ -72,7 +75,8 @@ def train_adapter(
 
     Raises:
         ConfigInvalid: there are no examples, a target module that the base model does not have, a batch that
-            the processes of the group cannot share, or a base model whose loss they cannot.
+            the processes of the group cannot share, a base model whose loss they cannot, or an initial
+            adapter of another shape.
         TrainingStopped: `stop` answered true; a checkpoint was written first.
         TrainingDiverged: a loss or gradient is not finite.
     """
@@ -80,11 +84,14 @@ def train_adapter(
     # The seed decides, so a resumed run has the same order.
     order = training_order(examples, batch_size=settings.batch_size, steps=settings.steps, seed=settings.seed)
     parts = settings.parts(group.size)
-    run = _run_digest(base, examples, settings, base_name, group)
+    run = _run_digest(base, examples, settings, base_name, group, initial)
     step_callback = StepCallback(settings, run, group, on_step, stop)
     checkpoints = folder / "checkpoints"
-    with injected(base, _lora(settings), seed=settings.seed) as model:
+    with injected(base, lora_config(settings), seed=settings.seed) as model:
         inactive = InactivePrefix(model, shared_prefix(examples) if settings.inactive_prefix else ())
+        if initial is not None:
+            load_adapter(model, initial)
+            inactive.impose()
         batches = Batches(
             examples,
             order,
@@ -124,7 +131,8 @@ def train_adapter(
     )
 
 
-def _lora(settings: AdapterTraining) -> LoraConfig:
+def lora_config(settings: AdapterTraining) -> LoraConfig:
+    """What PEFT is asked for."""
     targets: Any = list(settings.target_modules)
     return LoraConfig(
         task_type="CAUSAL_LM",
@@ -194,6 +202,7 @@ def _run_digest(
     settings: AdapterTraining,
     base_name: str,
     group: ProcessGroup,
+    initial: Path | None,
 ) -> str:
     """Digests of everything the result depends on; a checkpoint with others is of another run."""
     deciding = {**asdict(settings), "checkpoint_every_s": None, "micro_batch_size": None}
@@ -208,4 +217,6 @@ def _run_digest(
         "processes": str(group.size),
         "examples": hashed.hexdigest(),
     }
+    if initial is not None:
+        deciding_parts["initial"] = hashlib.sha256((initial / WEIGHTS_FILE).read_bytes()).hexdigest()
     return " ".join(f"{name}={value}" for name, value in deciding_parts.items())

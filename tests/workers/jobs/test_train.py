@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from registry.service import Registry
-from tests.pico import pico_base_folder, pico_tokenizer
+from tests.pico import pico_adapter, pico_base_folder, pico_tokenizer
 from tests.workers.stocked_zoo import Started
+from workers.errors import SpecInvalid
 from workers.jobs import evaluation, loading, train
 from workers.requests.specs import EvalSpec, TrainSpec
+from workers.requests.training import planned_training
 from xlora_engine.errors import AnswerTooLong
 
 SPEC = TrainSpec(
@@ -123,3 +127,39 @@ def test_a_limit_below_the_context_counts(started: Started) -> None:
     )
     with pytest.raises(AnswerTooLong, match=r"fits\.jsonl, line 1 .* limit is 20;"):
         train.run(context)
+
+
+def test_an_adapter_is_continued_from_and_the_record_says_from_which(started: Started) -> None:
+    registry = started(SPEC).registry
+    asked = {"name": "new", "train_dataset": "bio.train", "initial_adapter": "bio", "steps": 1}
+    spec = planned_training(registry, {**asked, "learning_rate": 1e-12, "inactive_prefix": False}).register(
+        registry
+    )
+    made = registry.adapters.get(train.run(started(spec))["adapter"])
+    first = registry.adapters.get("bio")
+    assert made.parameters["initial_adapter"] == "bio@1"
+    assert (made.rank, made.alpha, made.target_modules) == (first.rank, first.alpha, first.target_modules)
+    begun, ended = (
+        load_file(registry.materialise(one) / "adapter_model.safetensors") for one in (first, made)
+    )
+    torch.testing.assert_close(ended, begun, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rank": 2}, r"rank must be left out, or as bio@1 has it: 4, got 2"),
+        ({"target_modules": ["q_proj"]}, "target_modules must be left out, or as bio@1 has it"),
+        ({"base": "other"}, r"base must be the base model of bio@1, pico, got 'other'"),
+        ({"initial_adapter": "scaled"}, "initial_adapter must be an adapter with one rank and alpha"),
+    ],
+)
+def test_an_adapter_of_another_shape_or_base_is_not_continued_from(
+    started: Started, tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    registry = started(SPEC).registry
+    registry.bases.register(pico_base_folder(tmp_path / "other", seed=7), name="other", source="here")
+    registry.adapters.register(pico_adapter(tmp_path / "scaled", seed=9, use_rslora=True), name="scaled")
+    asked = {"name": "new", "train_dataset": "bio.train", "initial_adapter": "bio"}
+    with pytest.raises(SpecInvalid, match=said):
+        planned_training(registry, {**asked, **change})
