@@ -55,6 +55,9 @@ from workers.requests.specs import ComposeSpec
     "checkpoint_every_s",
     "samples_per_domain",
     "eval_examples",
+    "merged_rank",
+    "density",
+    "merge_scale",
     "seed",
 )
 @click.option("--dry-run", is_flag=True, help="Check and show the plan; train nothing.")

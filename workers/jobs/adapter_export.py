@@ -4,23 +4,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from registry.entities import AdapterVersion, BaseModel
+from registry.entities import AdapterVersion, BaseModel, CompositionVersion
 from registry.service import Registry
 from workers.errors import SpecInvalid
 from workers.processes.heavy_imports import heavy_imports
 from workers.requests.exports import DTYPES
 
 
-def write_adapter_version(
+def write_stored_adapter(
     registry: Registry,
-    record: AdapterVersion,
+    record: AdapterVersion | CompositionVersion,
     folder: Path,
     layout: str,
     *,
     base_id: str | None,
     dtype: str | None,
 ) -> Mapping[str, Any]:
-    """Write an adapter to a new folder; what is to be known of it.
+    """Write an adapter, or a composition that is one, to a new folder; what is to be known of it.
 
     Raises:
         SpecInvalid: the base model's weights are quantised, so that nothing can be added to them.

@@ -11,10 +11,10 @@ from typing import Any
 from registry.entities import AdapterVersion, CompositionVersion
 from registry.service import Registry
 from workers.errors import SpecInvalid
-from workers.jobs.adapter_export import write_adapter_version
+from workers.jobs.adapter_export import write_stored_adapter
 from workers.processes.heavy_imports import heavy_imports
 from workers.requests.exports import ADAPTER_EXPORTS, DEFAULT_OF_COMPOSITIONS, require_adapter_export
-from workers.requests.methods import require_export
+from workers.requests.methods import method_row, require_export
 from workers.requests.subjects import find
 from xlora_engine.sources.hub import looks_like_repository
 from xlora_engine.sources.new_folder import filling
@@ -67,19 +67,19 @@ def export(
         NotRepresentable: the format cannot express it.
     """
     record = find(registry, reference)
-    if isinstance(record, CompositionVersion):
+    if isinstance(record, CompositionVersion) and not _is_adapter(record, layout):
         return _composition(
             registry, record, folder, layout or DEFAULT_OF_COMPOSITIONS, base_id, with_base, dtype
         )
-    if not isinstance(record, AdapterVersion):
+    if not isinstance(record, AdapterVersion | CompositionVersion):
         allowed = "an adapter or a composition: a base model is exported as it was registered, a folder"
         raise SpecInvalid("subject", allowed=allowed, value=reference)
     layout = layout or next(iter(ADAPTER_EXPORTS))
     require_adapter_export(layout, with_base=with_base, dtype=dtype)
     base_id = base_id or _hub_name(registry, record.base_digest)
-    known = write_adapter_version(registry, record, folder, layout, base_id=base_id, dtype=dtype)
+    known = write_stored_adapter(registry, record, folder, layout, base_id=base_id, dtype=dtype)
     return Exported(
-        kind="adapter",
+        kind="adapter" if isinstance(record, AdapterVersion) else "composition",
         reference=record.reference,
         format=layout,
         folder=folder.resolve(),
@@ -88,6 +88,11 @@ def export(
         holds_its_path=False,
         known=known,
     )
+
+
+def _is_adapter(record: CompositionVersion, layout: str | None) -> bool:
+    """Whether it is one ordinary adapter, and is to be written in a format of adapters."""
+    return method_row(record.method).is_adapter and layout not in (None, OWN_FORMAT)
 
 
 def _composition(
@@ -135,10 +140,10 @@ def _convert(
 ) -> None:
     # The own format is copied without torch, which takes seconds to import.
     with heavy_imports():
-        from workers.methods.mixing import mixing_method
+        from workers.methods.mixing import xlora_method
         from xlora_engine.saved.formats import write_model
 
-    saved = replace(mixing_method(method).read(source), base_id=base_id, base_folder=base_folder)
+    saved = replace(xlora_method(method).read(source), base_id=base_id, base_folder=base_folder)
     write_model(saved, folder, layout)
 
 

@@ -19,6 +19,7 @@ from xlora_engine.data.chat import ChatTokenizer
 from xlora_engine.measuring.probe import effect_of
 from xlora_engine.model import XLoraModel
 from xlora_engine.saved.saved_model import SavedModel
+from xlora_engine.sources.adapter_weights import Expert
 
 #: Tokens in one forward without gradients: enough to keep two cores busy, little enough for a laptop.
 TOKENS_PER_BATCH = 1024
@@ -86,6 +87,8 @@ class ComposedModel:
     weights: tuple[float, ...] | None = None
     #: What the report says of how it was trained.
     training: Mapping[str, Any] = field(default_factory=dict)
+    #: The experts that became the model's one, if they did.
+    made_of: tuple[Expert, ...] = ()
 
     def weighed(self) -> AbstractContextManager[None]:
         """Inside, the model weighs its experts so."""
@@ -108,6 +111,10 @@ class MixingMethod(Protocol):
     def load(self, folder: Path, base_model: PreTrainedModel) -> ComposedModel:
         """What `save` wrote, on the base model that it was made on."""
 
+
+class XLoraMethod(MixingMethod, Protocol):
+    """One whose compositions are X-LoRA models, which other programs read."""
+
     def read(self, folder: Path) -> SavedModel:
         """What `save` wrote, apart from a base model, for the formats that it is exported to."""
 
@@ -118,9 +125,19 @@ def mixing_method(name: str) -> MixingMethod:
     Raises:
         SpecInvalid: there is no such method.
     """
-    module, _, attribute = method_row(name).implementation.partition(":")
-    found: MixingMethod = getattr(importlib.import_module(module), attribute)()
+    found: MixingMethod = _implementation(name)
     return found
+
+
+def xlora_method(name: str) -> XLoraMethod:
+    """The method of that name, whose row says that it leaves an X-LoRA model."""
+    found: XLoraMethod = _implementation(name)
+    return found
+
+
+def _implementation(name: str) -> Any:
+    module, _, attribute = method_row(name).implementation.partition(":")
+    return getattr(importlib.import_module(module), attribute)()
 
 
 def alone(position: int, *, of: int) -> tuple[float, ...]:

@@ -28,6 +28,19 @@ class Method:
     settings: frozenset[str] = frozenset()
     #: Formats of `zoo export`.
     exports: tuple[str, ...]
+    #: Whether it leaves one ordinary adapter, which is exported as adapters are.
+    is_adapter: bool = False
+
+
+def _merge(summary: str, implementation: str, *, settings: frozenset[str] = frozenset()) -> Method:
+    return Method(
+        summary=summary,
+        implementation=f"workers.methods.merged:{implementation}",
+        needs_data=False,
+        settings=frozenset({"merged_rank", "merge_scale"}) | settings,
+        exports=("zoo", "peft", "vllm", "merged"),
+        is_adapter=True,
+    )
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -50,6 +63,25 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             implementation="workers.methods.uniform:Uniform",
             needs_data=False,
             exports=_OF_XLORA,
+        ),
+        "linear": _merge("the mean of the experts as one adapter", "linear"),
+        "ties": _merge(
+            "of each expert the largest entries, of these the mean of the commoner sign, as one adapter",
+            "ties",
+            settings=frozenset({"density"}),
+        ),
+        "dare": _merge(
+            "the mean of the experts, entries of each dropped at random, as one adapter",
+            "dare",
+            settings=frozenset({"density"}),
+        ),
+        "core-ties": _merge(
+            "TIES in the space that the experts share, as one adapter",
+            "core_ties",
+            settings=frozenset({"density"}),
+        ),
+        "pico": _merge(
+            "the mean of the experts, output directions that they share weighing less, as one adapter", "pico"
         ),
     }
 )

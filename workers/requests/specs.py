@@ -193,6 +193,18 @@ class ComposeSpec(Checked):
     checkpoint_every_s: float = Field(
         default=60.0, gt=0, le=86_400, description="Seconds between checkpoints of mixture training."
     )
+    merged_rank: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**16,
+        description="Largest rank of a merged adapter; the sum of the experts' if left out.",
+    )
+    density: float = Field(
+        default=0.2, gt=0, lt=1, description="Share of an expert's entries that a merge keeps."
+    )
+    merge_scale: float = Field(
+        default=1.0, gt=0, le=1000, description="What a merged adapter is multiplied by."
+    )
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Decides initial values and samples.")
 
     def __post_init__(self) -> None:

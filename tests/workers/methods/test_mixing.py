@@ -1,10 +1,11 @@
 """Every method of the table can be made, stored, asked again and exported, through the job that composes."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from registry.entities import CompositionVersion
 from registry.service import Registry
@@ -13,12 +14,12 @@ from tests.workers.stocked_zoo import DOMAINS, Started
 from workers.errors import SpecInvalid
 from workers.jobs import compose, loading
 from workers.jobs.answering import answering
-from workers.methods.mixing import mixing_method, uniform
+from workers.jobs.export import export
+from workers.methods.mixing import uniform
 from workers.requests.composition_data import AskedData
 from workers.requests.composition_plan import Request, make_plan
 from workers.requests.methods import METHODS, Method, require_export, require_read
 from xlora_engine.model import XLoraModel
-from xlora_engine.saved.formats import write_model
 
 PROMPT = torch.arange(3, 12)[None]
 #: Enough to train whatever there is to train.
@@ -48,39 +49,67 @@ def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "compute_dtype", lambda _: torch.float32)
 
 
-@pytest.fixture(params=list(METHODS))
-def composition(request: pytest.FixtureRequest, stocked: Registry, started: Started) -> CompositionVersion:
-    """One composition by each method."""
-    spec = make_plan(stocked, request_for(request.param, eval_examples=2)).spec()
-    return stocked.compositions.get(compose.run(started(spec))["composition"])
-
-
 def logits_of(registry: Registry, composition: CompositionVersion) -> torch.Tensor:
     with answering(registry, f"composition:{composition.reference}") as answerer:
         positions = torch.arange(PROMPT.shape[1])[None]
         return answerer.logits(PROMPT, torch.ones_like(PROMPT), positions, logits_to_keep=0)
 
 
-def test_the_record_says_how_it_was_made_and_whether_it_was_worth_it(
-    composition: CompositionVersion,
+@pytest.mark.parametrize("method", list(METHODS))
+def test_a_composition_says_how_it_was_made_and_computes_the_same_wherever_it_is_exported(
+    method: str, stocked: Registry, started: Started, tmp_path: Path
 ) -> None:
-    assert composition.method in METHODS
+    spec = make_plan(stocked, request_for(method, eval_examples=2)).spec()
+    composition = stocked.compositions.get(compose.run(started(spec))["composition"])
+    assert composition.method == method
     assert composition.report["subjects"] == ["base", *DOMAINS, "uniform", "composed"]
     assert [verdict["task"] for verdict in composition.report["verdict"]] == list(DOMAINS)
     assert [expert.name for expert in composition.experts] == list(DOMAINS)
-
-
-def test_every_export_of_a_method_computes_what_the_composition_does(
-    stocked: Registry, composition: CompositionVersion, tmp_path: Path
-) -> None:
     expected = logits_of(stocked, composition)
-    method, folder = mixing_method(composition.method), stocked.materialise(composition)
-    for layout in METHODS[composition.method].exports:
-        exported = folder if layout == "zoo" else tmp_path / layout
-        if layout != "zoo":
-            write_model(replace(method.read(folder), base_id="owner/pico"), exported, layout)
-        model = XLoraModel.from_pretrained(exported, pico_llama())
-        torch.testing.assert_close(model(input_ids=PROMPT).logits, expected, atol=1e-5, rtol=1e-5)
+    row = METHODS[method]
+    for layout in row.exports:
+        exported = tmp_path / layout
+        export(stocked, composition.reference, exported, layout=layout, base_id="owner/pico")
+        read = _adapter_read_by_others if row.is_adapter else _model_read_by_the_engine
+        torch.testing.assert_close(read(exported, layout), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def _model_read_by_the_engine(folder: Path, _layout: str) -> torch.Tensor:
+    logits: torch.Tensor = XLoraModel.from_pretrained(folder, pico_llama())(input_ids=PROMPT).logits
+    return logits
+
+
+@torch.no_grad()
+def _adapter_read_by_others(folder: Path, layout: str) -> torch.Tensor:
+    """PEFT reads an adapter, and transformers a base model that it is merged into."""
+    if layout == "merged":
+        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    else:
+        model = PeftModel.from_pretrained(pico_llama(), folder)
+    logits: torch.Tensor = model.eval()(input_ids=PROMPT).logits
+    return logits
+
+
+def test_a_linear_merge_scores_as_the_uniform_mixture_does(stocked: Registry, started: Started) -> None:
+    spec = make_plan(stocked, request_for("linear")).spec()
+    scores = stocked.compositions.get(compose.run(started(spec))["composition"]).report["scores"]
+    for domain in DOMAINS:
+        uniform_loss = scores["uniform"][domain]["loss"]
+        assert scores["composed"][domain]["loss"] == pytest.approx(uniform_loss, rel=1e-4)
+
+
+def test_a_merge_has_the_rank_and_the_scale_asked_for(stocked: Registry, started: Started) -> None:
+    def logits(**given: object) -> torch.Tensor:
+        spec = make_plan(stocked, request_for("ties", eval_examples=2, **given)).spec()
+        composition = stocked.compositions.get(compose.run(started(spec))["composition"])
+        assert composition.method_details["rank"] == 2
+        return logits_of(stocked, composition)
+
+    asked = {"merged_rank": 2, "density": 0.5}
+    assert not torch.allclose(logits(**asked), logits(**asked, merge_scale=3.0))
+    with pytest.raises(SpecInvalid, match="density must be left out with the method pico"):
+        make_plan(stocked, request_for("pico", density=0.5))
 
 
 def test_the_uniform_mixture_weighs_all_experts_the_same(stocked: Registry, started: Started) -> None:
@@ -110,7 +139,7 @@ def test_data_is_not_read_by_a_method_that_needs_weights_alone() -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(SpecInvalid, match=r"method must be one of xlora, uniform, got 'moe'"):
+    with pytest.raises(SpecInvalid, match=r"method must be one of xlora, uniform, .*, got 'moe'"):
         require_read("moe", {})
 
 
