@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Int
 from torch import Tensor
@@ -11,6 +12,7 @@ from transformers.cache_utils import Cache
 
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample, collate, length_grouped, pad_token
 from xlora_engine.data.exact_match import decide_beginning
+from xlora_engine.data.shared_prefix import can_share
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.measuring.joint_passes import JointPasses, Prefix, selected
 
@@ -31,19 +33,26 @@ class _Open:
     input_ids: Int[Tensor, "batch seq"]
     mask: Int[Tensor, "batch cached_and_seq"]
     positions: Int[Tensor, "batch seq"]
-    caches: tuple[Cache, Cache]
+    #: Of both passes; None where a cache cannot be cut down to some of its sequences.
+    caches: tuple[Cache, Cache] | None
 
     def next(self, tokens: Sequence[int], left: Sequence[int]) -> "_Open":
         """With a token more each, and only these of them."""
         chosen = upload(list(left), self.mask.device)
         ids = upload([tokens[index] for index in left], self.mask.device)[:, None]
+        next_positions = self.positions[chosen, -1:] + 1
+        if self.caches is None:
+            ids = torch.cat([self.input_ids[chosen], ids], 1)
+            next_positions = torch.cat([self.positions[chosen], next_positions], 1)
         return _Open(
             asked=[self.asked[index] for index in left],
             beginnings=[self.beginnings[index] for index in left],
             input_ids=ids,
             mask=F.pad(self.mask[chosen], (0, 1), value=1),
-            positions=self.positions[chosen, -1:] + 1,
-            caches=(selected(self.caches[0], chosen), selected(self.caches[1], chosen)),
+            positions=next_positions,
+            caches=None
+            if self.caches is None
+            else (selected(self.caches[0], chosen), selected(self.caches[1], chosen)),
         )
 
 
@@ -102,12 +111,14 @@ class GreedyAnswers:
     ) -> _Open:
         model, prefix = self._passes.model, self._prefix
         batch = collate(sequences, pad_id=pad_token(self._tokenizer)).to(model.device)
+        caches: tuple[Cache, Cache] | None
         if prefix.length:
             subjects = [each.subject for each in asked]
             caches = (prefix.scaling_cache(len(asked)), prefix.mixture_cache(subjects, model.device))
         else:
             empty = model.new_cache()
-            caches = (empty.scaling, empty.mixture)
+            continues = can_share(empty.mixture, left_padded=False)
+            caches = (empty.scaling, empty.mixture) if continues else None
         return _Open(
             asked=asked,
             beginnings=beginnings,

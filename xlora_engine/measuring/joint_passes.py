@@ -153,10 +153,10 @@ class JointPasses:
         attention_mask: Int[Tensor, "batch cached_and_seq"],
         position_ids: Int[Tensor, "batch seq"],
         subjects: Sequence[int],
-        caches: tuple[Cache, Cache],
+        caches: tuple[Cache, Cache] | None,
     ) -> Int[Tensor, " batch"]:
-        """Each sequence's likeliest next token; the caches grow, the scaling pass's if a subject reads it."""
-        scaling, mixture = caches
+        """Each sequence's likeliest next token; caches grow, the scaling pass's if a subject reads it."""
+        scaling, mixture = caches or (None, None)
         where = {"attention_mask": attention_mask, "position_ids": position_ids}
         of_head = None
         if any(self.subjects[number].reads_head for number in subjects):
@@ -167,7 +167,7 @@ class JointPasses:
             **where,
             logits_to_keep=1,
             cache=mixture,
-            use_cache=True,
+            use_cache=mixture is not None,
         )
         return _logits(out)[:, -1].argmax(-1)
 

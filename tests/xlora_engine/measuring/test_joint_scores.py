@@ -22,6 +22,7 @@ from xlora_engine.data.answer_scores import AnswerScores, score_answers
 from xlora_engine.data.chat import EncodedExample
 from xlora_engine.data.shared_prefix import shared_prefix
 from xlora_engine.errors import ConfigInvalid, ScoreNotFinite
+from xlora_engine.measuring import greedy_answers, joint_scores
 from xlora_engine.measuring.joint_scores import score_jointly
 from xlora_engine.measuring.subjects import Subject
 from xlora_engine.model import XLoraModel
@@ -148,6 +149,27 @@ def test_each_subject_scores_as_it_does_alone(
         assert found.example_tokens == expected.example_tokens
         fates.update(found.example_matches)
     assert min(fates[0.0], fates[1.0]) > 10
+
+
+def test_where_no_cache_can_be_continued_sequences_are_run_whole(
+    model: XLoraModel,
+    tokenizer: PreTrainedTokenizerFast,
+    examples: list[EncodedExample],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Given caches like those of a recurrent model
+    for module in (joint_scores, greedy_answers):
+        monkeypatch.setattr(module, "can_share", lambda *_, **__: False)
+    composed, first = (each for each in subjects_of(model) if each.name in ("composed", "bio"))
+    # When a subject that reads the head and one that does not are scored
+    found = score_jointly(
+        model, tokenizer, examples, {composed: range(30), first: range(30)}, tokens_per_batch=500
+    )
+    # Then they score as alone
+    for subject in (composed, first):
+        expected = alone(model, tokenizer, subject, examples[:30])
+        assert found[subject.name].example_losses == pytest.approx(expected.example_losses, abs=2e-5)
+        assert found[subject.name].example_matches == expected.example_matches
 
 
 def test_the_work_that_subjects_share_is_done_once(
