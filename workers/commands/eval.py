@@ -56,6 +56,7 @@ def command(
             ],
             key="subject",
         )
+        output.notes(job.outcome.get("warnings", ()))
 
 
 def _asked_task(given: str) -> AskedTask:

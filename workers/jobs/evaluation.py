@@ -9,6 +9,7 @@ from workers.jobs.answering import Answerer, load_answerers
 from workers.jobs.loading import LoadedBase, dates
 from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.specs import EvalSpec
+from workers.training_data.seen_in_training import seen_in_training
 from xlora_engine.data.answer_scores import AnswerScores
 
 #: What is recorded of a score.
@@ -21,10 +22,13 @@ def run(context: JobContext) -> Mapping[str, Any]:
     total = len(spec.subjects) * len(spec.datasets)
     context.report("loading", 0, total)
     scores: dict[str, dict[str, AnswerScores]] = {}
+    seen: list[str] = []
     done = 0
     for base, answerer in load_answerers(context.registry, spec.subjects):
         context.computes_in(base.compute_dtype)
         scores[answerer.subject] = {}
+        found = seen_in_training(context.registry, answerer.subject, tuple(spec.datasets.values()))
+        seen += [f"{answerer.subject} on {sentence}" for sentence in found]
         for task, reference in spec.datasets.items():
             context.raise_if_stopped()
             tokens = context.micro_batch(spec.batch_tokens)
@@ -35,7 +39,7 @@ def run(context: JobContext) -> Mapping[str, Any]:
             done += 1
             context.report(f"{answerer.subject} on {task}", done, total, loss=score.loss)
             context.run.metrics({f"{answerer.subject}/{task}/{m}": getattr(score, m) for m in METRICS})
-    return {"scores": _plain(scores)}
+    return {"scores": _plain(scores), "warnings": seen}
 
 
 def score_dataset(

@@ -51,8 +51,13 @@ def test_one_base_model_is_in_memory_for_training_and_scoring(started: Started, 
 def test_the_scores_are_those_of_the_adapter_loaded_anew(started: Started) -> None:
     outcome = train.run(started(SPEC))
     asked = EvalSpec(subjects=(f"adapter:{outcome['adapter']}",), datasets={"bio": "bio.eval@1"})
-    (anew,) = evaluation.run(started(asked))["scores"].values()
+    scored = evaluation.run(started(asked))
+    (anew,) = scored["scores"].values()
     assert outcome["scores"]["loss"] == pytest.approx(anew["bio"]["loss"], abs=1e-6)
+    # All that is held out was trained on, which training and evaluation say.
+    said = "4 of 4 examples stand in bio.train@1 (4 equal, 0 nearly)"
+    assert [said in outcome["warnings"][0], said in scored["warnings"][0]] == [True, True]
+    assert outcome["data"]["shared_with_held_out"] == 4
 
 
 def test_what_was_computed_in_is_on_record(started: Started) -> None:
