@@ -1,4 +1,4 @@
-"""What of held-out data a subject was trained on: an adapter's datasets, or those of a composition's experts."""
+"""What of held-out data a subject was trained on: an adapter, or a composition by its experts."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
