@@ -21,7 +21,14 @@ _FIXTURES_OF_PROCESSES = {"asked", "postgresql", "together", "valkey"}
 #: wait for servers that never answer.
 _LONG = {
     *("adapter_training", "benchmarks", "broker", "checks", "decoding", "head_training", "methods"),
-    *("test_architectures.py", "test_what_fits_runs.py", "test_mlflow_store.py", "test_dates.py"),
+    *(
+        "test_adapter_formats.py",
+        "test_asking.py",
+        "test_architectures.py",
+        "test_what_fits_runs.py",
+        "test_mlflow_store.py",
+        "test_dates.py",
+    ),
 }
 
 #: Events of Python's own audit at which a process starts.
