@@ -75,9 +75,14 @@ def compatibility_of(
         _ok(f"fits {base_name} in all {len(placed.names)} modules it touches"),
         *_coverage(placed.names.values(), base_modules),
         *_left_out(placed, base_name),
-        *(_warn("ZOO-W201", text) for text in (*manifest.config.notes, *manifest.warnings)),
+        *(noticed(text) for text in (*manifest.config.notes, *manifest.warnings)),
         *([] if manifest.licence else [_warn("ZOO-W205", "no licence is stated; give one with --licence")]),
     )
+
+
+def noticed(message: str) -> CompatibilityResult:
+    """The warning of something that was noticed while an adapter was read or placed."""
+    return _warn("ZOO-W201", message)
 
 
 def joint_compatibility_of(adapters: Sequence[Composable]) -> tuple[CompatibilityResult, ...]:

@@ -18,7 +18,7 @@ from registry.files.json_text import digest_of
 from registry.files.staging import Staging
 from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from registry.intake.base_choice import choose_base
-from registry.intake.compatibility import CompatibilityResult, refused
+from registry.intake.compatibility import CompatibilityResult, noticed, refused
 from registry.intake.fitting.placed_adapter import place
 from registry.intake.proven_adapter import CheckedAdapter, ProveAdapter
 from registry.intake.tokenizer_compatibility import tokenizer_compatibility_of
@@ -154,7 +154,7 @@ def examine_adapter(
         stated["parameters"] = {"trainer_state": dict(manifest.training), **stated["parameters"]}
     manifest = replace(manifest, licence=stated["licence"])
     base, results = choose_base(manifest, bases=bases.known, asked=bases.asked)
-    given = staging[WEIGHTS_FILE]
+    given, noted = staging[WEIGHTS_FILE], len(manifest.warnings)
     manifest = place(
         manifest,
         staging,
@@ -162,7 +162,11 @@ def examine_adapter(
         base_files=base.files,
         opened=artifacts.open,
     )
-    results = (*results, *_tokenizer_results(manifest.tokenizer, base, artifacts))
+    results = (
+        *results,
+        *(noticed(text) for text in manifest.warnings[noted:]),
+        *_tokenizer_results(manifest.tokenizer, base, artifacts),
+    )
     if prove is not None:
         is_as_given = staging[WEIGHTS_FILE].digest == given.digest
         proven = prove(

@@ -1,6 +1,7 @@
 """Adapters to the registry, each compared with PEFT on the files that are stored before it is one."""
 
 import tempfile
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ def _proven(registry: Registry, adapter: CheckedAdapter) -> ProvenAdapter:
         from transformers.utils import logging as transformers_logging
 
         from xlora_engine.measuring.peft_comparison import compare_with_peft, weightless
+        from xlora_engine.sources.architectures import UnprovenArchitecture
         from xlora_engine.sources.base_model import load_base
     transformers_logging.disable_progress_bar()
     base, given = adapter.base, adapter.given_config
@@ -54,7 +56,9 @@ def _proven(registry: Registry, adapter: CheckedAdapter) -> ProvenAdapter:
                 model = load_base(folder, dtype=torch.float32, device=torch.device("cpu"))
             else:
                 model = weightless(_configuration(registry, base, Path(scratch)))
-            found = compare_with_peft(model, adapter.folder, name=adapter.name, given=config, runs=runs)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UnprovenArchitecture)  # the base model's record says it
+                found = compare_with_peft(model, adapter.folder, name=adapter.name, given=config, runs=runs)
         except EngineError as error:
             raise InvalidAdapter(str(error)) from error
     return ProvenAdapter(effect_score=found.effect, comparison=found.to_json())

@@ -33,6 +33,8 @@ from xlora_engine.sources.base_model import load_base
 
 IDS = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(1))
 
+KEY = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
 #: How a key or a configuration is changed after PEFT saved it.
 Rename = Callable[[str], str]
 
@@ -253,7 +255,8 @@ def test_a_configuration_computes_what_it_computes_in_peft(
     expected = made_by_peft(base, case, tmp_path / "given")
     assert (expected - plain).abs().max() > 0.01, "the adapter has an effect"
 
-    record = register_adapter(zoo, tmp_path / "given", name="a", base=registered(case.base))
+    own = f"case-{list(CASES).index(name)}"  # equal adapters of one name would be one version
+    record = register_adapter(zoo, tmp_path / "given", name=own, base=registered(case.base))
 
     stored = zoo.materialise(record)
     torch.testing.assert_close(computed_here(base, stored), expected, rtol=1e-5, atol=2e-5)
@@ -263,6 +266,9 @@ def test_a_configuration_computes_what_it_computes_in_peft(
     assert compared["largest_logit_difference"] < 1e-3
     assert record.effect_score is not None
     assert record.effect_score > 1e-6
+    noted = " ".join(record.warnings)
+    assert ("because they are the base model's own weights" in noted) is case.saves_embeddings
+    assert ("are stored under other names" in noted) is (case.key(KEY) != KEY)
     keys = load_file(stored / "adapter_model.safetensors")
     assert all(key.startswith("base_model.model.") and ".lora_" in key for key in keys)
 
@@ -290,7 +296,9 @@ def test_a_language_model_has_one_set_of_modules_under_all_its_names(
     )
     expected = made_by_peft(base, case, tmp_path / "given")
 
-    record = register_adapter(zoo, tmp_path / "given", name="a", base=registered(f"{family}/{kind}"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        record = register_adapter(zoo, tmp_path / "given", name="a", base=registered(f"{family}/{kind}"))
 
     assert all(path.startswith(f"{own}layers.") for path in record.modules)
     torch.testing.assert_close(computed_here(base, zoo.materialise(record)), expected, rtol=1e-5, atol=2e-5)
