@@ -312,21 +312,17 @@ def test_a_request_that_is_refused_registers_no_file(
     assert ask("datasets", "ls", "-q").out == "bio.eval@1\n"
 
 
-def test_a_file_of_another_ending_is_not_said_to_be_missing(
-    catalogue: Path, ask: Ask, tmp_path: Path
-) -> None:
+def test_a_file_of_another_ending_is_taken_for_what_it_is(catalogue: Path, ask: Ask, tmp_path: Path) -> None:
     file = write_dataset(tmp_path / "rows.json")
-    refused = ask("eval", "bio", "--data", str(file))
-    assert refused.code == 1
-    assert f"mv {file} {tmp_path / 'rows.jsonl'}" in refused.err
+    assert ask("register", "dataset", str(file), "-q").out == "rows@1\n"
 
 
 def test_an_invalid_example_is_named_with_its_file(catalogue: Path, ask: Ask, tmp_path: Path) -> None:
     file = tmp_path / "bad.jsonl"
-    file.write_text("{}\n")
+    file.write_text('{"messages": []}\n')
     for refused in (ask("register", "dataset", str(file)), ask("eval", "bio", "--data", str(file))):
         assert refused.code == 1
-        assert f"error ZOO-E260: {file}, line 1: expected a list of messages" in refused.err
+        assert f"error ZOO-E260: {file}, example 1 (line 1): expected a list of messages" in refused.err
 
 
 def test_a_sort_by_a_score_that_nothing_has_is_refused_with_those_there_are(

@@ -138,8 +138,15 @@ def test_every_file_is_opened_and_read_once(
     register(registry, kind, given[kind])
     monkeypatch.undo()
     for file in files_of(given[kind]):
-        assert reading.opened[file] == 1, file
-        assert reading.read_bytes[file] == file.stat().st_size, file
+        # What cannot be a base model is told by the weights' header, before they are copied whole.
+        header = _header_bytes(file) if kind == "base" and file.suffix == ".safetensors" else 0
+        assert reading.opened[file] == (2 if header else 1), file
+        assert reading.read_bytes[file] == file.stat().st_size + header, file
+
+
+def _header_bytes(file: Path) -> int:
+    with file.open("rb") as opened:
+        return 8 + int.from_bytes(opened.read(8), "little")
 
 
 def test_a_copy_of_an_adapter_s_weights_is_opened_once_and_its_header_read_once(
