@@ -65,10 +65,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 # Each in a folder of its own, which one test looks into: PEFT and transformers import the first two wherever
-# they are installed, a second and some warnings for every process.
+# they are installed, a second and some warnings for every process. Compiled: torchao warns while it is.
 $(VENV)/.apart: $(VENV)/.installed
 	for library in bitsandbytes torchao mistralrs; do \
-		$(BIN)/pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade \
+		$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade \
 			--target $(VENV)/$$library $$library || exit 1; \
 	done
 	touch $@

@@ -23,6 +23,9 @@ def reader(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (checkout / "examples").mkdir()
     for file in workplace.glob("*.*.jsonl"):
         shutil.copy(file, checkout / "examples")
+    # What the pages call a corpus: examples of all domains, which do not say so.
+    corpus = "".join(file.read_text(encoding="utf-8") for file in sorted(workplace.glob("*.train.jsonl")))
+    (checkout / "corpus.jsonl").write_text(corpus, encoding="utf-8")
     follow(README, zoo_in(checkout, home=folder / "home"))
     return folder
 

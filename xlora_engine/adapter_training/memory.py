@@ -56,7 +56,8 @@ def training_memory(
     """
     model_class, text_config = language_model_of(config)
     with torch.device("meta"):
-        skeleton = model_class._from_config(text_config, dtype=dtype)
+        skeleton = model_class(text_config)
+    torch.nn.Module.to(skeleton, dtype)
     skeleton.requires_grad_(False)
     base = sum(parameter.nbytes for parameter in skeleton.parameters())
     with torch.device("meta"), injected(skeleton, lora, seed=0) as model:

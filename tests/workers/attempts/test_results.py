@@ -77,6 +77,7 @@ STATED: dict[type[BaseException], str] = {
     engine_errors.TrainingDiverged: "error",
     workers_errors.WorkersError: "error",
     workers_errors.SpecInvalid: "bad_input",
+    workers_errors.NoExpertHelps: "bad_input",
     workers_errors.GpuBusy: "infra",
     workers_errors.GpuUnusable: "infra",
 }

@@ -48,8 +48,8 @@ def two_processors() -> set[int]:
     return set(usable[:2])
 
 
-def own_threads() -> int:
-    return len(list(Path("/proc/self/task").iterdir()))
+def own_threads() -> set[str]:
+    return {thread.name for thread in Path("/proc/self/task").iterdir()}
 
 
 def processor_time_beside_a_busy_process(mode: str, processors: set[int]) -> float:
@@ -87,10 +87,12 @@ def test_a_second_team_sleeps_and_leaves_nothing_behind() -> None:
     SleepingTeam(3).end()  # torch starts threads of its own at the first
     before = own_threads()
     team = SleepingTeam(3)
-    wait_until(lambda: own_threads() >= before + 3, what="the team is there")
+    # By name: threads of earlier tests may end meanwhile.
+    wait_until(lambda: len(own_threads() - before) >= 3, what="the team is there")
     assert torch.get_num_threads() == usual
+    members = own_threads() - before
     team.end()
-    wait_until(lambda: own_threads() <= before, what="the team is gone", timeout_s=20)
+    wait_until(lambda: not own_threads() & members, what="the team is gone", timeout_s=20)
 
 
 def test_the_waiting_of_all_threads_is_counted(tmp_path: Path) -> None:

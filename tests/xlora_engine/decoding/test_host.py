@@ -17,7 +17,7 @@ from xlora_engine.decoding.host import PRIVATE_NAMES, PrivateName
 ENGINE = Path(__file__).parents[3] / "xlora_engine"
 
 #: Private names of torch's modules, which are used as well.
-OF_TORCH = {"_apply", "_forward_hooks"}
+OF_TORCH = {"_apply", "_cdata", "_forward_hooks"}
 
 
 def change_in(used: PrivateName) -> str | None:
