@@ -79,10 +79,11 @@ $(VENV)/.demo: $(VENV)/.installed
 	touch $@
 
 # What a machine with Python 3.12, torch and transformers for CUDA lacks of what `benchmarks.on_gpu` needs. There:
-# pip install --no-index --no-deps --target SITE build/gpu-wheels/*.whl; PYTHONPATH=SITE python -m benchmarks.on_gpu --out DIR
-gpu_wheels := accelerate alembic annotated-types beartype gguf huggingface-hub jaxtyping mako peft platformdirs \
-	psycopg psycopg-binary pydantic pydantic-core safetensors sqlalchemy tokenizers transformers typing-inspection \
-	wadler-lindig
+# pip install --no-index --no-deps --upgrade build/gpu-wheels/*.whl && python -m benchmarks.on_gpu --out DIR
+# (into that Python itself: a job's process takes no PYTHONPATH from its parent).
+gpu_wheels := accelerate alembic annotated-types beartype click gguf jaxtyping mako peft platformdirs psycopg \
+	psycopg-binary pydantic pydantic-core rich safetensors sqlalchemy tokenizers transformers typing-extensions \
+	typing-inspection wadler-lindig
 gpu-wheels: $(VENV)/.installed
 	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --constraint constraints.txt \
 		--python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 \

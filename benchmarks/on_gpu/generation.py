@@ -43,17 +43,23 @@ def run(setting: Setting, say: Callable[[Row], None]) -> None:
     """Every case; of each, every contender on the same base model."""
     for case in _CASES:
         _run_case(case, setting, say)
-        gc.collect()
-        if setting.device.type == "cuda":
-            torch.cuda.empty_cache()
+        _give_memory_back(setting)
+
+
+def _give_memory_back(setting: Setting) -> None:
+    """What is no longer used would count among the next one's peak."""
+    gc.collect()
+    if setting.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _run_case(case: Case, setting: Setting, say: Callable[[Row], None]) -> None:
-    prompt, new = (16, 8) if setting.quick else (512, 128)
+    prompt, new = (16, 8) if setting.quick else (512, 128 if _is_largest(case.shape) else 64)
     base = random_base(case.shape, setting)
     model = composed(base, random_experts(base, case.experts, setting))
     subject = on_disk(model, setting.folder / case.shape)
     model.unload()
+    del model
     vocabulary = base.config.vocab_size
     seconds: dict[tuple[str, int], float] = {}
     for name, make in _CONTENDERS.items():
@@ -71,15 +77,17 @@ def _run_case(case: Case, setting: Setting, say: Callable[[Row], None]) -> None:
             say(Row(part="", what=what, value=rate, unit="tokens/s", note=note))
             if name != "base":
                 ratio = seconds[name, batch_size] / seconds["base", batch_size]
-                is_judged = name == "ours" and case.shape == max(SHAPES, key=_size)
+                is_judged = name == "ours" and _is_largest(case.shape)
                 bar = _BARS.get(batch_size) if is_judged and not setting.quick else None
                 say(Row(part="", what=f"{what}, times the base", value=ratio, at_most=bar))
         if name in ("ours", "two caches"):
             contender.model.unload()  # type: ignore[operator]
+        del contender
+        _give_memory_back(setting)
 
 
-def _size(shape: str) -> int:
-    return SHAPES[shape].full["hidden_size"]
+def _is_largest(shape: str) -> bool:
+    return shape == max(SHAPES, key=lambda name: SHAPES[name].full["hidden_size"])
 
 
 def _prompt(batch_size: int, tokens: int, vocabulary: int, setting: Setting) -> Int[Tensor, "batch seq"]:

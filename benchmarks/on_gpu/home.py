@@ -70,6 +70,10 @@ def stocked(setting: Setting) -> Home:
     pico_tokenizer().save_pretrained(folder)
     home = Home(setting.folder)
     home.run("register", "base", str(folder), "--name", "base", "-q")
+    # So long that a step of 32 takes more than a nearly full GPU has left, and not too long to be taken.
+    file = setting.folder / "long.train.jsonl"
+    file.write_text(_examples("long", 32, repeated=20), encoding="utf-8")
+    home.run("register", "dataset", str(file), "--name", "long.train", "-q")
     for domain in DOMAINS:
         for split in ("train", "eval"):
             file = setting.folder / f"{domain}.{split}.jsonl"
@@ -78,9 +82,10 @@ def stocked(setting: Setting) -> Home:
     return home
 
 
-def _examples(domain: str, count: int) -> str:
+def _examples(domain: str, count: int, *, repeated: int = 1) -> str:
     pairs = [
-        (f"{domain} question {number}?", f"{domain} answer {number * 7 % 10}") for number in range(count)
+        (f"{domain} question {number}?", f"{domain} answer {number * 7 % 10} " * repeated)
+        for number in range(count)
     ]
     lines = [
         {"messages": [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]}

@@ -49,7 +49,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "generation": Part(
             what="tokens a second and memory, against the base model and PEFT",
             module="benchmarks.on_gpu.generation",
-            limit_s=150,
+            limit_s=180,
         ),
         "training": Part(
             what="steps of head and adapter against PEFT's",
@@ -59,12 +59,12 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "decoding step": Part(
             what="synchronisations of a decoding step, and its time over that of its bytes",
             module="benchmarks.on_gpu.decoding_step",
-            limit_s=40,
+            limit_s=75,
         ),
         "whole job": Part(
             what="`zoo` trains, composes and generates; locks; a GPU too full; a GPU that torch cannot use",
             module="benchmarks.on_gpu.whole_job",
-            limit_s=150,
+            limit_s=200,
         ),
         "four bits": Part(
             what="a base model in four bits: generate, and train the head",

@@ -28,6 +28,7 @@ def run(setting: Setting, say: Callable[[Row], None]) -> None:
     examples = _examples(base.config.vocab_size, 32 if setting.quick else 256)
     say(_hidden_states(model, examples, setting))
     model.unload()
+    del model
     seconds = {}
     for name, make in {"ours": ours, "peft": peft_xlora}.items():
         contender = make(base, subject)
