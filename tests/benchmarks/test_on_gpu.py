@@ -8,25 +8,24 @@ from benchmarks.on_gpu.__main__ import main
 from benchmarks.on_gpu.parts import PARTS
 from benchmarks.on_gpu.rows import Row, table
 
+#: Parity is among the tests anyway; the others start `zoo` two dozen times. All run by hand with:
+#: python -m benchmarks.on_gpu --out DIR --device cpu --quick
+LEFT_OUT = {"parity", "whole job", "two processes"}
+
 
 @pytest.mark.processes
-def test_every_part_runs_on_the_cpu_and_says_its_rows(
+def test_the_parts_run_on_the_cpu_and_say_their_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--out", str(tmp_path), "--device", "cpu", "--quick", "--seconds", "1500"]) == 0
+    run = [part for part in PARTS if part not in LEFT_OUT]
+    asked = ["--device", "cpu", "--quick", "--seconds", "1500", "--parts", ",".join(run)]
+    assert main(["--out", str(tmp_path), *asked]) == 0
     rows = [row for file in tmp_path.glob("*.jsonl") for row in Row.read(file)]
-    assert {row.part for row in rows} == set(PARTS)
-    ran = {row.part: row for row in rows if row.what == "ran"}
-    assert {part for part, row in ran.items() if row.value == 1} == set(PARTS), ran
+    assert {row.part for row in rows if row.what == "ran" and row.value == 1} == set(run)
     values = {(row.part, row.what): row.value for row in rows}
     assert values["generation", "8B, 3 experts, batch 1: ours, times the base"]
-    assert values["whole job", "generated"] == 1
-    printed = capsys.readouterr().out
-    assert printed.strip().endswith(table([rows_of_last_part(rows)]).splitlines()[-1])
-
-
-def rows_of_last_part(rows: list[Row]) -> Row:
-    return [row for row in rows if row.part == list(PARTS)[-1]][-1]
+    last = [row for row in rows if row.part == run[-1]][-1]
+    assert capsys.readouterr().out.strip().endswith(table([last]).splitlines()[-1])
 
 
 def test_a_part_that_fails_or_has_no_time_is_a_row_that_misses_its_bar(tmp_path: Path) -> None:
