@@ -27,6 +27,7 @@ _BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
 _MEANT_OTHERWISE = "?#%"
 #: More threads than any machine has processors.
 _MOST_THREADS = 4096
+_COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 class SettingOutOfRange(InvalidField, InvalidSetting):
@@ -61,11 +62,13 @@ class Settings:
 
         Raises:
             SettingOutOfRange: the database is of another kind than SQLite and PostgreSQL, the broker of
-                another than Redis, Valkey and RabbitMQ, the lease no number of seconds, or ZOO_THREADS no
-                number.
+                another than Redis, Valkey and RabbitMQ, the lease no number of seconds, ZOO_THREADS no
+                number, or ZOO_COMPUTE_DTYPE no dtype to compute in.
         """
         home = _home(environ.get("ZOO_HOME", ""))
-        threads(environ)  # checked here, before any job starts
+        # Checked here, before any job starts.
+        threads(environ)
+        stated_compute_dtype(environ)
         return cls(
             home=home,
             database_url=_database_url(environ.get("ZOO_DATABASE_URL", ""), home=home),
@@ -106,6 +109,19 @@ def threads(environ: Mapping[str, str]) -> int | None:
             "ZOO_THREADS", f"a whole number in 1..{_MOST_THREADS}, or unset for all cores", text
         )
     return int(text)
+
+
+def stated_compute_dtype(environ: Mapping[str, str]) -> str | None:
+    """What ZOO_COMPUTE_DTYPE has jobs compute in; None for what is fastest on their machine.
+
+    Raises:
+        SettingOutOfRange: it is neither float32 nor bfloat16.
+    """
+    text = environ.get("ZOO_COMPUTE_DTYPE", "")
+    if text and text not in _COMPUTE_DTYPES:
+        allowed = f"{' or '.join(_COMPUTE_DTYPES)}, or unset for the faster of them"
+        raise SettingOutOfRange("ZOO_COMPUTE_DTYPE", allowed, text)
+    return text or None
 
 
 def _broker_url(text: str) -> str | None:

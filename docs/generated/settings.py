@@ -24,6 +24,10 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
         "all cores",
         "Threads of a job process, 1 to 4096. `OMP_WAIT_POLICY=PASSIVE` nearly halves the time of two.",
     ),
+    "ZOO_COMPUTE_DTYPE": (
+        "the faster",
+        "`float32` or `bfloat16`: what jobs compute in, so that machines of several kinds agree.",
+    ),
     "ZOO_DEBUG": ("none", "`1` shows where an unexpected error came from."),
     "ZOO_CRASH_AT": ("none", "For tests: a process ends itself at the point named."),
     "MLFLOW_TRACKING_URI": (

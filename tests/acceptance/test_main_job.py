@@ -43,11 +43,8 @@ def test_the_report_compares_the_composition_with_everything_it_was_made_from(zo
 
 def test_an_experts_score_in_the_report_is_its_score_alone(zoo: Zoo) -> None:
     report = json.loads(zoo("compositions", "show", "science", "--json").stdout)["report"]
-    job = json.loads(zoo("jobs", "show", "1", "--json").stdout)
-    # Batches of other examples are rounded otherwise where the machine computes in bfloat16: to 1 in 256.
-    rounding = {"float32": 1e-4, "bfloat16": 1e-2}[job["compute_dtype"]]
-    alone = job["outcome"]["scores"]["loss"]
-    assert alone == pytest.approx(report["scores"]["bio"]["bio"]["loss"], rel=rounding)
+    alone = json.loads(zoo("jobs", "show", "1", "--json").stdout)["outcome"]["scores"]["loss"]
+    assert alone == pytest.approx(report["scores"]["bio"]["bio"]["loss"], rel=1e-4)
 
 
 def test_the_report_is_printed_and_written_as_a_page(zoo: Zoo, tmp_path: Path) -> None:

@@ -119,6 +119,11 @@ def test_a_password_that_would_be_taken_apart_and_printed_is_refused(password: s
             "ZOO_THREADS must be a whole number in 1..4096, or unset for all cores, got 'many'",
         ),
         (
+            "ZOO_COMPUTE_DTYPE",
+            "fp16",
+            "ZOO_COMPUTE_DTYPE must be float32 or bfloat16, or unset for the faster of them, got 'fp16'",
+        ),
+        (
             "ZOO_LEASE_S",
             "0",
             "ZOO_LEASE_S must be a number from 1 to 86400 (seconds), or unset for 60, got '0'",

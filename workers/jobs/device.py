@@ -1,13 +1,17 @@
-"""The device that this process computes on: an unusable GPU raises, and never falls back to the CPU."""
+"""What this process computes on and in: an unusable GPU raises, and never falls back to the CPU."""
 
 import os
 from collections.abc import Mapping
 
 import torch
 
+from registry.settings import stated_compute_dtype
 from workers.errors import GpuUnusable
 from workers.processes.gpus import visible_gpus
-from xlora_engine.devices.compute_dtype import default_device
+from xlora_engine.devices.compute_dtype import compute_dtype, default_device
+
+#: Names of dtypes in records and settings.
+COMPUTE_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def device_here(environ: Mapping[str, str] | None = None) -> torch.device:
@@ -25,3 +29,11 @@ def device_here(environ: Mapping[str, str] | None = None) -> torch.device:
             " the GPU out on purpose with CUDA_VISIBLE_DEVICES= before the command"
         )
     return device
+
+
+def dtype_here(device: torch.device, environ: Mapping[str, str] | None = None) -> torch.dtype:
+    """What ZOO_COMPUTE_DTYPE says to compute in, else the fastest on this machine."""
+    stated = stated_compute_dtype(os.environ if environ is None else environ)
+    if stated is None:
+        return compute_dtype(device)
+    return COMPUTE_DTYPES[stated]

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from registry.service import Registry
-from workers.jobs.device import device_here
+from workers.jobs.device import device_here, dtype_here
 from workers.jobs.train import training_of
 from workers.methods.training_examples import encode_sample
 from workers.requests.training import PlannedTraining, called, file_of
@@ -14,7 +14,6 @@ from workers.training_data.drawn_sequences import draw_sequences
 from xlora_engine.adapter_training.memory import training_memory
 from xlora_engine.adapter_training.train_adapter import lora_config
 from xlora_engine.data.chat import collate, pad_token
-from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.sources.base_model import load_config, load_tokenizer, read_limits
 
 _MEMINFO = Path("/proc/meminfo")
@@ -66,7 +65,7 @@ def forecast(registry: Registry, planned: PlannedTraining) -> TrainingForecast:
     drawn = draw_sequences(files, tokenizer, spec, limits=limits, held_out=held_out)
     examples = drawn.sequences
     device = device_here()
-    dtype = compute_dtype(device)
+    dtype = dtype_here(device)
     sequences = spec.batch_size // spec.processes
     longest = sorted(examples, key=lambda example: len(example.token_ids))[-sequences:]
     batch = collate(longest, pad_id=pad_token(tokenizer))

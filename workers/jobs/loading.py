@@ -9,15 +9,12 @@ from transformers import PreTrainedModel
 
 from registry.entities import BaseModel, Job
 from registry.service import Registry
-from workers.jobs.device import device_here
+from workers.jobs.device import COMPUTE_DTYPES, device_here, dtype_here
 from xlora_engine.data.chat import ChatTokenizer
 from xlora_engine.data.dated_template import DatedTokenizer
 from xlora_engine.data.stop_tokens import named_tokens, stop_where_answers_end
-from xlora_engine.devices.compute_dtype import compute_dtype
 from xlora_engine.sources.base_model import ReadLimits, load_base, load_config, load_tokenizer, read_limits
 from xlora_engine.sources.own_generation_config import stops_of
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 #: Receives a base model's tokenizer and what it can read before its weights are loaded; may refuse.
 BeforeWeights = Callable[[ChatTokenizer, ReadLimits], None]
@@ -62,11 +59,11 @@ def dates(tokenizer: ChatTokenizer) -> Mapping[str, str]:
 
 
 def dtype_of(job: Job) -> DtypeOn:
-    """What an earlier attempt of the job computed in, as its checkpoints did; else the fastest."""
+    """What an earlier attempt of the job computed in, as its checkpoints did; else `dtype_here`."""
     earlier = job.compute_dtype
 
     def chosen(device: torch.device) -> torch.dtype:
-        return compute_dtype(device) if earlier is None else _DTYPES[earlier]
+        return dtype_here(device) if earlier is None else COMPUTE_DTYPES[earlier]
 
     return chosen
 
@@ -78,7 +75,7 @@ def loaded_base(
     dtype_on: DtypeOn | None = None,
     before_weights: BeforeWeights = lambda *_: None,
 ) -> LoadedBase:
-    """Load a base model, its files verified; `dtype_on` says what to compute in, the fastest if left out.
+    """Load a base model, its files verified; `dtype_on` says what to compute in, `dtype_here` if left out.
 
     Raises:
         GpuUnusable: there is a GPU for this process, and its torch cannot use it.
@@ -90,6 +87,6 @@ def loaded_base(
     tokenizer = DatedTokenizer(tokenizer=load_tokenizer(folder), today=record.created_at.date())
     before_weights(tokenizer, read_limits(load_config(folder)))
     device = device_here()
-    model = load_base(folder, dtype=(dtype_on or compute_dtype)(device), device=device)
+    model = load_base(folder, dtype=(dtype_on or dtype_here)(device), device=device)
     stop_where_answers_end(model, tokenizer)
     return LoadedBase(record=record, model=model, tokenizer=tokenizer)
