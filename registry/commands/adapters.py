@@ -11,6 +11,7 @@ from registry.commands.managing import (
     reading,
 )
 from registry.commands.output import Output, output_options
+from registry.commands.uses import add_uses
 from registry.lists import queries
 
 _COLUMNS = ("reference", "base", "rank", "domains", "aliases", "effect_score", "size_bytes", "created_at")
@@ -89,5 +90,6 @@ def diff(left: str, right: str, output: Output) -> None:
     output.emit(rows, key="field", empty=f"{left} and {right} do not differ")
 
 
+add_uses(command, "adapter")
 add_removal(command, lambda registry: registry.adapters)
 add_aliases(command, lambda registry: registry.adapters)

@@ -4,6 +4,7 @@ import click
 
 from registry.commands.managing import add_removal, include_removed_option, limit_option, opened, reading
 from registry.commands.output import Output, output_options
+from registry.commands.uses import add_uses
 from registry.lists import queries
 
 _COLUMNS = ("reference", "architecture", "parameter_count", "layer_count", "dtype", "licence", "size_bytes")
@@ -55,4 +56,5 @@ def show(reference: str, output: Output) -> None:
     output.section("files", details["files"])
 
 
+add_uses(command, "base")
 add_removal(command, lambda registry: registry.bases)

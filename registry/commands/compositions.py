@@ -16,6 +16,7 @@ from registry.commands.managing import (
 )
 from registry.commands.output import Output, output_options
 from registry.commands.report_table import change_rows, score_rows, verdict_lines
+from registry.commands.uses import add_uses
 from registry.lists import queries
 
 _COLUMNS = ("reference", "base", "method", "experts", "aliases", "job_id", "created_at")
@@ -111,6 +112,7 @@ def _write_page(report: Mapping[str, Any], title: str, page: Path) -> None:
     page.write_text(report_page(report, title=title), encoding="utf-8")
 
 
+add_uses(command, "composition")
 add_removal(command, lambda registry: registry.compositions)
 add_aliases(command, lambda registry: registry.compositions)
 

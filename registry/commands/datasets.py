@@ -11,6 +11,7 @@ from registry.commands.managing import (
     reading,
 )
 from registry.commands.output import Output, output_options
+from registry.commands.uses import add_uses
 from registry.lists import queries
 
 _COLUMNS = ("reference", "domain", "split", "examples", "licence", "aliases", "size_bytes", "created_at")
@@ -63,5 +64,6 @@ def show(reference: str, output: Output) -> None:
         output.section("read from", given)
 
 
+add_uses(command, "dataset")
 add_removal(command, lambda registry: registry.datasets)
 add_aliases(command, lambda registry: registry.datasets)

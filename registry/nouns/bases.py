@@ -15,6 +15,7 @@ from registry.records import removal
 from registry.records.lookup import find_base
 from registry.records.record_rows import as_base
 from registry.records.resolution import ACTIVE, ACTIVE_FIRST, ONLY_ACTIVE
+from registry.records.uses import Use, uses_of
 from registry.registration.bases import register_base
 
 
@@ -64,6 +65,11 @@ class Bases:
         """Base models as `zoo bases ls` shows them: see `lists.queries`."""
         with self._database.read() as session:
             return queries.bases(reader_over(session), include_deleted=include_deleted, limit=limit)
+
+    def uses(self, reference: str) -> tuple[Use, ...]:
+        """Everything that refers to a base model, even a removed one: see `records.uses`."""
+        with self._database.read() as session:
+            return uses_of(reader_over(session), "base", reference)
 
     def remove(self, reference: str) -> BaseModel:
         """Remove a base model; `restore` brings it back.

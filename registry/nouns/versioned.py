@@ -6,12 +6,14 @@ from typing import Any, Generic
 from sqlalchemy.orm import Session
 
 from registry.database.database import Database
+from registry.database.reader import reader_over
 from registry.entities import Alias
 from registry.files.artifacts import ArtifactStore
 from registry.records import aliases, removal
 from registry.records.kinds import Version, VersionedKind
 from registry.records.lookup import find_version
 from registry.records.resolution import ACTIVE_FIRST, ONLY_ACTIVE
+from registry.records.uses import Use, uses_of
 
 
 class Versioned(Generic[Version]):
@@ -32,6 +34,11 @@ class Versioned(Generic[Version]):
         states = ACTIVE_FIRST if include_deleted else ONLY_ACTIVE
         with self._database.read() as session:
             return self._kind.as_record(find_version(session, self._kind, reference, states=states))
+
+    def uses(self, reference: str) -> tuple[Use, ...]:
+        """Everything that refers to a version, even a removed one: see `records.uses`."""
+        with self._database.read() as session:
+            return uses_of(reader_over(session), self._kind.name, reference)
 
     def remove(self, reference: str) -> Version:
         """Remove a version; `restore` brings it back.

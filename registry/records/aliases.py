@@ -74,6 +74,9 @@ def _lock_name(session: Session, kind: VersionedKind[Any], name: str) -> None:
 
 def _point(session: Session, kind: VersionedKind[Any], name: str, alias: str, *, version: int) -> None:
     row = find_version(session, kind, f"{name}@{version}")
+    session.refresh(row, with_for_update={"of": kind.versions, "read": True})
+    # Looked up again: it may have been removed while this waited for the lock.
+    find_version(session, kind, f"{name}@{version}")
     columns = {
         "kind": kind.name,
         "name": name,
