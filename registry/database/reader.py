@@ -49,9 +49,6 @@ class Reader(Protocol):
     #: SQL of the database's clock.
     now: str
 
-    def elements(self, column: str) -> str:
-        """SQL of a table `element` with one column `value`: the elements of a column's JSON array."""
-
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """All rows of a query."""
 
@@ -63,10 +60,6 @@ class SqliteReader:
 
     def __init__(self, execute: Execute) -> None:
         self._execute = execute
-
-    def elements(self, column: str) -> str:
-        """SQLite's expression for the elements of a JSON array."""
-        return f"json_each({column}) AS element"
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """All rows, with JSON, booleans and times as PostgreSQL returns them."""
@@ -90,10 +83,6 @@ class PostgresReader:
         if json_is_text:
             self._conversions[_PG_JSON] = _decoded
 
-    def elements(self, column: str) -> str:
-        """PostgreSQL's expression for the elements of a JSON array."""
-        return f"json_array_elements_text({column}) AS element(value)"
-
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """All rows, times in UTC."""
         cursor = self._execute(sql.replace("?", "%s"), tuple(values))
@@ -104,10 +93,6 @@ class EmptyReader:
     """A reader of a database that does not exist yet: everything is empty."""
 
     now = "NULL"
-
-    def elements(self, column: str) -> str:
-        """The expression of an empty array."""
-        return column
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:  # noqa: ARG002 - nothing is run
         """No rows."""

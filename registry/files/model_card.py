@@ -1,4 +1,4 @@
-"""The licence that a model card states; nothing else of a README is read, and no YAML is run."""
+"""The text of a model card, and the licence that it states; no YAML of it is run."""
 
 import re
 
@@ -27,6 +27,11 @@ _PLACEHOLDERS = frozenset(
 def licence_in(staging: Staging) -> str | None:
     """The licence that the README.md among the copies names in its front matter, if there is one."""
     return stated_licence(staging[CARD_FILE].read()) if CARD_FILE in staging else None
+
+
+def card_in(staging: Staging) -> str:
+    """The text of the README.md among the copies; empty without one."""
+    return staging[CARD_FILE].read().decode("utf-8", errors="replace") if CARD_FILE in staging else ""
 
 
 def stated_licence(card: bytes) -> str | None:

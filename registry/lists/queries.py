@@ -30,19 +30,23 @@ _ORDERS = {"name": "n.name, v.version", "created": "v.created_at DESC, v.id DESC
 
 _ADAPTERS = """
 SELECT v.id, n.name, v.version, n.name || '@' || v.version AS reference, b.name AS base, v.rank, v.alpha,
-       v.use_rslora, v.domains, v.tags, v.licence, v.description, v.origin, v.job_id, v.parameter_count,
-       v.size_bytes, v.dtype, v.weights_digest, v.effect_score, v.warnings, v.state, v.created_at,
+       v.use_rslora, v.licence, v.description, v.origin, v.job_id, v.parameter_count, v.size_bytes,
+       v.dtype, v.weights_digest, v.effect_score, v.warnings, v.state, v.created_at,
        e.metric, e.value AS score
 FROM adapter_version v
 JOIN adapter n ON n.id = v.adapter_id
 JOIN base_model b ON b.id = v.base_id
-LEFT JOIN evaluation e ON e.id = (
-    SELECT newest.id FROM evaluation newest
-    WHERE newest.subject = 'adapter:' || n.name || '@' || v.version
-      AND newest.task = ? AND newest.metric = ?
-    ORDER BY newest.created_at DESC, newest.id DESC LIMIT 1
-)
+LEFT JOIN evaluation e ON e.adapter_version_id = v.id AND e.task = ? AND e.metric = ? AND e.is_newest
 """
+
+_LABELS = """
+SELECT adapter_version_id AS version_id, label FROM adapter_label
+WHERE kind = '{kind}' AND {of_rows} ORDER BY adapter_version_id, position
+"""
+
+_HAS_LABEL = """EXISTS (
+    SELECT 1 FROM adapter_label l WHERE l.adapter_version_id = v.id AND l.kind = ? AND l.label = ?
+)"""
 
 _ADAPTER_REFERENCES = """
 SELECT n.name || '@' || v.version AS reference
@@ -125,10 +129,13 @@ def adapters(
         _require_measured(reader, task, metric)
     where = _Conditions(include_deleted=include_deleted)
     if domain is not None:
-        elements = reader.elements("v.domains")
-        where.add(f"EXISTS (SELECT 1 FROM {elements} WHERE element.value = ?)", domain)  # noqa: S608
+        where.add(_HAS_LABEL, "domain", domain)
     _add_origin(reader, where, base=base, trained_on=trained_on)
     rows = _run(reader, _ADAPTERS, where, order=order, limit=limit, values=(task, metric))
+    condition, ids = _of_rows("adapter_version_id", rows)
+    for name, kind in (("domains", "domain"), ("tags", "tag")):
+        found = reader.rows(_LABELS.format(kind=kind, of_rows=condition), ids)
+        _add_grouped(rows, name, found, value="label")
     return _with_aliases(reader, rows, kind="adapter")
 
 

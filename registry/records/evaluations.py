@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from registry.database.insertion import insert_or_update
@@ -11,9 +11,9 @@ from registry.database.times import database_now
 from registry.entities import Evaluation, NewEvaluation
 from registry.errors import InvalidField, InvalidReference
 from registry.files.json_text import digest_of
-from registry.records.kinds import KINDS
+from registry.records.kinds import ADAPTER, KINDS
 from registry.records.lookup import find_base, find_version
-from registry.records.models import EvaluationRow
+from registry.records.models import AdapterVersionRow, EvaluationRow
 from registry.records.record_rows import as_evaluation
 from registry.records.resolution import ACTIVE_FIRST
 
@@ -28,9 +28,13 @@ def record(session: Session, evaluation: NewEvaluation) -> None:
         NotFound: the subject is not registered.
     """
     _check(evaluation)
+    subject, adapter_version_id = _found_subject(session, evaluation.subject)
+    _age_others(session, subject, adapter_version_id, evaluation)
     columns = {
         **{field: getattr(evaluation, field) for field in NewEvaluation.__dataclass_fields__},
-        "subject": canonical_subject(session, evaluation.subject),
+        "subject": subject,
+        "adapter_version_id": adapter_version_id,
+        "is_newest": True,
         "settings": dict(evaluation.settings),
         "settings_digest": digest_of(dict(evaluation.settings)),
         "created_at": database_now(),
@@ -59,15 +63,37 @@ def canonical_subject(session: Session, subject: str) -> str:
         InvalidReference: the subject does not start with a kind.
         NotFound: there is no such record.
     """
+    return _found_subject(session, subject)[0]
+
+
+def _found_subject(session: Session, subject: str) -> tuple[str, int | None]:
+    """The canonical subject, and the row of the adapter version if it is one."""
     kind, _, reference = subject.partition(":")
     if kind == "base":
-        return f"base:{find_base(session, reference, states=ACTIVE_FIRST).name}"
+        return f"base:{find_base(session, reference, states=ACTIVE_FIRST).name}", None
     if kind not in KINDS:
         raise InvalidReference(
             f"{subject!r} names no subject; write adapter:bio@3, base:NAME or composition:NAME@1"
         )
-    record = KINDS[kind].as_record(find_version(session, KINDS[kind], reference, states=ACTIVE_FIRST))
-    return f"{kind}:{record.reference}"
+    row = find_version(session, KINDS[kind], reference, states=ACTIVE_FIRST)
+    canonical = f"{kind}:{getattr(row, kind).name}@{row.version}"
+    return canonical, row.id if kind == ADAPTER.name else None
+
+
+def _age_others(
+    session: Session, subject: str, adapter_version_id: int | None, evaluation: NewEvaluation
+) -> None:
+    """Take the mark of the newest from the value that has it."""
+    if adapter_version_id is not None:
+        # Two that are recorded at once cannot both be the newest.
+        locked = select(AdapterVersionRow.id).where(AdapterVersionRow.id == adapter_version_id)
+        session.execute(locked.with_for_update())
+    session.execute(
+        update(EvaluationRow)
+        .where(EvaluationRow.subject == subject, EvaluationRow.is_newest)
+        .where(EvaluationRow.task == evaluation.task, EvaluationRow.metric == evaluation.metric)
+        .values(is_newest=False)
+    )
 
 
 def job_ids(evaluations: Iterable[NewEvaluation]) -> set[int]:

@@ -10,12 +10,17 @@ from sqlalchemy import (
     Index,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from registry.database.table import Table
 from registry.database.times import database_now
 from registry.jobs.models import JobRow
+from registry.records.adapter_models import DOMAIN, TAG, AdapterLabelRow, AdapterModulesRow
+
+#: Columns of adapter versions that lists are sorted by.
+SORTED_COLUMNS = ("created_at", "size_bytes", "parameter_count", "rank", "effect_score")
 
 _RECORD_STATES = "state IN ('active', 'deleted')"
 
@@ -61,7 +66,7 @@ class AdapterRow(Table):
 
 
 class AdapterVersionRow(Table):
-    """One immutable version; only `state` may change."""
+    """One version: what it computes never changes, its labels, licence, description and state may."""
 
     __tablename__ = "adapter_version"
     __table_args__ = (
@@ -71,24 +76,23 @@ class AdapterVersionRow(Table):
         CheckConstraint("rank > 0", name="rank"),
         CheckConstraint("size_bytes > 0", name="size_bytes"),
         CheckConstraint(_RECORD_STATES, name="state"),
+        # A page of a list is read along one of these.
+        *(Index(f"ix_adapter_version_{column}", column, "id", "state") for column in SORTED_COLUMNS),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     adapter_id: Mapped[int] = mapped_column(ForeignKey("adapter.id"))
     version: Mapped[int]
     base_id: Mapped[int] = mapped_column(ForeignKey("base_model.id"), index=True)
+    modules_id: Mapped[int] = mapped_column(ForeignKey("adapter_modules.id"))
     rank: Mapped[int]
     alpha: Mapped[float]
     use_rslora: Mapped[bool]
     rank_pattern: Mapped[dict[str, Any]]
     alpha_pattern: Mapped[dict[str, Any]]
-    target_modules: Mapped[list[Any]]
-    modules: Mapped[list[Any]]
     parameter_count: Mapped[int] = mapped_column(BigInteger)
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     dtype: Mapped[str]
-    domains: Mapped[list[Any]]
-    tags: Mapped[list[Any]]
     licence: Mapped[str | None]
     description: Mapped[str] = mapped_column(Text)
     origin: Mapped[str]
@@ -108,6 +112,43 @@ class AdapterVersionRow(Table):
 
     adapter: Mapped[AdapterRow] = relationship(lazy="joined", innerjoin=True)
     base: Mapped[BaseModelRow] = relationship(lazy="joined", innerjoin=True)
+    touched: Mapped[AdapterModulesRow] = relationship(lazy="joined", innerjoin=True)
+    labels: Mapped[list[AdapterLabelRow]] = relationship(
+        lazy="selectin", order_by=AdapterLabelRow.position, cascade="all, delete-orphan"
+    )
+
+    @property
+    def domains(self) -> list[str]:
+        """Its domains in the order given."""
+        return self._labels(DOMAIN)
+
+    @domains.setter
+    def domains(self, labels: list[str]) -> None:
+        self._set_labels(DOMAIN, labels)
+
+    @property
+    def tags(self) -> list[str]:
+        """Its tags in the order given."""
+        return self._labels(TAG)
+
+    @tags.setter
+    def tags(self, labels: list[str]) -> None:
+        self._set_labels(TAG, labels)
+
+    def _labels(self, kind: str) -> list[str]:
+        found = sorted((row for row in self.labels if row.kind == kind), key=lambda row: row.position)
+        return [row.label for row in found]
+
+    def _set_labels(self, kind: str, labels: list[str]) -> None:
+        had = {row.label: row for row in self.labels if row.kind == kind}
+        for position, label in enumerate(labels):
+            if label in had:
+                had[label].position = position
+            else:
+                self.labels.append(AdapterLabelRow(kind=kind, label=label, position=position))
+        for label, row in had.items():
+            if label not in labels:
+                self.labels.remove(row)
 
 
 class DatasetRow(Table):
@@ -256,6 +297,10 @@ class AliasMoveRow(Table):
     reason: Mapped[str | None] = mapped_column(Text)
 
 
+#: An index of the newest values alone, in each database's words.
+_NEWEST: dict[str, Any] = {"sqlite_where": text("is_newest"), "postgresql_where": text("is_newest")}
+
+
 class EvaluationRow(Table):
     """A measured value; measuring the same again replaces it."""
 
@@ -267,10 +312,14 @@ class EvaluationRow(Table):
         ),
         CheckConstraint("n > 0", name="n"),
         CheckConstraint("standard_error >= 0", name="standard_error"),
+        Index("ix_evaluation_newest", "subject", "task", "metric", unique=True, **_NEWEST),
+        Index("ix_evaluation_score", "task", "metric", "value", "adapter_version_id", **_NEWEST),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
     subject: Mapped[str]
+    # The subject's, where it is an adapter: lists are filtered and sorted by its newest values.
+    adapter_version_id: Mapped[int | None] = mapped_column(ForeignKey("adapter_version.id"), index=True)
     task: Mapped[str]
     metric: Mapped[str]
     value: Mapped[float]
@@ -281,4 +330,6 @@ class EvaluationRow(Table):
     settings_digest: Mapped[str]
     job_id: Mapped[int | None] = mapped_column(ForeignKey(JobRow.id), index=True)
     run_id: Mapped[str | None]
+    # Of this subject, task and metric, whatever the settings and the data.
+    is_newest: Mapped[bool] = mapped_column(insert_default=True)
     created_at: Mapped[datetime] = mapped_column(insert_default=database_now())

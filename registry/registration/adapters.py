@@ -15,6 +15,7 @@ from registry.entities import AdapterVersion, BaseModel, FileRecord
 from registry.errors import BaseNotFound, Incompatible
 from registry.files.artifacts import ArtifactStore
 from registry.files.json_text import digest_of
+from registry.files.model_card import card_in
 from registry.files.staging import Staging
 from registry.intake.adapter_files import AdapterManifest, stage_adapter
 from registry.intake.base_choice import choose_base
@@ -23,12 +24,14 @@ from registry.intake.fitting.placed_adapter import place
 from registry.intake.proven_adapter import CheckedAdapter, ProveAdapter
 from registry.intake.tokenizer_compatibility import tokenizer_compatibility_of
 from registry.intake.tokenizer_files import TokenizerFiles, read_tokenizer
+from registry.records.adapter_modules import modules_id
 from registry.records.kinds import ADAPTER
 from registry.records.labels import checked_labels, checked_licence, checked_line, checked_page
 from registry.records.models import BaseModelRow
 from registry.records.record_rows import as_adapter, file_columns
 from registry.records.resolution import ACTIVE
 from registry.records.versions import Holder, add_version, hold
+from registry.records.words import note_words
 from registry.references import checked_name
 
 
@@ -93,6 +96,8 @@ class ExaminedAdapter:
     base: BaseModel
     results: tuple[CompatibilityResult, ...]
     labels: Mapping[str, Any]
+    #: The text of its README, which it is searched by.
+    card: str = ""
 
 
 def register_adapter(
@@ -179,7 +184,14 @@ def examine_adapter(
         )
         stated["effect_score"] = proven.effect_score
         stated["parameters"] = {**stated["parameters"], "compared": dict(proven.comparison)}
-    return ExaminedAdapter(name=labels.name, manifest=manifest, base=base, results=results, labels=stated)
+    return ExaminedAdapter(
+        name=labels.name,
+        manifest=manifest,
+        base=base,
+        results=results,
+        labels=stated,
+        card=card_in(staging),
+    )
 
 
 def record_adapter(
@@ -191,7 +203,11 @@ def record_adapter(
     with database.write() as session:
         hold(session, holder)
         _lock_base(session, examined.base)
+        columns["modules_id"] = modules_id(
+            session, examined.manifest.config.target_modules, sorted(examined.manifest.modules)
+        )
         row = add_version(session, ADAPTER, examined.name, columns, content="content_digest", holder=holder)
+        note_words(session, row, card=examined.card)
         registered = as_adapter(row)
         crash_point("before_commit")
     crash_point("after_commit")
@@ -249,8 +265,6 @@ def _derived(
     return {
         **scaling,
         "base_id": base.id,
-        "target_modules": list(config.target_modules),
-        "modules": sorted(manifest.modules),
         "parameter_count": manifest.parameter_count,
         "size_bytes": manifest.size_bytes,
         "dtype": manifest.dtype,

@@ -30,9 +30,17 @@ def _checks(connection: Connection) -> dict[str, set[tuple[str | None, str]]]:
     }
 
 
+def _is_of_the_models(name: str | None, kind: str, _: object) -> bool:
+    """Full text search is each database's own, so the models do not know it."""
+    is_search = str(name).startswith("adapter_search") or name == "ix_adapter_text_words"
+    return not (kind in ("table", "index") and is_search)
+
+
 def test_the_migrated_schema_is_that_of_the_models(database: Database) -> None:
     with database.writing_connection() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        context = MigrationContext.configure(
+            connection, opts={"compare_type": True, "include_name": _is_of_the_models}
+        )
         assert compare_metadata(context, Table.metadata) == []
 
 
@@ -56,7 +64,8 @@ def test_going_down_leaves_nothing_and_going_up_again_gives_the_same(
             assert stored_revision(connection) is None
         ensure_current(database)
         with database.writing_connection() as connection:
-            assert compare_metadata(MigrationContext.configure(connection), Table.metadata) == []
+            context = MigrationContext.configure(connection, opts={"include_name": _is_of_the_models})
+            assert compare_metadata(context, Table.metadata) == []
 
 
 def test_there_is_one_head_and_the_list_of_revisions_is_the_history() -> None:

@@ -7,13 +7,61 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
+from migrations import HEAD
 from registry.database.database import Database
 from registry.database.schema import migrate
 from registry.service import Registry
 from tests.services import settings_for
 
-_NOW = "2026-11-01 10:00:00+00:00"
+_NOW = "2026-11-01 10:00:00.000000"
 _RECORD = {"state": "active", "created_at": _NOW}
+_ADAPTERS = ((1, "bio"), (2, "protein"))
+
+
+def _version_row(number: int, name: str) -> dict[str, object]:
+    return {
+        "id": number,
+        "adapter_id": number,
+        "version": 2,
+        "base_id": 1,
+        "rank": 8,
+        "alpha": 16.0,
+        "use_rslora": False,
+        "rank_pattern": "{}",
+        "alpha_pattern": "{}",
+        "target_modules": '["q_proj"]',
+        "modules": '["model.layers.0.q_proj","model.layers.1.q_proj"]',
+        "parameter_count": 9,
+        "size_bytes": 9,
+        "dtype": "float32",
+        "domains": '["biology", "cells"]' if name == "bio" else "[]",
+        "tags": '["biology"]',
+        "description": "Counts Caf\u00e9s",
+        "origin": "file:x",
+        "parameters": "{}",
+        "weights_digest": "sha256:0e",
+        "content_digest": "sha256:c1",
+        "files": "[]",
+        "warnings": "[]",
+        **_RECORD,
+    }
+
+
+def _evaluation_row(number: int) -> dict[str, object]:
+    return {
+        "id": number,
+        "subject": "adapter:bio@2",
+        "task": "cells",
+        "metric": "loss",
+        "value": float(number),
+        "n": 9,
+        "dataset_digest": "sha256:da7a",
+        "settings": "{}",
+        "settings_digest": str(number),
+        "created_at": f"2026-11-0{number} 10:00:00.000000",
+    }
+
+
 #: Rows of revision 0003, those first that others point to.
 _ROWS: list[tuple[str, dict[str, object]]] = [
     *(
@@ -82,6 +130,9 @@ _ROWS: list[tuple[str, dict[str, object]]] = [
             **_RECORD,
         },
     ),
+    *(("adapter", {"id": number, "name": name, "created_at": _NOW}) for number, name in _ADAPTERS),
+    *(("adapter_version", _version_row(number, name)) for number, name in _ADAPTERS),
+    *(("evaluation", _evaluation_row(number)) for number in (1, 2)),
     ("composition", {"id": 1, "name": "science", "created_at": _NOW}),
     (
         "composition_version",
@@ -108,15 +159,20 @@ _ROWS: list[tuple[str, dict[str, object]]] = [
         for number, kind, name, version, column, target in (
             (1, "composition", "science", 1, "composition_version_id", 5),
             (2, "dataset", "bio.train", 3, "dataset_version_id", 7),
+            (3, "adapter", "bio", 2, "adapter_version_id", 1),
         )
     ),
 ]
+
+
+_EXPERT = "INSERT INTO expert VALUES (5, 0, 'bio', 1, 'sha256:0e')"
 
 
 def _insert(connection: Connection) -> None:
     for table, columns in _ROWS:
         names, values = ", ".join(columns), ", ".join(f":{name}" for name in columns)
         connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({values})"), columns)  # noqa: S608
+    connection.execute(text(_EXPERT))
 
 
 def _all(connection: Connection, table: str) -> list[dict[str, Any]]:
@@ -154,12 +210,29 @@ def test_what_was_there_is_read_under_its_new_names(
             "head": "sha256:4ead",
             "config": {"xlora_depth": 2, "top_k_lora": None},
         }
+        assert [expert.adapter_reference for expert in composition.experts] == ["bio@2"]
+        adapter = registry.adapters.get("bio@best")
+        assert (adapter.target_modules, len(adapter.modules)) == (("q_proj",), 2)
+        assert (adapter.domains, adapter.tags) == (("biology", "cells"), ("biology",))
+        (best, other) = registry.adapters.list(sort="eval:cells")
+        assert (best["reference"], best["score"], other["score"]) == ("bio@2", 2.0, None)
+
+
+def test_adapters_share_their_modules_and_are_found_by_their_words(before: Database) -> None:
+    with before as database, database.writing_connection() as connection:
+        migrate(connection, to=HEAD)
+        assert len(_all(connection, "adapter_modules")) == 1
+        words = connection.execute(text("SELECT words FROM adapter_text ORDER BY adapter_version_id"))
+        assert [row.words for row in words] == [
+            "bio biology cells counts cafes",
+            "protein biology counts cafes",
+        ]
 
 
 def test_going_down_gives_back_what_was_there(before: Database) -> None:
     tables = dict.fromkeys(table for table, _ in _ROWS)
     with before as database, database.writing_connection() as connection:
         held = {table: _all(connection, table) for table in tables}
-        migrate(connection, to="0004")
+        migrate(connection, to=HEAD)
         migrate(connection, to="0003")
         assert {table: _all(connection, table) for table in tables} == held
