@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from formats.module_names import is_module_path
 from formats.patterns import Expression, matches
+from formats.peft import CONFIG_FILE
 from formats.strict_json import shown
 
 Kind = TypeVar("Kind")
@@ -101,6 +102,23 @@ def targets_of(config: Mapping[str, Any]) -> Targets:
         excluded_expression=excluded if isinstance(excluded, str) and excluded else None,
         layers=_listed("layers_to_transform", config.get("layers_to_transform"), int),
         layer_lists=_listed("layers_pattern", config.get("layers_pattern") or None, str),
+    )
+
+
+def passed_over(targets: Targets, paths: Sequence[str]) -> str | None:
+    """What to say of the first of these modules, all with tensors, that PEFT passes over; None if of none.
+
+    Raises:
+        PatternRefused: an expression is none, or takes too long.
+    """
+    included = targets.included(paths)
+    path = next((path for path in paths if path not in included), None)
+    if path is None:
+        return None
+    return (
+        f"there are tensors of {path}, a module that {CONFIG_FILE} leaves out by its target_modules,"
+        " exclude_modules or layers_to_transform, so PEFT passes over them; give the configuration that was"
+        " saved with these weights"
     )
 
 

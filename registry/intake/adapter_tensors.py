@@ -11,6 +11,7 @@ from formats.module_names import is_module_path
 from formats.patterns import PatternRefused, by_patterns
 from formats.peft import CONFIG_FILE, KEY_PREFIX, Factor, base_copy_of, factor_of
 from formats.strict_json import shown
+from formats.target_modules import passed_over
 from registry.errors import AdapterConfigInvalid, ChangesNothing, WeightsInvalid
 from registry.files.digests import joint_digest
 from registry.files.safetensors_file import SafetensorsFile, TensorEntry, values_of
@@ -92,17 +93,12 @@ def pair_modules(entries: Iterable[TensorEntry], config: AdapterConfig) -> dict[
 def _ranks(paths: Sequence[str], config: AdapterConfig) -> Mapping[str, int]:
     """Path -> the rank that the configuration states; refuses paths that it leaves out."""
     try:
-        included = config.targets.included(paths)
+        refusal = passed_over(config.targets, paths)
         ranks = by_patterns(config.rank_pattern, paths, default=config.rank)
     except PatternRefused as refused:
         raise AdapterConfigInvalid(f"{CONFIG_FILE}: {refused}") from refused
-    passed_over = next((path for path in paths if path not in included), None)
-    if passed_over is not None:
-        raise WeightsInvalid(
-            f"there are tensors of {passed_over}, a module that adapter_config.json leaves out by its"
-            " target_modules, exclude_modules or layers_to_transform, so PEFT passes over them; give the"
-            " configuration that was saved with these weights"
-        )
+    if refusal is not None:
+        raise WeightsInvalid(refusal)
     return ranks
 
 

@@ -23,7 +23,7 @@ from formats.peft import (
 )
 from formats.refused_features import refused_feature
 from formats.strict_json import read_object
-from formats.target_modules import Targets, targets_of
+from formats.target_modules import Targets, passed_over, targets_of
 from xlora_engine.errors import (
     ExpertUnreadable,
     ExpertUnsupported,
@@ -175,16 +175,11 @@ def _require_targets(paths: tuple[str, ...], config: Mapping[str, Any], name: st
     if not config.get("target_modules"):
         return
     try:
-        included = _targets(config, name).included(paths)
+        refusal = passed_over(_targets(config, name), paths)
     except PatternRefused as refused:
         raise ExpertUnsupported(f"expert {name!r}: {refused}") from refused
-    passed_over = next((path for path in paths if path not in included), None)
-    if passed_over is not None:
-        raise ExpertUnreadable(
-            f"expert {name!r} holds tensors of {passed_over!r}, a module that {CONFIG_FILE} leaves out by its"
-            " target_modules, exclude_modules or layers_to_transform, so PEFT passes over them; give the"
-            " configuration that was saved with these weights"
-        )
+    if refusal is not None:
+        raise ExpertUnreadable(f"expert {name!r}: {refusal}")
 
 
 def write_expert(
