@@ -82,13 +82,22 @@ def _rank_and_scale(config: Mapping[str, Any]) -> tuple[int, float]:
             f"lora_parameters.scale of the MLX adapter is {shown(scale)}, expected a number: the factor of"
             " its update, without which nobody knows what it computes"
         )
-    if alpha is not None and alpha != rank:
+    if alpha is not None and alpha != rank and not _multiplies_by_scale_alone(config):
         raise AdapterConfigInvalid(
             f"lora_parameters of the MLX adapter has alpha {shown(alpha)} beside scale {shown(scale)}:"
             " earlier releases of mlx-lm multiply by scale * alpha / rank, later ones by scale. Remove alpha,"
             " and where an earlier one trained it, give that product as scale"
         )
     return rank, float(scale)
+
+
+def _multiplies_by_scale_alone(config: Mapping[str, Any]) -> bool:
+    """Whether it is of a release that passes over alpha, which its default settings stated until April 2025.
+
+    The field came with release 0.19 of 2024-09-30, when alpha was no longer read. Source: mlx-examples, pull
+    request 903 and issue 982.
+    """
+    return "fine_tune_type" in config
 
 
 def _refuse_tensor(entry: TensorEntry, path: str, half: str) -> None:

@@ -32,7 +32,7 @@ def _factors(dtype: torch.dtype) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def write_mlx(folder: Path, *, dtype: torch.dtype = torch.float32, **config: Any) -> Updates:
-    """As mlx-lm saves: `y + scale * (x @ lora_a) @ lora_b`."""
+    """As mlx-lm saves: `y + scale * (x @ lora_a) @ lora_b`; a field that is `...` is left out."""
     folder.mkdir(parents=True)
     tensors: dict[str, Tensor] = {}
     updates, scale = {}, 3.3
@@ -46,7 +46,8 @@ def write_mlx(folder: Path, *, dtype: torch.dtype = torch.float32, **config: Any
         "model": "acme/poems-4bit",
         "num_layers": 2,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(stated | config))
+    stated = {name: value for name, value in (stated | config).items() if value is not ...}
+    (folder / "adapter_config.json").write_text(json.dumps(stated))
     return updates
 
 

@@ -33,12 +33,23 @@ def stage(given: Path, stored: Path) -> AdapterManifest:
     [
         (write_mlx, "a"),
         (lambda folder: write_mlx(folder, dtype=torch.bfloat16), "a"),
+        (lambda folder: write_mlx(folder, lora_parameters={"rank": 3, "scale": 3.3, "alpha": 16}), "a"),
+        (lambda folder: write_mlx(folder, fine_tune_type=..., model=...), "a"),
         (write_adapterhub, "a"),
         (lambda folder: write_kohya(folder / "last.safetensors"), "a"),
         (lambda folder: write_kohya(folder / "x.safetensors", prefix="lycoris"), "a/x.safetensors"),
         (lambda folder: write_kohya(folder / "x.safetensors", prefix="lora_te1", alpha=None), "a"),
     ],
-    ids=["mlx", "mlx bfloat16", "adapterhub", "kohya", "lycoris", "kohya without alpha"],
+    ids=[
+        "mlx",
+        "mlx bfloat16",
+        "mlx with alpha, unread",
+        "mlx, settings alone",
+        "adapterhub",
+        "kohya",
+        "lycoris",
+        "kohya without alpha",
+    ],
 )
 def test_what_is_converted_computes_the_same(tmp_path: Path, write: Write, given: str) -> None:
     """The base model with each update added to its weight, against PEFT with what was converted."""
@@ -140,7 +151,9 @@ REFUSED: dict[str, tuple[Write, str]] = {
     ),
     "mlx without all": (lambda path: write_mlx(path, lora_parameters=None), "has no lora_parameters"),
     "mlx of an old release": (
-        lambda path: write_mlx(path, lora_parameters={"rank": 3, "scale": 3.3, "alpha": 16}),
+        lambda path: write_mlx(
+            path, fine_tune_type=..., lora_layers=2, lora_parameters={"rank": 3, "scale": 3.3, "alpha": 16}
+        ),
         r"scale \* alpha / rank",
     ),
     "mlx of another rank": (
