@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import transformers
+
 from tests.pico import pico_tokenizer
 from tests.small_bases import SMALL_BASES
 
@@ -52,7 +54,7 @@ def _whole_way(name: str, folder: Path) -> str | None:
         (*compose, "--warm-start-steps", "4", "--mixture-steps", "1", "-q"),
         ("generate", "both", "bio 1?", "--max-new-tokens", "4"),
         ("generate", "bio", "bio 1?", "--max-new-tokens", "4"),
-        ("export", "both", "exported", "--format", "peft"),
+        ("export", "both", "exported", "--format", _export_format(name)),
     ]
     for command in commands:
         done = _zoo(folder, *command)
@@ -62,6 +64,11 @@ def _whole_way(name: str, folder: Path) -> str | None:
             ]
             return f"{' '.join(command[:2])}: {said[0]}"
     return None
+
+
+def _export_format(name: str) -> str:
+    """PEFT's, whose reader finds experts only below `model.` (huggingface/peft#2132); elsewhere the zoo's."""
+    return "peft" if getattr(transformers, SMALL_BASES[name].model).base_model_prefix == "model" else "zoo"
 
 
 def _zoo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
