@@ -22,6 +22,7 @@ from registry.intake.folders.left_out import left_out_note
 from registry.intake.folders.pickles import pickle_refusal, refuse_other_content, refuse_stand_in
 from registry.intake.folders.places import AdapterPlace, find_adapter
 from registry.intake.folders.problems import Problems
+from registry.intake.folders.shards import stage_shards
 from registry.intake.makers.table import ModulePaths, convert_foreign
 from registry.intake.tokenizer_files import TokenizerFiles
 
@@ -59,6 +60,8 @@ class _Weights:
     modules: Mapping[str, ModuleShape]
     values: AdapterValues
     size_bytes: int
+    #: Names of the files that it was joined from, if it was in parts.
+    parts: tuple[str, ...]
 
 
 def stage_adapter(
@@ -102,7 +105,7 @@ def stage_adapter(
         training=training_of(place),
         origin=place.origin,
         warnings=conversion
-        + _warnings(place, {*files, *refused_texts, place.weights}, refused_texts, weights),
+        + _warnings(place, {*files, *weights.parts, *refused_texts, place.weights}, refused_texts, weights),
     )
 
 
@@ -119,6 +122,7 @@ def _read_weights(
 ) -> _Weights | None:
     """The weights, whose faults are noted; paired if there is a configuration."""
     called = place.folder / WEIGHTS_FILE
+    parts = () if WEIGHTS_FILE in staging else stage_shards(place, staging)
     if WEIGHTS_FILE not in staging:
         staging.copy(_path_of(WEIGHTS_FILE, place), WEIGHTS_FILE, refusal=WeightsInvalid)
     copy = staging[WEIGHTS_FILE]
@@ -129,7 +133,7 @@ def _read_weights(
         entries = weights.entries
     if modules is None or values is None:
         return None
-    return _Weights(entries=entries, modules=modules, values=values, size_bytes=copy.size_bytes)
+    return _Weights(entries=entries, modules=modules, values=values, size_bytes=copy.size_bytes, parts=parts)
 
 
 def _path_of(name: str, place: AdapterPlace) -> Path:

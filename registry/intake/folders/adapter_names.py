@@ -1,6 +1,8 @@
 """The names under which programs save an adapter's weights, and which of them a folder holds."""
 
+import re
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from formats.peft import CONFIG_FILE, PICKLED_WEIGHTS_FILE, WEIGHTS_FILE
 
@@ -22,6 +24,29 @@ WEIGHTS: dict[str, bool] = {
 #: Those of mlx, whatever its release.
 MLX_WEIGHTS = (MLX_WEIGHTS_FILE, MLX_ARRAYS_FILE)
 
+#: A part of weights that are in several files.
+_SHARD = re.compile(r"adapter_model-(\d{5})-of-(\d{5})\.(safetensors|bin)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """A file with a part of an adapter's weights."""
+
+    name: str
+    #: From 1.
+    number: int
+    of: int
+    is_pickle: bool
+
+
+def shards_among(files: Collection[str]) -> tuple[Shard, ...]:
+    """The parts of an adapter's weights among these files, in their order."""
+    found = [(name, match) for name in sorted(files) if (match := _SHARD.fullmatch(name))]
+    return tuple(
+        Shard(name=name, number=int(match[1]), of=int(match[2]), is_pickle=match[3] == "bin")
+        for name, match in found
+    )
+
 
 def weights_name(files: Collection[str]) -> str | None:
     """The weights file among these, a safetensors file before a pickle; None if there is none."""
@@ -30,4 +55,4 @@ def weights_name(files: Collection[str]) -> str | None:
 
 def holds_adapter(files: Collection[str]) -> bool:
     """Whether a folder with these files is an adapter's, if perhaps an incomplete one."""
-    return CONFIG_FILE in files or weights_name(files) is not None
+    return CONFIG_FILE in files or weights_name(files) is not None or bool(shards_among(files))
