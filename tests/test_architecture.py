@@ -44,7 +44,7 @@ ROOMS = {
     ),
     "xlora_engine": (
         *("errors", "config", "devices", "sources", "merging", "data", "mixture"),
-        *("adapter_training", "head_training"),
+        *("adapter_training", "head_training", "gate_training"),
         *("measuring", "decoding", "saved", "model", "mixture_editing", ""),
     ),
     "workers": (

@@ -1,6 +1,6 @@
 """What an X-LoRA model is configured with: one frozen value that refuses what cannot work."""
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -71,6 +71,18 @@ class XLoraConfig(Checked):
         default=False,
         description="Softmax over the k kept logits alone, so that what acts sums to 1.",
     )
+    unit_top_1: bool = Field(
+        default=False,
+        description="Only a token's best expert of a layer acts, at scaling 1, the scale it was trained at;"
+        " gradients pass as through the softmax.",
+    )
+    sigmoid_floor: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Each expert's scaling is the sigmoid of its own logit, this at least: experts do not"
+        " compete, and none falls silent. Without it, or with softmax, they do.",
+    )
     absent_experts: Literal["drop", "renormalise"] = Field(
         default="drop",
         description="What happens, at a layer that some experts do not adapt, to the share those experts"
@@ -88,8 +100,14 @@ class XLoraConfig(Checked):
         default=False, description="Train the experts along with the scaling head."
     )
 
+    def to_json(self) -> dict[str, Any]:
+        """Every field; those that came later only where they are set, so that equal heads have equal JSON."""
+        later = {"unit_top_1": False, "sigmoid_floor": None}
+        return {name: value for name, value in super().to_json().items() if later.get(name, ...) != value}
+
     def __post_init__(self) -> None:
         self._check_top_k()
+        self._check_gate()
         if self.enable_softmax or self.enable_softmax_topk:
             return
         if self.absent_experts == "renormalise":
@@ -99,6 +117,16 @@ class XLoraConfig(Checked):
             raise ConfigInvalid(
                 "softmax_temperature", "1 where there is no softmax", self.softmax_temperature
             )
+
+    def _check_gate(self) -> None:
+        chosen = self.top_k_lora is not None
+        if self.unit_top_1 and (chosen or not self.enable_softmax):
+            raise ConfigInvalid(
+                "unit_top_1", "false unless enable_softmax is set and top_k_lora is not", True
+            )
+        if self.sigmoid_floor is not None and (chosen or self.enable_softmax):
+            allowed = "left out unless enable_softmax is false and top_k_lora is not set"
+            raise ConfigInvalid("sigmoid_floor", allowed, self.sigmoid_floor)
 
     def _check_top_k(self) -> None:
         experts, k = len(self.adapters), self.top_k_lora

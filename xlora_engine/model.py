@@ -100,7 +100,7 @@ class XLoraModel(Mixture):
             kwargs["assistant_model"] = Decoder(kwargs["assistant_model"])
         # A forward hook expects the mixture's output, not its base model's.
         if self._fixed is not None and not self._forward_hooks:
-            with self.context.using(self._fixed.scalings, router=self._fixed.router):
+            with self.context.using(self._fixed.scalings, routed=self._fixed.routed):
                 return cast("GenerationMixin", self.base).generate(inputs, **kwargs)
         if self._fixed is None and scalings_frozen_after is not None:
             return FrozenDecoder(self, after=scalings_frozen_after).generate(inputs, **kwargs)

@@ -28,6 +28,10 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"xlora_dropout_p": NAN}, "xlora_dropout_p", "a number from 0 to below 1"),
     ({"xlora_dropout_p": None}, "xlora_dropout_p", "a number from 0 to below 1"),
     ({"absent_experts": "dropped"}, "absent_experts", "one of drop, renormalise"),
+    ({"unit_top_1": True, "enable_softmax": False}, "unit_top_1", "false unless enable_softmax is set"),
+    ({"unit_top_1": True, "top_k_lora": 1}, "unit_top_1", "false unless enable_softmax is set"),
+    ({"sigmoid_floor": 0.1}, "sigmoid_floor", "left out unless enable_softmax is false"),
+    ({"sigmoid_floor": 1.0, "enable_softmax": False}, "sigmoid_floor", "below 1"),
     ({"absent_experts": None}, "absent_experts", "one of drop, renormalise"),
     ({"absent_experts": "renormalise", "enable_softmax": False}, "absent_experts", "drop where there is no"),
     ({"softmax_temperature": 0.0}, "softmax_temperature", "above 0"),
@@ -94,7 +98,7 @@ def test_defaults_are_those_of_peft() -> None:
     theirs = peft.XLoraConfig(hidden_size=1, adapters={})
     for field in fields(XLoraConfig):
         # PEFT always has a bias, a ReLU between layers, and always loses the share of an absent expert.
-        ours_alone = ("use_bias", "enable_relu_and_dropout", "absent_experts")
+        ours_alone = ("use_bias", "enable_relu_and_dropout", "absent_experts", "unit_top_1", "sigmoid_floor")
         if field.name not in ("adapters", "hidden_size", *ours_alone):
             assert getattr(XLoraConfig(), field.name) == getattr(theirs, field.name), field.name
 
@@ -118,6 +122,15 @@ def test_json_gives_back_an_equal_configuration(adapters: list[str], **values: A
     assert XLoraConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
+def test_what_came_later_is_written_only_where_it_is_set() -> None:
+    """So that a head of before has the configuration, and the digest, that it had."""
+    assert not {"unit_top_1", "sigmoid_floor"} & XLoraConfig().to_json().keys()
+    for later in ({"unit_top_1": True}, {"sigmoid_floor": 0.0, "enable_softmax": False}):
+        config = XLoraConfig(**later)
+        assert later.items() <= config.to_json().items()
+        assert XLoraConfig.from_json(config.to_json()) == config
+
+
 def test_a_list_of_experts_and_whole_numbers_make_the_same_configuration() -> None:
     written = XLoraConfig(adapters=["b", "a"], softmax_temperature=2)  # type: ignore[arg-type]  # as from JSON
     same = XLoraConfig(adapters=("b", "a"), softmax_temperature=2.0)
@@ -135,7 +148,8 @@ def test_the_schema_takes_what_json_gives_and_says_what_each_field_is_for() -> N
 
 
 def test_json_holds_every_field() -> None:
-    assert set(XLoraConfig().to_json()) == {field.name for field in fields(XLoraConfig)}
+    later = {"unit_top_1", "sigmoid_floor"}
+    assert set(XLoraConfig().to_json()) == {field.name for field in fields(XLoraConfig)} - later
 
 
 def test_an_unknown_field_in_json_is_refused_by_name() -> None:

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from xlora_engine.data.chat import EncodedExample, collate
 from xlora_engine.devices.host_copy import upload
 from xlora_engine.head_training.routed_examples import RoutedExamples
+from xlora_engine.mixture.gates import uneven_load
 from xlora_engine.mixture.mixture import Mixture
 from xlora_engine.sources.architectures import decoder_of
 
@@ -26,13 +27,15 @@ def losses_in_parts(
     indices: Sequence[int],
     at_once: int,
     pad_id: int,
+    *,
+    load_penalty: float = 0.0,
 ) -> Iterator[Float[Tensor, ""]]:
     """What each part of at most `at_once` examples adds to the mean loss of all, computed one by one."""
     tokens = sum(len(encoded[index].answer_ids) for index in indices)
     for start in range(0, len(indices), at_once):
         part = indices[start : start + at_once]
         share = sum(len(encoded[index].answer_ids) for index in part) / tokens
-        yield share * mixture_loss(model, encoded, examples, part, pad_id=pad_id)
+        yield share * mixture_loss(model, encoded, examples, part, pad_id=pad_id, load_penalty=load_penalty)
 
 
 def mixture_loss(
@@ -42,19 +45,21 @@ def mixture_loss(
     indices: Sequence[int],
     *,
     pad_id: int,
+    load_penalty: float = 0.0,
 ) -> Float[Tensor, ""]:
     """Mean loss (nats a token) of the answers of some examples, from their cached hidden states.
 
     Tokens that all examples begin with are run once, as one sequence, if that pays; gradients flow through
     it as through whole examples. The vocabulary is large: logits are computed only for the last positions,
-    which hold the labels.
+    which hold the labels. `load_penalty` is how much uneven use of the experts adds.
     """
     cache = _prefix_cache(model, encoded, examples, indices)
     shared = 0 if cache is None else examples.shared
     batch = collate([encoded[index].after(shared) for index in indices], pad_id=pad_id).to(model.device)
     hidden = upload(examples.hidden.left_padded(indices, after=shared), model.device)
+    scalings = model.head(hidden)
     out = model.mixture_pass(
-        model.head(hidden),
+        scalings,
         input_ids=batch.input_ids,
         attention_mask=F.pad(batch.attention_mask, (shared, 0), value=1),
         position_ids=batch.position_ids + shared,
@@ -63,7 +68,8 @@ def mixture_loss(
         cache=cache,
         use_cache=cache is not None,
     )
-    return cast("Tensor", out.loss)
+    loss = cast("Tensor", out.loss)
+    return loss + load_penalty * uneven_load(scalings, batch.attention_mask) if load_penalty else loss
 
 
 def _prefix_cache(

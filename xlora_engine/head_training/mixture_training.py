@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from xlora_engine.data.chat import EncodedExample
-from xlora_engine.errors import TrainingStopped
+from xlora_engine.errors import ConfigInvalid, TrainingStopped
 from xlora_engine.head_training.batches import batches, looked_at
 from xlora_engine.head_training.best_state import BestState, StageResult
 from xlora_engine.head_training.horizon import Horizon
@@ -47,9 +47,11 @@ def train_mixture(
     same weights as an uninterrupted run, unless a time ends it.
 
     Raises:
+        ConfigInvalid: uneven load is to count, of a head whose scalings are no shares.
         TrainingDiverged: a loss or gradient is not finite.
         TrainingStopped: `stop` answered true; a checkpoint was written first, if they are used.
     """
+    _require_shares(model, settings)
     run = _Run(model, encoded, examples, settings, pad_id=pad_id)
     if settings.steps == 0:
         only = run.held_out_loss()
@@ -96,6 +98,14 @@ def train_mixture(
     return best.restore(step)
 
 
+def _require_shares(model: Mixture, settings: MixtureTraining) -> None:
+    config = model.config
+    shares = config.enable_softmax or config.enable_softmax_topk or config.sigmoid_floor is not None
+    if settings.load_penalty and not shares:
+        allowed = "0 where the raw logits weigh the experts"
+        raise ConfigInvalid("load_penalty", allowed, settings.load_penalty)
+
+
 class _Run:
     """The losses of one run."""
 
@@ -131,7 +141,8 @@ class _Run:
         """One optimiser step; the examples' mean loss before it, and the norm of all gradients."""
         optimiser.zero_grad()
         loss = torch.zeros((), device=self._model.device)
-        for part in self._losses(indices, self._settings.micro_batch_size or len(indices)):
+        at_once, penalty = self._settings.micro_batch_size or len(indices), self._settings.load_penalty
+        for part in self._losses(indices, at_once, load_penalty=penalty):
             part.backward()
             loss += part.detach()
         if self._kept is not None:
@@ -141,8 +152,18 @@ class _Run:
         optimiser.step()
         return loss, norm
 
-    def _losses(self, indices: Sequence[int], at_once: int) -> Iterator[Float[Tensor, ""]]:
-        return losses_in_parts(self._model, self._encoded, self._examples, indices, at_once, self._pad_id)
+    def _losses(
+        self, indices: Sequence[int], at_once: int, *, load_penalty: float = 0.0
+    ) -> Iterator[Float[Tensor, ""]]:
+        return losses_in_parts(
+            self._model,
+            self._encoded,
+            self._examples,
+            indices,
+            at_once,
+            self._pad_id,
+            load_penalty=load_penalty,
+        )
 
 
 @contextmanager

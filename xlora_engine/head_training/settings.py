@@ -95,6 +95,11 @@ class MixtureTraining(Checked):
         ge=0,
         description="How much the routing loss of labelled tokens counts beside the language-model loss.",
     )
+    load_penalty: float = Field(
+        default=0.0,
+        ge=0,
+        description="How much uneven use of the experts counts, against a head that settles on one of them.",
+    )
     routing_tokens: int = Field(default=512, ge=1, description="Labelled tokens drawn for each step.")
     hidden_noise: float = Field(
         default=0.5,

@@ -121,9 +121,12 @@ def routing_loss(
 ) -> Float[Tensor, ""]:
     """Cross-entropy (nats) of the head's logits, mean over tokens and layers.
 
-    Against each token's expert, or each expert's share of it.
+    Against each token's expert, or each expert's share of it; expert by expert where gates are sigmoids.
     """
     logits = head.logits(hidden.float()[None])[0]
+    if head.config.sigmoid_floor is not None:
+        shares = experts if experts.is_floating_point() else F.one_hot(experts, logits.shape[-1]).float()
+        return F.binary_cross_entropy_with_logits(logits, shares[:, None].expand_as(logits))
     return F.cross_entropy(logits.flatten(0, 1), experts.repeat_interleave(logits.shape[1], dim=0))
 
 

@@ -15,8 +15,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from xlora_engine.data.chat import Batch
 from xlora_engine.data.shared_prefix import repeated
 from xlora_engine.devices.host_copy import upload
+from xlora_engine.errors import ConfigInvalid
 from xlora_engine.measuring.subjects import Subject
 from xlora_engine.mixture.mixture import Mixture
+from xlora_engine.mixture.routers import Routed
 from xlora_engine.sources.architectures import decoder_of
 
 
@@ -49,8 +51,12 @@ class JointPasses:
     """The two passes of a mixture, over sequences of several subjects at once."""
 
     def __init__(self, model: Mixture, subjects: Sequence[Subject]) -> None:
+        """Raises ConfigInvalid where two subjects have different routers, each of which wants its experts."""
         self.model = model
         self.subjects = tuple(subjects)
+        routers = {subject.router for subject in subjects} - {None}
+        if len(routers) > 1:
+            raise ConfigInvalid("subjects", "of one router at most", len(routers))
         self._layers = model.head.layer_count
 
     @property
@@ -58,7 +64,7 @@ class JointPasses:
         """The subject that computes what the scaling pass does: its forward gives the hidden states too."""
         count = len(self.model.config.adapters)
         weights = (self.model.config.scaling_pass_value,) * count
-        same = (n for n, s in enumerate(self.subjects) if not s.reads_head and s.weights == weights)
+        same = (n for n, s in enumerate(self.subjects) if s.is_constant and s.weights == weights)
         return next(same, None)
 
     def run_prefix(self, token_ids: Sequence[int]) -> Prefix:
@@ -78,6 +84,7 @@ class JointPasses:
         count = len(self.subjects)
         model.mixture_pass(
             self.scalings(range(count), None if scalings is None else scalings.expand(count, -1, -1, -1)),
+            routed=self.routed(range(count)),
             input_ids=ids.expand(count, -1),
             attention_mask=where["attention_mask"].expand(count, -1),
             position_ids=where["position_ids"],
@@ -99,6 +106,15 @@ class JointPasses:
             return upload(weights, self.model.device, dtype=torch.float32)[:, None, None]
         each = [subject.scalings(of_head[index : index + 1]) for index, subject in enumerate(chosen)]
         return torch.cat(each)
+
+    def routed(self, subjects: Sequence[int]) -> Routed | None:
+        """The sequences of these subjects that a router weighs."""
+        routers = [self.subjects[number].router for number in subjects]
+        router = next(filter(None, routers), None)
+        if router is None:
+            return None
+        sequences = upload([each is not None for each in routers], self.model.device)
+        return Routed(router=router, sequences=sequences)
 
     def read_batch(
         self, batch: Batch, prefix: Prefix, *, keep: int | None
@@ -138,6 +154,7 @@ class JointPasses:
         cache = prefix.mixture_cache(subjects, self.model.device) if prefix.length else None
         out = self.model.mixture_pass(
             self.scalings(subjects, of_head),
+            routed=self.routed(subjects),
             input_ids=batch.input_ids,
             attention_mask=prefix.mask(batch.attention_mask),
             position_ids=batch.position_ids + prefix.length,
@@ -163,6 +180,7 @@ class JointPasses:
             of_head = self.model.head(self.model.scaling_pass(input_ids, **where, cache=scaling))
         out = self.model.mixture_pass(
             self.scalings(subjects, of_head),
+            routed=self.routed(subjects),
             input_ids=input_ids,
             **where,
             logits_to_keep=1,

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from xlora_engine.mixture.routers import Router
+
 #: A share that is left for the others to divide; below it there is nothing to divide.
 _LEAST_SHARE = 1e-12
 
@@ -21,6 +23,13 @@ class Subject:
     reads_head: bool = False
     #: Whether what the weights take from the head's scalings goes to the experts that are left.
     keeps_sum: bool = False
+    #: What weighs the experts in each layer instead; the weights then say nothing.
+    router: Router | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether its weights are its scalings."""
+        return not self.reads_head and self.router is None
 
     def without(self, expert: int, *, name: str, divides_share: bool) -> "Subject":
         """The same without one expert, whose share the others divide in proportion, or which is dropped.

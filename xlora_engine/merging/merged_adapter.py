@@ -34,7 +34,7 @@ def merged(
         raise ConfigInvalid("rule", f"one of {', '.join(RULES)}", rule)
     with _seeded(seed):
         updates = {path: _merged_at(path, experts, RULES[rule], settings) for path in _paths(experts)}
-    return Expert(name=name, config=_config(updates, modules), updates=updates)
+    return Expert(name=name, config=config_of(updates, modules), updates=updates)
 
 
 def _paths(experts: Sequence[Expert]) -> list[str]:
@@ -49,8 +49,8 @@ def _merged_at(path: str, experts: Sequence[Expert], rule: Rule, settings: Merge
     return LowRank(A=found.A.to(dtype), B=found.B.to(dtype), scale=1.0, is_embedding=updates[0].is_embedding)
 
 
-def _config(updates: Mapping[str, LowRank], modules: Collection[str]) -> dict[str, object]:
-    """Alpha is the rank everywhere, so that every scale is 1."""
+def config_of(updates: Mapping[str, LowRank], modules: Collection[str]) -> dict[str, object]:
+    """The configuration of an adapter of these updates: alpha is the rank everywhere, so every scale is 1."""
     rank = Counter(update.rank for update in updates.values()).most_common(1)[0][0]
     others = {path: update.rank for path, update in updates.items() if update.rank != rank}
     return {

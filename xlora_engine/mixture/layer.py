@@ -70,6 +70,8 @@ class MixtureLayer(nn.Module):
         if not self.context.is_active:
             return out
         inner, up = self.down(x, self.member), factor_for(self.up, x)
+        if up.dtype != inner.dtype:
+            up = self.up  # A is trained, and kept its dtype
         if up is not self.up and up.dtype == out.dtype:
             added: Tensor = torch.addmm(out.flatten(0, -2), inner.flatten(0, -2), up.T)
             return added.view(out.shape)

@@ -22,7 +22,7 @@ from xlora_engine.mixture.head import ScalingHead
 from xlora_engine.mixture.layer import MixtureLayer
 from xlora_engine.mixture.model_output import XLoraOutput
 from xlora_engine.mixture.resolved_config import resolved
-from xlora_engine.mixture.routers import Router
+from xlora_engine.mixture.routers import Routed, Router
 from xlora_engine.mixture.scaling_context import ScalingContext, fitted
 from xlora_engine.mixture.wrapping import presence, replace_module, wrap
 from xlora_engine.sources.adapter_weights import Expert, LowRank
@@ -35,7 +35,7 @@ class _Fixed:
     """What replaces the head: scalings, or a router; with neither the experts add nothing."""
 
     scalings: Tensor | None = None
-    router: Router | None = None
+    routed: Routed | None = None
 
 
 class Mixture(nn.Module):
@@ -117,17 +117,25 @@ class Mixture(nn.Module):
         return self.constant_scalings([value] * len(self.experts)) if value else None
 
     def mixture_pass(
-        self, scalings: Float[Tensor, "#batch #seq layer expert"], **inputs: Any
+        self,
+        scalings: Float[Tensor, "#batch #seq layer expert"],
+        *,
+        routed: Routed | None = None,
+        **inputs: Any,
     ) -> CausalLMOutputWithPast:
         """The base model's forward with the experts weighted by these scalings.
 
-        `inputs` are the base model's own. Scalings of shape `[1 1 1 expert]` hold for all tokens.
+        `inputs` are the base model's own. Scalings of shape `[1 1 1 expert]` hold for all tokens; sequences
+        that `routed` names are weighed by its router instead.
 
         Raises:
             ConfigInvalid: the scalings are for other layers, experts or tokens.
         """
         self._require_counted_logits(inputs.get("logits_to_keep"))
-        with self.context.using(self._fitted(scalings, inputs)), self._checkpointing_for(inputs):
+        with (
+            self.context.using(self._fitted(scalings, inputs), routed=routed),
+            self._checkpointing_for(inputs),
+        ):
             out: CausalLMOutputWithPast = self.base(**inputs)
         return out
 
@@ -206,7 +214,7 @@ class Mixture(nn.Module):
     @contextmanager
     def routed(self, router: Router) -> Iterator[None]:
         """Inside, each layer weighs its experts by its own input, in every thread; there is one pass."""
-        before, self._fixed = self._fixed, _Fixed(router=router)
+        before, self._fixed = self._fixed, _Fixed(routed=Routed(router=router))
         try:
             yield
         finally:
@@ -300,7 +308,7 @@ class Mixture(nn.Module):
         return updates
 
     def _forward_fixed(self, fixed: "_Fixed", **inputs: Any) -> XLoraOutput:
-        with self.context.using(self._fitted(fixed.scalings, inputs), router=fixed.router):
+        with self.context.using(self._fitted(fixed.scalings, inputs), routed=fixed.routed):
             out = self.base(**inputs)
         return XLoraOutput.of(out, scalings=fixed.scalings, cache=out.cache)
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from xlora_engine.errors import ConfigInvalid
-from xlora_engine.mixture.routers import Router
+from xlora_engine.mixture.routers import Routed
 
 #: Above this many values, gates are spread over the ranks stack by stack instead of all at once.
 SPREAD_AT_ONCE_LIMIT = 1 << 24
@@ -59,7 +59,7 @@ class _InForce:
     """Scalings, and the gates and products computed from them."""
 
     scalings: Float[Tensor, "batch seq layer expert"] | None = None
-    router: Router | None = None
+    routed: Routed | None = None
     gates: dict[Stack, Tensor] = field(default_factory=dict)
     pending: dict[Stack, PendingProducts] = field(default_factory=dict)
 
@@ -164,14 +164,14 @@ class ScalingContext:
         return self._here.now.scalings
 
     @property
-    def router(self) -> Router | None:
-        """What weighs the experts by each layer's input, instead of scalings."""
-        return self._here.now.router
+    def routed(self) -> Routed | None:
+        """What weighs the experts by each layer's input, instead of scalings or beside them."""
+        return self._here.now.routed
 
     @property
     def is_active(self) -> bool:
         """Whether experts add anything."""
-        return self._here.now.scalings is not None or self._here.now.router is not None
+        return self._here.now.scalings is not None or self._here.now.routed is not None
 
     @property
     def pending(self) -> dict[Stack, PendingProducts]:
@@ -179,10 +179,13 @@ class ScalingContext:
         return self._here.now.pending
 
     def using(
-        self, scalings: Float[Tensor, "batch seq layer expert"] | None, *, router: Router | None = None
+        self, scalings: Float[Tensor, "batch seq layer expert"] | None, *, routed: Routed | None = None
     ) -> AbstractContextManager[None]:
-        """Put scalings or a router in force for the calls made inside; with neither experts add nothing."""
-        return self._holding(_InForce(scalings, router))
+        """Put scalings or a router in force for the calls made inside; with neither experts add nothing.
+
+        With both, the router weighs some sequences of the batch and the scalings the others.
+        """
+        return self._holding(_InForce(scalings, routed))
 
     def reinstating(self) -> AbstractContextManager[None]:
         """A context that puts the present scalings in force again each time it is entered."""
@@ -245,11 +248,11 @@ class _Reinstating(AbstractContextManager[None]):
 
     def __init__(self, holding: Callable[[_InForce], AbstractContextManager[None]], state: _InForce) -> None:
         self._holding = holding
-        self._scalings, self._router, self._gates = state.scalings, state.router, dict(state.gates)
+        self._scalings, self._routed, self._gates = state.scalings, state.routed, dict(state.gates)
         self._entered: list[AbstractContextManager[None]] = []
 
     def __enter__(self) -> None:
-        self._entered.append(self._holding(_InForce(self._scalings, self._router, dict(self._gates))))
+        self._entered.append(self._holding(_InForce(self._scalings, self._routed, dict(self._gates))))
         self._entered[-1].__enter__()
 
     def __exit__(self, *exc: Any) -> None:

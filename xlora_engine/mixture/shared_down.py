@@ -123,7 +123,7 @@ class SharedDown(nn.Module):
 
     def lookup(self, token_ids: Int[Tensor, "*tokens"]) -> Float[Tensor, "*tokens ranks"]:
         """The same for an embedding, whose `A` has a column for each token of the vocabulary."""
-        return self._gated(F.embedding(token_ids, self.weight.T))
+        return self._gated(F.embedding(token_ids, self.weight.T), None)
 
     def of_member(self, member: int) -> Float[Tensor, "ranks d_in"]:
         """One layer's part of the stack."""
@@ -133,13 +133,22 @@ class SharedDown(nn.Module):
     def _gated_product(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens ranks"]:
         weight = factor_for(self.weight, x)
         # Gates stay in their dtype until they have acted: bfloat16 would round a share to 1/256.
-        return self._gated(F.linear(x.to(weight.dtype), weight)).to(weight.dtype)
+        return self._gated(F.linear(x.to(weight.dtype), weight), x).to(weight.dtype)
 
-    def _gated(self, inner: Float[Tensor, "*tokens ranks"]) -> Float[Tensor, "*tokens ranks"]:
-        router = self.context.router
-        gates = router.gates(inner, self) if router else _fit(self.context.rank_gates(self), inner)
-        gated: Tensor = inner * gates
+    def _gated(
+        self, inner: Float[Tensor, "*tokens ranks"], x: Float[Tensor, "*tokens d_in"] | None
+    ) -> Float[Tensor, "*tokens ranks"]:
+        gated: Tensor = inner * self._gates(inner, x)
         return gated
+
+    def _gates(self, inner: Tensor, x: Tensor | None) -> Float[Tensor, "#*tokens ranks"]:
+        routed = self.context.routed
+        if routed is None:
+            return _fit(self.context.rank_gates(self), inner)
+        gates = routed.router.gates(inner, self, x)
+        if self.context.scalings is None:
+            return gates
+        return routed.mixed(gates, _fit(self.context.rank_gates(self), inner))
 
 
 def siblings(paths: Sequence[str]) -> list[list[str]]:

@@ -28,6 +28,7 @@ from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.head_training.settings import MixtureTraining
 from xlora_engine.head_training.stage_checkpoints import StageCheckpoints
 from xlora_engine.head_training.warm_start import StageStep, routing_loss
+from xlora_engine.mixture.gates import uneven_load
 from xlora_engine.model import XLoraModel
 from xlora_engine.sources.manifest import write_manifest
 
@@ -422,6 +423,27 @@ def test_labels_go_on_counting_beside_the_language_model_loss(problem: Callable[
         tokens = contrary.tokens(contrary.train)
         losses.append(float(routing_loss(model.head, tokens.hidden(), tokens.experts).detach()))
     assert losses[1] < losses[0] - 0.05
+
+
+def test_a_load_penalty_makes_the_use_of_experts_more_even(problem: Callable[[], Problem]) -> None:
+    loads = []
+    for penalty in (0.0, 5.0):
+        model, examples, routed = problem()
+        # Given data of one expert alone, on which the head would settle
+        alone = replace(routed, train=tuple(range(0, 24, EXPERTS)), held_out=tuple(range(24, 36, EXPERTS)))
+        train_mixture(model, examples, alone, settings(steps=8, patience=99, load_penalty=penalty), pad_id=0)
+        hidden = alone.hidden.left_padded(alone.train)
+        with torch.no_grad():
+            loads.append(float(uneven_load(model.head(hidden), torch.ones(hidden.shape[:2]))))
+    assert loads[1] < loads[0] / 2
+
+
+def test_uneven_load_of_raw_logits_is_refused(mixture: Mixture, problem: Callable[[], Problem]) -> None:
+    _, examples, routed = problem()
+    with pytest.raises(ConfigInvalid, match="load_penalty"):
+        train_mixture(
+            mixture(enable_softmax=False), examples, routed, settings(steps=1, load_penalty=1.0), pad_id=0
+        )
 
 
 def test_a_time_ends_it_and_time_of_earlier_attempts_counts(

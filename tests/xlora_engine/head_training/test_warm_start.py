@@ -138,6 +138,21 @@ def test_what_is_kept_is_the_running_average_of_the_weights() -> None:
     torch.testing.assert_close(weights_of(head), expected, rtol=1e-6, atol=1e-7)
 
 
+def test_sigmoids_learn_each_expert_apart() -> None:
+    examples = separable_examples()
+    config = replace(CONFIG, enable_softmax=False, sigmoid_floor=0.0)
+    head = ScalingHead(config, layer_count=3)
+    warm_start(head, examples, WarmStart(steps=60, tokens_per_step=64, learning_rate=1e-2, hidden_noise=0.1))
+    tokens = examples.tokens(examples.held_out)
+    with torch.no_grad():
+        scalings = head.eval()(tokens.hidden().float()[None])[0]
+    right = scalings[torch.arange(len(tokens)), :, tokens.experts]
+    wrong = scalings[torch.arange(len(tokens)), :, 1 - tokens.experts]
+    # Each near its own end, which a softmax over both would not demand.
+    assert float(right.mean()) > 0.8
+    assert float(wrong.mean()) < 0.2
+
+
 def test_shares_of_experts_are_learnt_as_labels_are() -> None:
     examples = separable_examples()
     labels, known = torch.tensor([[1.0, 0], [0, 1]]), torch.ones(5, 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xlora_engine.config import XLoraConfig
-from xlora_engine.mixture.gates import gate, keep_top_k, softmax_over_top_k
+from xlora_engine.mixture.gates import gate, keep_top_k, softmax_over_top_k, uneven_load
 
 SOFTMAX = {"enable_softmax": True}
 RAW = {"enable_softmax": False}
@@ -209,3 +209,33 @@ def test_gradients_are_finite_and_reach_no_raw_logit_that_was_not_kept(
     if not config.enable_softmax:  # a softmax over all ties in the experts that were not kept
         left_out = (scalings == 0) & (logits != 0)
         assert (logits.grad[left_out] == 0).all()
+
+
+def test_the_best_expert_acts_at_unit_scale_and_learns_as_under_the_softmax() -> None:
+    logits = torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    names = ("a", "b", "c", "d")
+    scalings = gate(logits, XLoraConfig(adapters=names, unit_top_1=True))
+    assert torch.equal(scalings.sort(-1).values[..., -1], torch.ones(2, 3, 2))
+    assert torch.equal(scalings.sum(-1), torch.ones(2, 3, 2))
+    assert torch.equal(scalings.argmax(-1), logits.argmax(-1))
+    upstream = torch.randn(2, 3, 2, 4, generator=torch.Generator().manual_seed(1))
+    (straight,) = torch.autograd.grad(scalings, logits, upstream)
+    (soft,) = torch.autograd.grad(logits.softmax(-1), logits, upstream)
+    torch.testing.assert_close(straight, soft)
+
+
+def test_sigmoids_do_not_compete_and_none_falls_below_the_floor() -> None:
+    config = XLoraConfig(adapters=("a", "b"), enable_softmax=False, sigmoid_floor=0.1)
+    logits = torch.tensor([[[[-1e4, 0.0]], [[1e4, 1e4]]]])
+    expected = torch.tensor([[[[0.1, 0.55]], [[1.0, 1.0]]]])
+    torch.testing.assert_close(gate(logits, config), expected)
+
+
+def test_load_is_even_where_experts_take_turns_and_uneven_where_one_does_all() -> None:
+    turns = torch.eye(3).view(1, 3, 1, 3).expand(1, 3, 2, 3)
+    mask = torch.ones(1, 3, dtype=torch.long)
+    assert float(uneven_load(turns, mask)) == pytest.approx(0, abs=1e-6)
+    # Padding does not count: of two tokens left, two experts of three have half each.
+    assert float(uneven_load(turns, torch.tensor([[0, 1, 1]]))) == pytest.approx(3 * 2 * 0.25 - 1)
+    alone = torch.tensor([0.0, 4.0, 0.0]).expand(1, 3, 2, 3)
+    assert float(uneven_load(alone, mask)) == pytest.approx(2)

@@ -285,6 +285,9 @@ CANNOT: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         "scaling_pass_value",
     ),
     "mistralrs, softmax over the top k": ("mistralrs", TOP_K, {}, "enable_softmax_topk"),
+    "peft, the best expert at unit scale": ("peft", {"unit_top_1": True}, {}, "unit_top_1"),
+    "xlora, sigmoids": ("xlora", {"enable_softmax": False, "sigmoid_floor": 0.1}, {}, "sigmoid_floor"),
+    "mistralrs, the best expert at unit scale": ("mistralrs", {"unit_top_1": True}, {}, "unit_top_1"),
     "mistralrs, the output layer": ("mistralrs", {}, {"target_modules": ("lm_head",)}, "target_modules"),
     "mistralrs, one block alone": (
         "mistralrs",

@@ -49,6 +49,8 @@ SAVED: dict[str, tuple[dict[str, Any], str]] = {
     "without bias": ({"xlora_depth": 2, "use_bias": False}, "float32"),
     "top 2 and a scaling pass of a third": ({"top_k_lora": 2, "scaling_pass_value": 1 / 3}, "float32"),
     "absent experts renormalised": ({"absent_experts": "renormalise", "xlora_depth": 1}, "float32"),
+    "best expert at unit scale": ({"unit_top_1": True, "xlora_depth": 1}, "float32"),
+    "sigmoids with a floor": ({"enable_softmax": False, "sigmoid_floor": 0.1, "xlora_depth": 1}, "float32"),
     "trained experts": ({"use_trainable_adapters": True}, "float32"),
     "trained experts in bfloat16": ({"use_trainable_adapters": True}, "bfloat16"),
 }
