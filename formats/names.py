@@ -16,3 +16,13 @@ RESERVED_NAMES = frozenset({BASE, UNIFORM, COMPOSED})
 def is_name(text: str) -> bool:
     """Whether a text follows the rule."""
     return _NAME.fullmatch(text) is not None
+
+
+def of_method(method: str) -> str:
+    """What another method's composition of the same experts is called; no name has a space."""
+    return f"method {method}"
+
+
+def is_method(subject: str) -> bool:
+    """Whether a subject of a report is called so."""
+    return subject.startswith(of_method(""))

@@ -51,12 +51,42 @@ def verdict_lines(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"     {task} is routed to {load} (entropy {routing['entropy']:.2f}{dead})")
     if report.get("unused"):
         lines.append(f"WARN nobody uses {', '.join(report['unused'])}: compose without")
+    lines += method_lines(report)
+    lines += search_lines(report)
     lines += _contamination_lines(report.get("contamination", {}))
     lines += [f"     {sentence}" for sentence in report.get("training", {}).get("sentences", ())]
     if "worth_it" in report:
         worth_it = "worth it" if report["worth_it"] else "NOT worth it everywhere: see the lines marked WARN"
         lines.append(worth_it)
     return lines
+
+
+def search_lines(report: Mapping[str, Any]) -> list[str]:
+    """A line for each adapter that was ranked before training, then whether the ranking was right."""
+    search = report.get("search", {})
+    return [
+        *(
+            f"     {row['name']} is chosen as number {row['place']}: loss {row['loss']:.3f} alone,"
+            f" {row['joint_loss']:.3f} with those before it"
+            if row["place"] is not None
+            else f"     {row['name']} is not chosen: loss {row['loss']:.3f} alone,"
+            f" {row['joint_loss']:.3f} with the chosen;"
+            f" shares {row['overlap']:.0%} of its input directions with one of them"
+            for row in search.get("ranking", ())
+        ),
+        *(f"     {sentence}" for sentence in search.get("sentences", ())),
+    ]
+
+
+def method_lines(report: Mapping[str, Any]) -> list[str]:
+    """A line for each method of a report of all, the best first."""
+    return [
+        f"     method {row['method']} is left out: {row['left_out']}"
+        if "left_out" in row
+        else f"     method {row['method']}: mean loss {row['mean_loss']:.3f},"
+        f" exact match {row['mean_exact_match']:.0%}, made in {row['seconds']:.0f} s"
+        for row in report.get("methods", ())
+    ]
 
 
 def _of_few(report: Mapping[str, Any], task: str, score: Mapping[str, Any]) -> str:

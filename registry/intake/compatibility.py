@@ -6,7 +6,7 @@ Refusals: E271 a module the base lacks · E272 a shape or kind that does not fit
 E274 an expert twice · E275 the same weights twice.
 Warnings: W201 found while reading · W202 mixed ranks · W203 mixed modules · W204 layers left out ·
 W205 no licence stated · W206 one expert alone · W207 another base model named · W209 parts for pictures
-left out.
+left out · W210 several experts of one domain.
 """
 
 import re
@@ -50,6 +50,8 @@ class Composable(Protocol):
     def modules(self) -> tuple[str, ...]: ...
     @property
     def licence(self) -> str | None: ...
+    @property
+    def domains(self) -> tuple[str, ...]: ...
 
 
 def compatibility_of(
@@ -173,10 +175,21 @@ def _mixed(adapters: Sequence[Composable]) -> list[CompatibilityResult]:
         found.append(
             _warn("ZOO-W203", f"the modules differ ({counts}); where one has none, its share has no effect")
         )
+    for domain, names in _sharing_a_domain(adapters).items():
+        message = f"{' and '.join(names)} are all of {domain}: each is reported on under its own name"
+        found.append(_warn("ZOO-W210", f"{message}, and --data {domain}=… is for none of them"))
     unlicensed = [adapter.name for adapter in adapters if not adapter.licence]
     if unlicensed:
         found.append(_warn("ZOO-W205", f"no licence is stated for {', '.join(unlicensed)}"))
     return found
+
+
+def _sharing_a_domain(adapters: Sequence[Composable]) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    for adapter in adapters:
+        for domain in adapter.domains:
+            names.setdefault(domain, []).append(adapter.name)
+    return {domain: shared for domain, shared in names.items() if len(shared) > 1}
 
 
 def _refuse(code: str, message: str) -> CompatibilityResult:

@@ -35,7 +35,9 @@ def _composed(zoo: Zoo) -> None:
 def test_the_report_compares_the_composition_with_everything_it_was_made_from(zoo: Zoo) -> None:
     shown = json.loads(zoo("compositions", "show", "science", "--json").stdout)
     report = shown["report"]
-    assert report["subjects"] == ["base", "bio", "protein", "uniform", "composed"]
+    assert report["subjects"] == [
+        *("base", "bio", "protein", "uniform", "method core-ties", "method pico", "composed")
+    ]
     assert report["scores"]["bio"]["bio"]["loss"] < report["scores"]["base"]["bio"]["loss"] / 2
     assert set(report["routing"]) == {"bio", "protein"}
     assert {finding["task"] for finding in report["verdict"]} == {"bio", "protein"}

@@ -13,22 +13,31 @@ from registry.commands.output import Output, output_options
 from registry.commands.report_table import score_rows, verdict_lines
 from workers.commands.field_options import field_options
 from workers.commands.running import Submission, run_job, submission_options
-from workers.requests.composition import composition_request, planned_composition
+from workers.requests.composition import (
+    AUTO,
+    DEFAULT_CHOICE,
+    candidates,
+    composition_request,
+    planned_composition,
+)
 from workers.requests.composition_data import AskedData
 from workers.requests.composition_plan import Request, require_compatible
-from workers.requests.methods import DEFAULT_METHOD, METHODS, METHODS_HELP
+from workers.requests.methods import ASKED_METHODS, DEFAULT_METHOD, METHODS_HELP
 from workers.requests.placement import seconds
 from workers.requests.specs import ComposeSpec
 
 
 @click.command()
 @click.option(
-    "--adapters", required=True, help="Adapters to compose, by commas, in the order of the experts."
+    "--adapters",
+    required=True,
+    help="Adapters to compose, by commas, in the order of the experts; auto: those of --base that add most.",
 )
+@click.option("--base", help="With --adapters auto: the base model whose adapters are candidates.")
 @click.option("--name", required=True, help="Name of the composition; a taken name gets its next version.")
 @click.option(
     "--method",
-    type=click.Choice(tuple(METHODS)),
+    type=click.Choice(ASKED_METHODS),
     default=DEFAULT_METHOD,
     show_default=True,
     help=METHODS_HELP,
@@ -51,13 +60,19 @@ from workers.requests.specs import ComposeSpec
     ComposeSpec,
     "warm_start_steps",
     "mixture_steps",
+    "choose",
     "without_help",
+    "load_penalty",
     "checkpoint_every_s",
     "samples_per_domain",
     "eval_examples",
     "merged_rank",
     "density",
     "merge_scale",
+    "cat_learning_rate",
+    "gate_steps",
+    "router_top_k",
+    "router_temperature",
     "seed",
 )
 @click.option("--dry-run", is_flag=True, help="Check and show the plan; train nothing.")
@@ -65,6 +80,7 @@ from workers.requests.specs import ComposeSpec
 @output_options
 def command(
     adapters: str,
+    base: str | None,
     name: str,
     method: str,
     data: tuple[str, ...],
@@ -85,10 +101,14 @@ def command(
     if budget is not None:
         given["budget_s"] = seconds(budget, field="budget_s")
     with opened() as registry:
+        named = split_list(adapters, option="--adapters")
+        if named == (AUTO,) or base is not None:
+            named = candidates(registry, named, base=base)
+            given.setdefault("choose", min(DEFAULT_CHOICE, len(named)))
         request = Request(
             name=name,
             method=method,
-            adapters=split_list(adapters, option="--adapters"),
+            adapters=named,
             data=_asked_data(data, eval_data, mixed),
             head=_json_object(head),
             budget=given,

@@ -73,8 +73,8 @@ class Answerer:
         if not isinstance(self.asked, ComposedModel):
             return DynamicCache(config=self.asked.config.get_text_config(decoder=True))
         both = self.asked.model.new_cache()
-        # Constant weights take one pass, so one cache.
-        return both if self.asked.weights is None else both.mixture
+        # Without a head there is one pass, so one cache.
+        return both if self.asked.reads_head else both.mixture
 
     @torch.no_grad()
     def logits(
@@ -100,7 +100,7 @@ class Answerer:
     @torch.no_grad()
     def gates(self, input_ids: Int[Tensor, "batch seq"]) -> Float[Tensor, "batch seq expert"] | None:
         """How a head weighs the experts after each token, mean over layers; None where there is no head."""
-        if not isinstance(self.asked, ComposedModel) or self.asked.weights is not None:
+        if not isinstance(self.asked, ComposedModel) or not self.asked.reads_head:
             return None
         scalings: Float[Tensor, "batch seq layer expert"] = self.model(
             input_ids=input_ids, logits_to_keep=1

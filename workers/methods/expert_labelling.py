@@ -1,7 +1,6 @@
 """The stage that labels examples of which no expert is known, by the losses of the experts themselves."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 
 import torch
 from jaxtyping import Float
@@ -21,16 +20,57 @@ from xlora_engine.model import XLoraModel
 _COMPARED_WITH_BASE = 64
 
 
+class ExpertLosses:
+    """The losses of answers under one expert alone, or under the base model, which are kept for later."""
+
+    def __init__(self, making: Making, model: XLoraModel, *, total: int) -> None:
+        """`total` is how many answers will be asked of all together."""
+        self._making = making
+        self._model = model
+        self._done = 0
+        self._total = total
+
+    def of_expert(self, examples: Sequence[EncodedExample], position: int) -> list[Float[Tensor, " answer"]]:
+        """Loss (nats) of each token of each answer under the expert at a position."""
+        adapters = self._making.parts.adapters
+        scalings = self._model.constant_scalings(alone(position, of=len(adapters)))
+        with self._model.fixed_scalings(scalings):
+            return self._losses(examples, adapters[position])
+
+    def of_base(self, examples: Sequence[EncodedExample]) -> list[Float[Tensor, " answer"]]:
+        """The same under the base model."""
+        with self._model.disabled():
+            return self._losses(examples, None)
+
+    def _losses(
+        self, examples: Sequence[EncodedExample], adapter: AdapterVersion | None
+    ) -> list[Float[Tensor, " answer"]]:
+        making = self._making
+        return cached_answer_losses(
+            examples,
+            self._model,
+            folder=making.context.registry.settings.home / "cache" / "expert-losses",
+            digest=expert_digest(making.parts.base, adapter, making.spec.head),
+            pad_id=pad_token(making.tokenizer),
+            tokens_per_batch=making.context.micro_batch(TOKENS_PER_BATCH),
+            on_examples=self._on_examples,
+        )
+
+    def _on_examples(self, count: int) -> None:
+        self._done += count
+        self._making.context.report("labels", self._done, self._total)
+        self._making.context.raise_if_stopped()
+
+
 class LabellingStage:
     """Which experts each unlabelled example needs."""
 
     def __init__(self, making: Making, model: XLoraModel, examples: DrawnExamples) -> None:
         self._making = making
-        self._model = model
         self._examples = examples
-        self._done = 0
         count = len(examples.unlabelled)
-        self._total = count * len(making.parts.adapters) + min(count, _COMPARED_WITH_BASE)
+        total = count * len(making.parts.adapters) + min(count, _COMPARED_WITH_BASE)
+        self._losses = ExpertLosses(making, model, total=total)
 
     def run(self) -> Mapping[int, ExpertLabel]:
         """A label for every unlabelled example.
@@ -44,8 +84,8 @@ class LabellingStage:
         with self._making.watch.phase("labels"):
             encoded = [self._examples.encoded[index] for index in unlabelled]
             by_expert = [
-                self._losses(encoded, adapter, alone(position, of=len(self._making.parts.adapters)))
-                for position, adapter in enumerate(self._making.parts.adapters)
+                self._losses.of_expert(encoded, position)
+                for position in range(len(self._making.parts.adapters))
             ]
             labels = [label_by_losses(torch.stack(losses, 1)) for losses in zip(*by_expert, strict=True)]
             self._require_help(encoded, labels)
@@ -55,38 +95,10 @@ class LabellingStage:
         if self._making.spec.without_help:
             return
         stride = -(-len(encoded) // _COMPARED_WITH_BASE)
-        base = self._losses(encoded[::stride], None, None)
+        base = self._losses.of_base(encoded[::stride])
         base_loss = float(torch.cat(base).mean())
         experts_loss = mean_loss(labels[::stride])
         if experts_loss >= base_loss:
             raise NoExpertHelps(
                 [adapter.reference for adapter in self._making.parts.adapters], experts_loss, base_loss
             )
-
-    def _losses(
-        self,
-        encoded: Sequence[EncodedExample],
-        adapter: AdapterVersion | None,
-        weights: Sequence[float] | None,
-    ) -> list[Float[Tensor, " answer"]]:
-        making = self._making
-        with self._weighed(weights):
-            return cached_answer_losses(
-                encoded,
-                self._model,
-                folder=making.context.registry.settings.home / "cache" / "expert-losses",
-                digest=expert_digest(making.parts.base, adapter, making.spec.head),
-                pad_id=pad_token(making.tokenizer),
-                tokens_per_batch=making.context.micro_batch(TOKENS_PER_BATCH),
-                on_examples=self._on_examples,
-            )
-
-    def _weighed(self, weights: Sequence[float] | None) -> AbstractContextManager[None]:
-        if weights is None:
-            return self._model.disabled()
-        return self._model.fixed_scalings(self._model.constant_scalings(weights))
-
-    def _on_examples(self, count: int) -> None:
-        self._done += count
-        self._making.context.report("labels", self._done, self._total)
-        self._making.context.raise_if_stopped()

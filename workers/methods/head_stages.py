@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from workers.methods.kept_passes import cached_hidden_states, scaling_pass_digest
 from workers.methods.mixing import TOKENS_PER_BATCH, Making
@@ -76,14 +77,21 @@ class MixtureStage:
     """The head learns by the language-model loss of the mixture, from checkpoint to checkpoint."""
 
     def __init__(
-        self, making: Making, model: XLoraModel, examples: DrawnExamples, routed: RoutedExamples
+        self,
+        making: Making,
+        model: XLoraModel,
+        examples: DrawnExamples,
+        routed: RoutedExamples,
+        *,
+        checkpoints: str = "mixture",
     ) -> None:
+        """`checkpoints` is a folder of the job's own: two stages of one job do not share it."""
         self._making = making
         self._model = model
         self._examples = examples
         self._routed = routed
         self._checkpoints = StageCheckpoints(
-            making.context.folder / "training" / "mixture",
+            making.context.folder / "training" / checkpoints,
             run=f"request={making.context.job.spec_digest} dtype={model.base.dtype}",
             every_s=making.spec.checkpoint_every_s,
             on_discarded=making.context.checkpoint_discarded,
@@ -94,9 +102,9 @@ class MixtureStage:
         """Whether no attempt of the job has left a checkpoint."""
         return self._checkpoints.last() is None
 
-    def run(self) -> StageResult:
-        """Train the head through the mixture pass."""
-        making, training = self._making, self._training()
+    def run(self, **settings: Any) -> StageResult:
+        """Train the head through the mixture pass; `settings` are fields of `MixtureTraining` to change."""
+        making, training = self._making, replace(self._training(), **settings)
         micro_batch = making.context.micro_batch(training.batch_size)
         making.context.run.tags({"zoo.micro_batch_size": micro_batch})
         with making.watch.phase("mixture training"):
@@ -117,6 +125,7 @@ class MixtureStage:
             steps=self._steps(),
             budget_s=spec.budget_s,
             learning_rate=spec.mixture_learning_rate,
+            load_penalty=spec.load_penalty,
             shared_layers=spec.warm_start_steps == 0,
             seed=spec.seed,
         )

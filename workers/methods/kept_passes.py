@@ -30,13 +30,13 @@ def scaling_pass_digest(base: BaseModel, adapters: Iterable[AdapterVersion], hea
     active = {name: head[name] for name in ("scaling_pass_value", "global_scaling_weight") if name in head}
     if not active.get("scaling_pass_value"):
         return base.digest
-    return _digest([base.digest, [_files(adapter) for adapter in adapters], active])
+    return digest_of([base.digest, [_files(adapter) for adapter in adapters], active])
 
 
 def expert_digest(base: BaseModel, adapter: AdapterVersion | None, head: Mapping[str, Any]) -> str:
     """Names the model that one expert makes of the base; None: the base alone."""
     weight = {name: head[name] for name in ("global_scaling_weight",) if name in head}
-    return _digest([base.digest, None if adapter is None else _files(adapter), weight])
+    return digest_of([base.digest, None if adapter is None else _files(adapter), weight])
 
 
 def cached_hidden_states(
@@ -85,7 +85,7 @@ def cached_answer_losses(
     The model has the scalings of that one expert fixed, or of none.
     """
     sizes = [len(example.answer_ids) for example in examples]
-    path = folder / f"{_digest([digest, digest_of_tokens(examples), sizes])}.safetensors"
+    path = folder / f"{digest_of([digest, digest_of_tokens(examples), sizes])}.safetensors"
     if path.exists():
         on_examples(len(examples))
         return list(load_file(path)["losses"].split(sizes))
@@ -106,5 +106,6 @@ def _files(adapter: AdapterVersion) -> list[tuple[str, str]]:
     return [(file.path, file.digest) for file in adapter.files]
 
 
-def _digest(facts: object) -> str:
+def digest_of(facts: object) -> str:
+    """Of anything that JSON can write."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

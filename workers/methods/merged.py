@@ -3,6 +3,7 @@
 What is stored is that adapter, in PEFT's files, and the experts below it.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,29 +31,34 @@ class Merged:
 
     def make(self, making: Making) -> ComposedModel:
         """Merge the experts; nothing is trained."""
-        spec, model = making.spec, making.with_experts(XLoraConfig())
+        model = making.with_experts(XLoraConfig())
         base, experts = model.unload(), model.experts
+        adapter = self.merge(making, experts)
+        # As it is stored, so that what is compared is what is used.
+        write_merged(making.context.folder / "merged" / self._name, adapter)
+        return replace(self.load(making.context.folder / "merged" / self._name, base), made_of=experts)
+
+    def merge(self, making: Making, experts: Sequence[Expert]) -> Expert:
+        """The one adapter, which is not on the base model."""
+        spec = making.spec
         with making.watch.phase("merge"):
-            adapter = merged(
+            return merged(
                 experts,
                 name=COMPOSED,
                 rule=self._rule,
                 settings=MergeSettings(
                     experts=len(experts), rank=spec.merged_rank, density=spec.density, scale=spec.merge_scale
                 ),
-                modules=[path for path, _ in base.named_modules()],
+                modules=[path for path, _ in making.base_model.named_modules()],
                 seed=spec.seed,
             )
-        # As it is stored, so that what is compared is what is used.
-        _write(making.context.folder / "merged", adapter)
-        return replace(self.load(making.context.folder / "merged", base), made_of=experts)
 
     def save(self, composed: ComposedModel, folder: Path) -> StoredMethod:
         """Write the merged adapter as PEFT does, and the experts below it."""
         (adapter,) = composed.model.experts
-        _write(folder, adapter)
+        write_merged(folder, adapter)
         for expert in composed.made_of:
-            _write(folder / EXPERTS_FOLDER / expert.name, expert)
+            write_merged(folder / EXPERTS_FOLDER / expert.name, expert)
         return StoredMethod(
             name=self._name,
             files=(CONFIG_FILE, WEIGHTS_FILE),
@@ -66,7 +72,8 @@ class Merged:
         return ComposedModel(model=model, weights=(1.0,))
 
 
-def _write(folder: Path, expert: Expert) -> None:
+def write_merged(folder: Path, expert: Expert) -> None:
+    """Write the adapter as PEFT does."""
     write_expert(folder, expert, expert.updates)
 
 

@@ -2,7 +2,7 @@
 
 import importlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +17,10 @@ from workers.requests.specs import ComposeSpec
 from xlora_engine.config import XLoraConfig
 from xlora_engine.data.chat import ChatTokenizer
 from xlora_engine.measuring.probe import effect_of
+from xlora_engine.mixture.routers import Router
 from xlora_engine.model import XLoraModel
 from xlora_engine.saved.saved_model import SavedModel
-from xlora_engine.sources.adapter_weights import Expert
+from xlora_engine.sources.adapter_weights import Expert, read_expert
 
 #: Tokens in one forward without gradients: enough to keep two cores busy, little enough for a laptop.
 TOKENS_PER_BATCH = 1024
@@ -61,6 +62,8 @@ class Making:
     base_model: PreTrainedModel
     tokenizer: ChatTokenizer
     watch: Stopwatch
+    #: The experts, once they have been read.
+    read: list[Expert] = field(default_factory=list)
 
     def with_experts(self, config: XLoraConfig) -> XLoraModel:
         """The base model with every expert and a new head of this configuration, drawn by the spec's seed.
@@ -69,11 +72,14 @@ class Making:
             EngineError: an expert does not fit, or changes nothing.
         """
         with self.watch.phase("load"):
+            if self.read:
+                return XLoraModel(self.base_model, self.read, config, seed=self.spec.seed)
             registry = self.context.registry
             folders = {adapter.name: registry.materialise(adapter) for adapter in self.parts.adapters}
-            model = XLoraModel.from_adapters(self.base_model, folders, config, seed=self.spec.seed)
+            self.read.extend(read_expert(folder, name) for name, folder in folders.items())
+            model = XLoraModel(self.base_model, self.read, config, seed=self.spec.seed)
             for position, name in enumerate(model.config.adapters):
-                effect_of(model, model.constant_scalings(alone(position, of=len(folders))), name=name)
+                effect_of(model, model.constant_scalings(alone(position, of=len(self.read))), name=name)
         self.context.report("loading", 1, 1)
         return model
 
@@ -83,15 +89,24 @@ class ComposedModel:
     """Experts in memory and what weighs them."""
 
     model: XLoraModel
-    #: A weight for each expert, the same for every token and layer; None: the model's own head decides.
+    #: A weight for each expert, the same for every token and layer.
     weights: tuple[float, ...] | None = None
+    #: What weighs them in each layer instead; with neither, the model's own head decides.
+    router: Router | None = None
     #: What the report says of how it was trained.
     training: Mapping[str, Any] = field(default_factory=dict)
     #: The experts that became the model's one, if they did.
     made_of: tuple[Expert, ...] = ()
 
+    @property
+    def reads_head(self) -> bool:
+        """Whether the model's own head weighs its experts, which takes a pass of its own."""
+        return self.weights is None and self.router is None
+
     def weighed(self) -> AbstractContextManager[None]:
         """Inside, the model weighs its experts so."""
+        if self.router is not None:
+            return self.model.routed(self.router)
         if self.weights is None:
             return nullcontext()
         # Without any expert, none is computed.
@@ -110,6 +125,13 @@ class MixingMethod(Protocol):
 
     def load(self, folder: Path, base_model: PreTrainedModel) -> ComposedModel:
         """What `save` wrote, on the base model that it was made on."""
+
+
+class StaticMethod(MixingMethod, Protocol):
+    """One that merges experts to an adapter by their weights alone."""
+
+    def merge(self, making: Making, experts: Sequence[Expert]) -> Expert:
+        """The one adapter, which is not on the base model."""
 
 
 class XLoraMethod(MixingMethod, Protocol):
@@ -132,6 +154,12 @@ def mixing_method(name: str) -> MixingMethod:
 def xlora_method(name: str) -> XLoraMethod:
     """The method of that name, whose row says that it leaves an X-LoRA model."""
     found: XLoraMethod = _implementation(name)
+    return found
+
+
+def static_method(name: str) -> StaticMethod:
+    """The method of that name, whose row says that every report compares with it."""
+    found: StaticMethod = _implementation(name)
     return found
 
 

@@ -7,6 +7,7 @@ experts the others need is found out from the experts themselves.
 import hashlib
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from xlora_engine.head_training.expert_labels import SEVERAL, ExpertLabel, token
 from xlora_engine.head_training.hidden_states import HiddenStates
 from xlora_engine.head_training.routed_examples import RoutedExamples
 from xlora_engine.sources.base_model import ReadLimits
+
+#: What stands for bytes that are no whole character.
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 #: One example in 8 is held out of training, to stop it early, up to 32 of a domain.
 HELD_OUT_SHARE = 8
@@ -173,6 +177,13 @@ def encode_sample(
         for index in sorted(range(len(examples)), key=lambda index: examples[index].line)
     }
     return [encoded[index] for index in range(len(examples))]
+
+
+def share_of_bytes(examples: Sequence[EncodedExample], tokenizer: ChatTokenizer) -> float:
+    """The share of all tokens that are a part of a character: what a tokenizer makes of a script it lacks."""
+    counts = Counter(token for example in examples for token in example.token_ids)
+    parts = sum(count for token, count in counts.items() if _REPLACEMENT in tokenizer.decode([token]))
+    return parts / max(1, counts.total())
 
 
 def digest_of_tokens(examples: Sequence[EncodedExample]) -> str:

@@ -76,7 +76,8 @@ class Plan:
         )
 
     def _head(self) -> dict[str, Any]:
-        experts = [adapter.name for adapter in self.adapters]
+        chosen = self.request.budget.get("choose") or len(self.adapters)
+        experts = [adapter.name for adapter in self.adapters][:chosen]
         head = {**default_head(len(experts)), **self.request.head}
         try:
             XLoraConfig.from_json({**head, "adapters": experts})

@@ -13,6 +13,9 @@ from workers.errors import SpecInvalid
 #: Formats that an X-LoRA folder can be exported to; the first is what the registry holds.
 _OF_XLORA = ("zoo", "xlora", "peft", "mistralrs")
 
+#: Formats that one adapter can be exported to.
+_OF_ADAPTERS = ("zoo", "peft", "vllm", "merged")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -30,16 +33,40 @@ class Method:
     exports: tuple[str, ...]
     #: Whether it leaves one ordinary adapter, which is exported as adapters are.
     is_adapter: bool = False
+    #: Whether the report of every other method compares with it, which costs seconds.
+    in_every_report: bool = False
+    #: Why it has no other exports, as a clause.
+    not_exported: str = ""
 
 
-def _merge(summary: str, implementation: str, *, settings: frozenset[str] = frozenset()) -> Method:
+def _merge(
+    summary: str,
+    implementation: str,
+    *,
+    settings: frozenset[str] = frozenset(),
+    in_every_report: bool = False,
+) -> Method:
     return Method(
         summary=summary,
         implementation=f"workers.methods.merged:{implementation}",
         needs_data=False,
         settings=frozenset({"merged_rank", "merge_scale"}) | settings,
-        exports=("zoo", "peft", "vllm", "merged"),
+        exports=_OF_ADAPTERS,
         is_adapter=True,
+        in_every_report=in_every_report,
+    )
+
+
+def _router(
+    summary: str, implementation: str, *, needs_data: bool = False, settings: frozenset[str] = frozenset()
+) -> Method:
+    return Method(
+        summary=summary,
+        implementation=implementation,
+        needs_data=needs_data,
+        settings=frozenset({"router_top_k", "router_temperature"}) | settings,
+        exports=("zoo",),
+        not_exported="whose router reads each layer's input: no format of X-LoRA or PEFT can express it",
     )
 
 
@@ -53,7 +80,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
                 {
                     *("head", "data", "corpora", "samples_per_domain", "checkpoint_every_s"),
                     *("warm_start_steps", "warm_start_learning_rate"),
-                    *("mixture_steps", "budget_s", "mixture_learning_rate", "without_help"),
+                    *("mixture_steps", "budget_s", "mixture_learning_rate", "without_help", "load_penalty"),
                 }
             ),
             exports=_OF_XLORA,
@@ -79,17 +106,63 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "TIES in the space that the experts share, as one adapter",
             "core_ties",
             settings=frozenset({"density"}),
+            in_every_report=True,
         ),
         "pico": _merge(
-            "the mean of the experts, output directions that they share weighing less, as one adapter", "pico"
+            "the mean of the experts, output directions that they share weighing less, as one adapter",
+            "pico",
+            in_every_report=True,
+        ),
+        "cat": Method(
+            summary="a trained weight for each expert and layer, as one adapter",
+            implementation="workers.methods.cat:Cat",
+            needs_data=True,
+            settings=frozenset(
+                {
+                    *("data", "corpora", "samples_per_domain", "checkpoint_every_s", "merged_rank"),
+                    *("mixture_steps", "budget_s", "cat_learning_rate", "merge_scale"),
+                }
+            ),
+            exports=_OF_ADAPTERS,
+            is_adapter=True,
+        ),
+        "arrow": _router(
+            "each layer weighs the experts by the direction that each amplifies most; nothing is trained",
+            "workers.methods.routed:arrow",
+        ),
+        "spectr": _router(
+            "each layer weighs the experts by the size of each one's response; nothing is trained",
+            "workers.methods.routed:spectr",
+        ),
+        "phatgoose": _router(
+            "each layer weighs the experts by a gate that each learnt on its own data, once",
+            "workers.methods.phatgoose:Phatgoose",
+            needs_data=True,
+            settings=frozenset({"data", "samples_per_domain", "gate_steps"}),
         ),
     }
 )
 
 DEFAULT_METHOD = "xlora"
 
+#: Asks for every method of the table; the composition that is registered is of the best.
+ALL_METHODS = "all"
+
+#: What may be asked for.
+ASKED_METHODS = (*METHODS, ALL_METHODS)
+
+_ALL = Method(
+    summary="each of them, compared in one report; the best is registered",
+    implementation="",
+    needs_data=True,
+    settings=frozenset[str]().union(*(row.settings for row in METHODS.values())),
+    exports=(),
+)
+
 #: What the option is said to do.
-METHODS_HELP = "; ".join(f"{name}: {row.summary}" for name, row in METHODS.items()) + "."
+METHODS_HELP = (
+    "; ".join(f"{name}: {row.summary}" for name, row in {**METHODS, ALL_METHODS: _ALL}.items()) + "."
+)
 
 
 def method_row(name: str) -> Method:
@@ -98,8 +171,10 @@ def method_row(name: str) -> Method:
     Raises:
         SpecInvalid: there is none.
     """
+    if name == ALL_METHODS:
+        return _ALL
     if name not in METHODS:
-        raise SpecInvalid("method", allowed=f"one of {', '.join(METHODS)}", value=name)
+        raise SpecInvalid("method", allowed=f"one of {', '.join(ASKED_METHODS)}", value=name)
     return METHODS[name]
 
 
@@ -112,6 +187,8 @@ def require_export(name: str, layout: str) -> None:
     exports = method_row(name).exports
     if layout not in exports:
         allowed = f"one of {', '.join(exports)} for a composition of the method {name}"
+        if reason := method_row(name).not_exported:
+            allowed += f", {reason}"
         raise SpecInvalid("format", allowed=allowed, value=layout)
 
 

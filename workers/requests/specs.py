@@ -19,9 +19,10 @@ from formats.errors import InvalidField
 from formats.names import NAME_RULE
 from registry.references import checked_name
 from workers.errors import SpecInvalid
-from workers.requests.methods import DEFAULT_METHOD, METHODS, METHODS_HELP, method_row
+from workers.requests.methods import ASKED_METHODS, DEFAULT_METHOD, METHODS_HELP, method_row
 from xlora_engine.adapter_training.settings import TrainingSettings
 from xlora_engine.data.learnt_answers import LearntAnswers, LongExamples
+from xlora_engine.gate_training.settings import GateTraining
 from xlora_engine.head_training.settings import MixtureTraining, WarmStart
 
 #: What one machine may have of GPUs.
@@ -145,7 +146,7 @@ class ComposeSpec(Checked):
         min_length=1, description="Experts as name@version; their order is kept."
     )
     method: Text = Field(
-        default=DEFAULT_METHOD, description=METHODS_HELP, json_schema_extra={"enum": list(METHODS)}
+        default=DEFAULT_METHOD, description=METHODS_HELP, json_schema_extra={"enum": list(ASKED_METHODS)}
     )
     data: References = Field(
         default_factory=dict, description="Domain -> dataset to train on, for a method that learns from data."
@@ -154,6 +155,12 @@ class ComposeSpec(Checked):
         default=(),
         description="Datasets of no one domain to train on: an example that names an expert's domain belongs"
         " to it; which experts the others need is found from the experts' losses.",
+    )
+    choose: int | None = Field(
+        default=None,
+        ge=1,
+        le=64,
+        description="Compose only so many of the adapters: those that add most on a sample of the data.",
     )
     eval_data: References = Field(default_factory=dict, description="Domain -> held-out dataset.")
     mixed_datasets: Distinct[Text] = Field(
@@ -190,6 +197,12 @@ class ComposeSpec(Checked):
     mixture_learning_rate: float = Field(
         default=MixtureTraining().learning_rate, gt=0, le=1, description="Of mixture training."
     )
+    load_penalty: float = Field(
+        default=MixtureTraining().load_penalty,
+        ge=0,
+        le=1000,
+        description="How much uneven use of the experts counts in mixture training.",
+    )
     checkpoint_every_s: float = Field(
         default=60.0, gt=0, le=86_400, description="Seconds between checkpoints of mixture training."
     )
@@ -205,6 +218,24 @@ class ComposeSpec(Checked):
     merge_scale: float = Field(
         default=1.0, gt=0, le=1000, description="What a merged adapter is multiplied by."
     )
+    cat_learning_rate: float = Field(
+        default=0.05, gt=0, le=1, description="Of the weights of the method cat, in logits."
+    )
+    gate_steps: int = Field(
+        default=GateTraining().steps,
+        ge=1,
+        le=_MANY,
+        description="Budget of an adapter's gate, for the method phatgoose, where none is kept yet.",
+    )
+    router_top_k: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**16,
+        description="Experts that a router gives a token in a layer; if left out as many as its authors do.",
+    )
+    router_temperature: float = Field(
+        default=1.0, gt=0, le=1000, description="Divides a router's scores before their softmax."
+    )
     seed: int = Field(default=0, ge=0, le=2**32 - 1, description="Decides initial values and samples.")
 
     def __post_init__(self) -> None:
@@ -214,6 +245,10 @@ class ComposeSpec(Checked):
             if not separator or not version.isdecimal():
                 raise SpecInvalid("adapters", "resolved references like 'bio@3'", reference)
         needs_data = method_row(self.method).needs_data
+        if self.choose is not None and not (self.data or self.corpora):
+            raise SpecInvalid("choose", "left out where no data are given to choose by", self.choose)
+        if self.choose is not None and self.choose > len(self.adapters):
+            raise SpecInvalid("choose", f"at most {len(self.adapters)}, the adapters", self.choose)
         if needs_data and not (self.data or self.corpora):
             raise SpecInvalid("data", f"given: the method {self.method} learns from it", {})
         strangers = sorted(set(self.eval_data) - set(self.data))

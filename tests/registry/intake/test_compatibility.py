@@ -218,10 +218,11 @@ class Expert:
     rank: int = 8
     modules: tuple[str, ...] = ("a", "b")
     licence: str | None = "mit"
+    domains: tuple[str, ...] = ()
 
 
 BIO, PROTEIN, MATERIALS = (
-    Expert("bio", "sha256:1"),
+    Expert("bio", "sha256:1", domains=("biology",)),
     Expert("protein", "sha256:2"),
     Expert("materials", "sha256:3"),
 )
@@ -256,6 +257,7 @@ def test_what_cannot_go_together_is_refused(other: Expert, code: str, message: s
         (replace(PROTEIN, rank=4), "ZOO-W202", "bio 8, protein 4"),
         (replace(PROTEIN, modules=("a",)), "ZOO-W203", "bio 2, protein 1"),
         (replace(PROTEIN, licence=None), "ZOO-W205", "no licence is stated for protein"),
+        (replace(PROTEIN, domains=("biology",)), "ZOO-W210", "bio and protein are all of biology"),
     ],
 )
 def test_what_goes_together_badly_is_warned_of(other: Expert, code: str, message: str) -> None:

@@ -131,7 +131,7 @@ def test_eight_experts_of_eight_ranks_and_different_targets_need_one_corpus_in_a
     file = file.rename(tmp_path / "georgian.jsonl")
     spec = asked(stocked, file, adapters=names, without_help=True)
     report = stocked.compositions.get(compose.run(started(spec))["composition"]).report
-    assert report["subjects"] == ["base", *names, "uniform", "composed"]
+    assert report["subjects"] == [*("base", *names, "uniform", "method core-ties", "method pico", "composed")]
     assert sum(report["training"]["examples"].values()) == 14
 
 

@@ -15,15 +15,19 @@ from workers.errors import SpecInvalid
 from workers.jobs import compose, loading
 from workers.jobs.answering import answering
 from workers.jobs.export import export
-from workers.methods.mixing import uniform
+from workers.methods import kept_gates
+from workers.methods.mixing import mixing_method, uniform
+from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.composition_data import AskedData
 from workers.requests.composition_plan import Request, make_plan
 from workers.requests.methods import METHODS, Method, require_export, require_read
 from xlora_engine.model import XLoraModel
+from xlora_engine.sources.base_model import ReadLimits
 
+LIMITS = ReadLimits(tokens=512, embeddings=512)
 PROMPT = torch.arange(3, 12)[None]
 #: Enough to train whatever there is to train.
-SMALL = {"samples_per_domain": 4, "warm_start_steps": 2, "mixture_steps": 1}
+SMALL = {"samples_per_domain": 4, "warm_start_steps": 2, "mixture_steps": 1, "gate_steps": 2}
 
 
 def request_for(method: str, **given: object) -> Request:
@@ -62,7 +66,8 @@ def test_a_composition_says_how_it_was_made_and_computes_the_same_wherever_it_is
     spec = make_plan(stocked, request_for(method, eval_examples=2)).spec()
     composition = stocked.compositions.get(compose.run(started(spec))["composition"])
     assert composition.method == method
-    assert composition.report["subjects"] == ["base", *DOMAINS, "uniform", "composed"]
+    static = [f"method {name}" for name in ("core-ties", "pico") if name != method]
+    assert composition.report["subjects"] == ["base", *DOMAINS, "uniform", *static, "composed"]
     assert [verdict["task"] for verdict in composition.report["verdict"]] == list(DOMAINS)
     assert [expert.name for expert in composition.experts] == list(DOMAINS)
     expected = logits_of(stocked, composition)
@@ -70,14 +75,60 @@ def test_a_composition_says_how_it_was_made_and_computes_the_same_wherever_it_is
     for layout in row.exports:
         exported = tmp_path / layout
         export(stocked, composition.reference, exported, layout=layout, base_id="owner/pico")
-        read = _adapter_read_by_others if row.is_adapter else _model_read_by_the_engine
-        torch.testing.assert_close(read(exported, layout), expected, atol=1e-5, rtol=1e-5)
+        if row.is_adapter:
+            found = _adapter_read_by_others(exported, layout)
+        elif row.not_exported:
+            found = _composition_read_by_its_method(method, exported)
+        else:
+            found = _model_read_by_the_engine(exported)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
-def _model_read_by_the_engine(folder: Path, _layout: str) -> torch.Tensor:
+def _composition_read_by_its_method(method: str, folder: Path) -> torch.Tensor:
+    composed = mixing_method(method).load(folder, pico_llama())
+    with composed.weighed():
+        logits: torch.Tensor = composed.model(input_ids=PROMPT).logits
+    return logits
+
+
+@torch.no_grad()
+def _model_read_by_the_engine(folder: Path) -> torch.Tensor:
     logits: torch.Tensor = XLoraModel.from_pretrained(folder, pico_llama())(input_ids=PROMPT).logits
     return logits
+
+
+@pytest.mark.parametrize("method", ["xlora", "cat", "spectr", "phatgoose"])
+def test_a_report_scores_a_composition_as_an_evaluation_does(
+    method: str, stocked: Registry, started: Started
+) -> None:
+    spec = make_plan(stocked, request_for(method)).spec()
+    composition = stocked.compositions.get(compose.run(started(spec))["composition"])
+    with answering(stocked, f"composition:{composition.reference}") as answerer:
+        for domain in DOMAINS:
+            file = dataset_file(stocked, f"{domain}.eval@1")
+            examples = encode_sample(file, answerer.tokenizer, count=None, limits=LIMITS, seed=0)
+            scored = answerer.score(examples, tokens_per_batch=64)
+            reported = composition.report["scores"]["composed"][domain]
+            assert reported["loss"] == pytest.approx(scored.loss, rel=1e-5)
+            assert reported["exact_match"] == scored.exact_match
+
+
+def test_a_gate_that_was_trained_once_is_found_again(
+    stocked: Registry, started: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_plan(stocked, request_for("phatgoose", eval_examples=1)).spec()
+    first = stocked.compositions.get(compose.run(started(spec))["composition"])
+    monkeypatch.setattr(kept_gates, "train_gate", lambda *_, **__: pytest.fail("trained again"))
+    again = make_plan(stocked, request_for("phatgoose", eval_examples=2)).spec()
+    second = stocked.compositions.get(compose.run(started(again))["composition"])
+    assert second.method_details == first.method_details
+
+
+def test_a_router_cannot_be_exported_as_x_lora_and_says_why() -> None:
+    with pytest.raises(SpecInvalid, match=r"got 'peft'") as refused:
+        require_export("arrow", "peft")
+    assert "no format of X-LoRA or PEFT can express it" in str(refused.value)
 
 
 @torch.no_grad()

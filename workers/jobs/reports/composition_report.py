@@ -2,21 +2,23 @@
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from formats.names import COMPOSED, UNIFORM
+from formats.names import COMPOSED, UNIFORM, of_method
 from registry.reports.page import report_page
 from workers.jobs.reports.composition_scores import (
     HALVED,
     Compared,
     Examples,
+    Listening,
     Scores,
     Scoring,
     changed,
     composition_itself,
+    merged_beside,
     parts_of,
     without,
 )
@@ -25,8 +27,9 @@ from workers.jobs.reports.figures import draw_layer_map, draw_scores, draw_token
 from workers.jobs.reports.report import Measured, build_report, report_metrics
 from workers.jobs.reports.routing_record import RoutingRecord
 from workers.jobs.reports.verdicts import Tasks
-from workers.methods.mixing import TOKENS_PER_BATCH, ComposedModel, Making
+from workers.methods.mixing import TOKENS_PER_BATCH, ComposedModel, Making, static_method
 from workers.methods.training_examples import dataset_file, encode_sample, left_for_the_report
+from workers.requests.methods import METHODS
 from xlora_engine.config import XLoraConfig
 from xlora_engine.data.chat import read_examples
 from xlora_engine.mixture.mixture import Mixture
@@ -64,13 +67,43 @@ def held_out_examples(making: Making) -> Examples:
     return found
 
 
+def new_scoring(
+    making: Making, examples: Examples, *, on_task: Callable[[], None], listening: Listening | None = None
+) -> Scoring:
+    """What scores subjects on the base model of a composition in the making."""
+    return Scoring(
+        examples,
+        making.tokenizer,
+        tokens_per_batch=making.context.micro_batch(TOKENS_PER_BATCH),
+        stops=stops_of(making.base_model.generation_config),
+        on_task=on_task,
+        listening=listening,
+    )
+
+
 class CompositionReport:
     """Whether it was worth it, on data that nothing was trained on."""
 
-    def __init__(self, making: Making, composed: ComposedModel, held_out: Examples) -> None:
+    def __init__(
+        self,
+        making: Making,
+        composed: ComposedModel,
+        held_out: Examples,
+        *,
+        method: str | None = None,
+        others: Scores | None = None,
+    ) -> None:
+        """`method` is the composition's, the request's if left out; `others` are scores of other methods.
+
+        Without these, the static methods that cost seconds are made and scored.
+        """
         self._making = making
         self._composed = composed
         self._examples = held_out
+        self._method = method or making.spec.method
+        self._others = others
+        #: How often all tasks are scored: the static methods apart from the rest.
+        self._rounds = 2 if others is None else 1
         self._done = 0
         self._total = 0
 
@@ -87,17 +120,13 @@ class CompositionReport:
         making, tasks = self._making, self._tasks()
         model = self._composed.model
         record = RoutingRecord(model.config.adapters, making.tokenizer, self._examples)
-        scoring = Scoring(
-            self._examples,
-            making.tokenizer,
-            tokens_per_batch=making.context.micro_batch(TOKENS_PER_BATCH),
-            stops=stops_of(making.base_model.generation_config),
-            on_task=self._on_task,
-            # Nothing is routed where weights are constant.
-            listening=None if self._composed.weights is not None else record.listener,
-        )
+        # A head alone says how it routes.
+        listening = record.listener if self._composed.reads_head else None
+        scoring = new_scoring(making, self._examples, on_task=self._on_task, listening=listening)
         experts = tuple(adapter.name for adapter in making.parts.adapters)
         scores = self._scores(scoring, tasks, experts)
+        scores |= self._static() if self._others is None else self._others
+        scores[COMPOSED] = scores.pop(COMPOSED)  # the last, after what it is compared with
         seen, unknown = self._seen()
         return Measured(
             scores={name: scores[name] for name in scores if name not in _changes(experts)},
@@ -113,23 +142,40 @@ class CompositionReport:
 
     def _scores(self, scoring: Scoring, tasks: Tasks, experts: tuple[str, ...]) -> Scores:
         """Of the parts, then of the composition, then of the composition changed."""
-        model, weights = self._composed.model, self._composed.weights
-        own = composition_itself(model.config.adapters, weights)
-        itself = (own, *changed(own, model)) if len(model.config.adapters) > 1 else (own,)
+        model, own = self._composed.model, composition_itself(self._composed)
+        changes = own.router is None and len(model.config.adapters) > 1
+        itself = (own, *changed(own, model)) if changes else (own,)
         whole = {
             task: {COMPOSED, UNIFORM, *filter(None, (tasks.own_expert.get(task),))} for task in tasks.names
         }
         parts = tuple(parts_of(experts))
         if model.config.adapters == experts:
-            self._total = len(tasks.names)
+            self._total = self._rounds * len(tasks.names)
             return scoring.run(
                 Compared(model=model, subjects=(*parts, *itself), whole=whole, experts=experts)
             )
         # The method made one model of its own of the experts: they are asked in another one.
-        self._total = 2 * len(tasks.names)
+        self._total = (self._rounds + 1) * len(tasks.names)
         with self._experts_alone(model) as apart:
             scores = scoring.run(Compared(model=apart, subjects=parts, whole=whole, experts=experts))
         return scores | scoring.run(Compared(model=model, subjects=(own,), whole=whole))
+
+    def _static(self) -> Scores:
+        """Scores of the merges that every report has; the composed model is as it was afterwards."""
+        making, model = self._making, self._composed.model
+        adapters = {
+            of_method(name): static_method(name).merge(making, making.read)
+            for name, row in METHODS.items()
+            if row.in_every_report and name != self._method and len(making.read) > 1
+        }
+        if not adapters:
+            return {}
+        base = model.unload()
+        try:
+            with merged_beside(base, adapters, self._examples, whole=False) as compared:
+                return new_scoring(making, self._examples, on_task=self._on_task).run(compared)
+        finally:
+            model.rewrap()
 
     @contextmanager
     def _experts_alone(self, composed: XLoraModel) -> Iterator[Mixture]:

@@ -4,16 +4,21 @@ Constant weights make a mixture each of its parts: all zero is the base, one-hot
 1/n is the uniform mixture. So every figure of a report comes from the same code and the same examples.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedModel
 
 from formats.names import BASE, COMPOSED, UNIFORM
-from workers.methods.mixing import alone, uniform
+from workers.methods.mixing import ComposedModel, alone, uniform
+from xlora_engine.config import XLoraConfig
 from xlora_engine.data.answer_scores import AnswerScores
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample
 from xlora_engine.measuring.joint_scores import ScalingsListener, score_jointly
 from xlora_engine.measuring.subjects import Subject
 from xlora_engine.mixture.mixture import Mixture
+from xlora_engine.sources.adapter_weights import Expert
 
 #: Examples of a task on which a subject is scored whose difference from the composition is large as a rule:
 #: the base, adapters of other domains, the composition without an expert or with halved gates.
@@ -54,15 +59,45 @@ def parts_of(experts: Sequence[str]) -> list[Subject]:
     ]
 
 
-def composition_itself(experts: Sequence[str], weights: tuple[float, ...] | None) -> Subject:
-    """The composition, by its constant weights or its head."""
-    return Subject(name=COMPOSED, weights=weights or (1.0,) * len(experts), reads_head=weights is None)
+def composition_itself(composed: ComposedModel) -> Subject:
+    """The composition, by its constant weights, its router or its head."""
+    return Subject(
+        name=COMPOSED,
+        weights=composed.weights or (1.0,) * len(composed.model.config.adapters),
+        reads_head=composed.reads_head,
+        router=composed.router,
+    )
+
+
+@contextmanager
+def merged_beside(
+    base: PreTrainedModel, adapters: Mapping[str, Expert], tasks: Collection[str], *, whole: bool
+) -> Iterator[Compared]:
+    """Inside, merged adapters are beside each other on the base model, to be scored in shared passes.
+
+    Each is a subject, by its key; with `whole` all examples are asked of all, else of the best of each task.
+    """
+    # A subject's name may have a space.
+    experts = [replace(adapter, name=str(position)) for position, adapter in enumerate(adapters.values())]
+    model = Mixture(base, experts, XLoraConfig())
+    try:
+        yield Compared(
+            model=model,
+            subjects=tuple(
+                Subject(name=name, weights=alone(position, of=len(experts)))
+                for position, name in enumerate(adapters)
+            ),
+            whole={task: set(adapters) if whole else set() for task in tasks},
+            experts=() if whole else tuple(adapters),
+        )
+    finally:
+        model.unload()
 
 
 def changed(composed: Subject, model: Mixture) -> list[Subject]:
     """The composition without each of its experts, and with half of every scaling."""
     config = model.config
-    divides = config.enable_softmax or config.enable_softmax_topk
+    divides = (config.enable_softmax or config.enable_softmax_topk) and not config.unit_top_1
     return [
         *(
             composed.without(position, name=without(name), divides_share=divides)
@@ -138,4 +173,4 @@ class Scoring:
 
 def _computes(subject: Subject) -> tuple[object, ...]:
     """Equal for subjects that compute the same, whatever they are called."""
-    return (subject.weights, subject.reads_head, subject.keeps_sum)
+    return (subject.weights, subject.reads_head, subject.keeps_sum, subject.router)

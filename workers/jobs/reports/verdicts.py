@@ -7,7 +7,7 @@ above it, or on both sides, and then nothing can be told.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from formats.names import BASE, COMPOSED, UNIFORM
+from formats.names import BASE, COMPOSED, UNIFORM, is_method
 from xlora_engine.data.answer_scores import AnswerScores
 from xlora_engine.measuring.bootstrap import Interval, paired_difference
 
@@ -106,7 +106,7 @@ def verdict_of(scores: Scores, tasks: Tasks, *, margin: float = MARGIN, seed: in
 def best_expert(scores: Scores, task: str) -> str:
     """The expert of the lowest loss among those that were scored on all examples of a task."""
     n = scores[COMPOSED][task].n
-    experts = [name for name in scores if name not in (BASE, UNIFORM, COMPOSED)]
+    experts = [name for name in scores if name not in (BASE, UNIFORM, COMPOSED) and not is_method(name)]
     whole = [name for name in experts if scores[name][task].n == n]
     return min(whole, key=lambda name: scores[name][task].loss)
 

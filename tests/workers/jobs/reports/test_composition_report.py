@@ -112,7 +112,9 @@ def test_a_composition_that_is_a_model_of_its_own_is_compared_with_experts_on_th
     # When it is reported on
     report = reported(making, ComposedModel(model=model, weights=(1.0,)))
     # Then it scores as that expert does, beside all experts
-    assert report["subjects"] == ["base", *DOMAINS, "uniform", "composed"]
+    assert report["subjects"] == [
+        *("base", *DOMAINS, "uniform", "method core-ties", "method pico", "composed")
+    ]
     for metric in ("loss", "exact_match", "n"):
         assert report["scores"]["composed"]["bio"][metric] == pytest.approx(
             report["scores"]["bio"]["bio"][metric], abs=1e-5
