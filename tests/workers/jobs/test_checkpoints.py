@@ -18,7 +18,7 @@ SPEC = TrainSpec(name="new", base="pico", train_dataset="bio.train@1", steps=3, 
 @pytest.fixture
 def stopped(started: Started, monkeypatch: pytest.MonkeyPatch) -> JobContext:
     """A job of which one attempt was stopped after a step that it computed in float32."""
-    monkeypatch.setattr(loading, "compute_dtype", lambda _: torch.float32)
+    monkeypatch.setattr(loading, "dtype_here", lambda _: torch.float32)
     context = started(SPEC)
     with pytest.raises(TrainingStopped):
         train.run(replace(context, stop_requested=lambda: True))
@@ -34,7 +34,7 @@ def test_another_attempt_computes_in_what_the_first_did(
     stopped: JobContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a machine on which another dtype is measured to be faster
-    monkeypatch.setattr(loading, "compute_dtype", lambda _: torch.bfloat16)
+    monkeypatch.setattr(loading, "dtype_here", lambda _: torch.bfloat16)
     # When the job is tried again
     outcome = train.run(stopped)
     # Then it goes on from the checkpoint
