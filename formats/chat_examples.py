@@ -1,11 +1,11 @@
 """Training examples as the zoo stores them, in chat JSONL: one JSON object a line, every one checked.
 
 An example is `{"messages": [{"role": …, "content": …}, …], "domain": …}`, the last message the answer to
-learn, or `{"text": …}`, a text to learn as it is. `domain` may be left out, and `tools` holds the functions
-that the model may call. What would be dropped silently is refused: another field of a message (`name`,
-`weight`), a key that is there twice, a domain that cannot be shown. Other fields of the example itself, such
-as `id`, say nothing of the conversation and are not read. A line ends with \\n or \\r\\n; a lone
-\\r ends none.
+learn, or `{"text": …}`, a text to learn as it is. `domain` may be left out, `tools` holds the functions that
+the model may call, `choices` the texts that the answer was to be chosen from. What would be dropped silently
+is refused: another field of a message (`name`, `weight`), a key that is there twice, a domain that cannot be
+shown. Other fields of the example itself, such as `id`, say nothing of the conversation and are not read. A
+line ends with \\n or \\r\\n; a lone \\r ends none.
 """
 
 import json
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from formats.chat_messages import (
+    Content,
     Expected,
     Message,
     canonical_json,
@@ -49,6 +50,8 @@ class ChatExample:
     #: The functions that the model may call, as JSON.
     tools: str | None = None
     domain: str | None = None
+    #: Answers to choose from, the right one among them; none where there is nothing to choose from.
+    choices: tuple[str, ...] = ()
     #: Name of the file it came from, and its line there, counted from 1.
     file: str = ""
     line: int = 0
@@ -69,6 +72,8 @@ class ChatExample:
             held["tools"] = json.loads(self.tools)
         if self.domain is not None:
             held["domain"] = self.domain
+        if self.choices:
+            held["choices"] = list(self.choices)
         return canonical_json(held).encode() + b"\n"
 
 
@@ -117,7 +122,12 @@ def checked_example(found: Mapping[str, Any], expected: Expected) -> ChatExample
             raise expected("a text under 'text', not blank", text, None)
         return ChatExample(text=text, domain=domain)
     messages = checked_messages(found.get("messages"), expected)
-    return ChatExample(messages=messages, tools=checked_tools(found.get("tools"), expected), domain=domain)
+    return ChatExample(
+        messages=messages,
+        tools=checked_tools(found.get("tools"), expected),
+        domain=domain,
+        choices=_choices(found.get("choices"), answer=messages[-1][1]),
+    )
 
 
 def _read_line(data: bytes, file: str, number: int, refusal: LineRefusal) -> ChatExample:
@@ -131,6 +141,13 @@ def _read_line(data: bytes, file: str, number: int, refusal: LineRefusal) -> Cha
         return refusal(f"{place}{within}: expected {what}, got {shown(got)}", number)
 
     return replace(checked_example(found, expected), file=file, line=number)
+
+
+def _choices(given: Any, *, answer: Content) -> tuple[str, ...]:
+    """Texts to choose the answer from; none where `choices` is something else, which is not read then."""
+    if not isinstance(given, list) or not all(isinstance(text, str) and text.strip() for text in given):
+        return ()
+    return tuple(given) if answer in given and len(set(given)) == len(given) > 1 else ()
 
 
 def _is_label(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 #: Every revision, oldest first; a database whose revision is not here was written by a newer release.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006", "0007", "0008")
 
 #: The revision this code works with.
 HEAD = REVISIONS[-1]

@@ -143,6 +143,8 @@ class NewEvaluation:
     n: int
     dataset_digest: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    #: The examples one by one, as JSON lines, if they are kept.
+    files: tuple[FileRecord, ...] = ()
     job_id: int | None = None
     run_id: str | None = None
 

@@ -31,7 +31,7 @@ class Registry:
         self.adapters = Adapters(database, artifacts)
         self.datasets = Datasets(database, artifacts)
         self.compositions = Compositions(database, artifacts)
-        self.evaluations = Evaluations(database)
+        self.evaluations = Evaluations(database, artifacts)
         self.jobs = JobStore(database, home=settings.home)
         self.workers = WorkerStore(database)
 

@@ -45,7 +45,7 @@ ROOMS = {
     "xlora_engine": (
         *("errors", "config", "devices", "sources", "merging", "data", "mixture"),
         *("adapter_training", "head_training", "gate_training"),
-        *("measuring", "decoding", "saved", "model", "mixture_editing", ""),
+        *("measuring", "metrics", "decoding", "saved", "model", "mixture_editing", ""),
     ),
     "workers": (
         *(
@@ -85,6 +85,7 @@ LATE = {
     "workers.commands.migrate": {"sqlalchemy"},
     "workers.requests.adapters": {"torch", "transformers"},
     "workers.requests.base_models": {"torch", "transformers"},
+    "workers.commands.evaluation.gated_alias": {"numpy", "pydantic", "sqlalchemy"},
     "workers.commands.relay": {"sqlalchemy"},
     "workers.commands.running": {"rich"},
     "workers.jobs.adapter_export": {"torch", "transformers"},
@@ -103,6 +104,8 @@ LATE = {
 OPTIONAL = {
     "registry.database.reader": {"psycopg"},
     "workers.broker.wake_ups": {"billiard"},
+    "workers.commands.evaluation.harness": {"lm_eval"},
+    "workers.jobs.evaluation.job": {"lm_eval"},
     "workers.broker.serving": {"celery"},
     "workers.checks.broker": {"redis"},
     "workers.commands.relay": {"celery"},
@@ -316,7 +319,7 @@ def test_only_the_tracking_module_imports_mlflow() -> None:
 def test_what_the_command_line_needs_at_once_imports_no_heavy_library() -> None:
     code = (
         "import sys, zoo, registry.lists.queries, registry.commands.output\n"
-        "import registry.commands.adapters, registry.commands.jobs\n"
+        "import workers.commands.evaluation.adapters, registry.commands.jobs\n"
         "heavy = {'torch', 'transformers', 'peft', 'mlflow', 'sqlalchemy', 'alembic', 'numpy'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )

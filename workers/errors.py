@@ -13,7 +13,10 @@ WorkersError                     ZOO-E400  exit 1
 ├── GpuUnusable                  ZOO-E419  exit 6    torch cannot use a visible GPU
 ├── TrackingUnavailable          ZOO-E420  exit 6    MLflow could not be reached, or refused a run
 ├── NotIsolated                  ZOO-E421  exit 6    no process without network can be had to read a pickle
-└── NoExpertHelps                ZOO-E422  exit 4    on the data given, no expert is better than its base
+├── NoExpertHelps                ZOO-E422  exit 4    on the data given, no expert is better than its base
+├── NothingMeasured              ZOO-E423  exit 1    an evaluation with no example that a metric counts
+├── AliasKept                    ZOO-E424  exit 5    an alias was not to move to what is worse
+└── HarnessMissing               ZOO-E425  exit 6    lm-evaluation-harness is not installed
 """
 
 from collections.abc import Sequence
@@ -144,4 +147,37 @@ class NoExpertHelps(WorkersError):
             f" token the loss is {experts_loss:.3f}, with the base {base_loss:.3f}; nothing was trained."
             " Give data that the experts were made for (--data), or other experts; --without-help trains all"
             " the same"
+        )
+
+
+class NothingMeasured(WorkersError):
+    """No example is one that a metric counts, so that there is no value, and not a value of zero."""
+
+    code = "ZOO-E423"
+    reason = "bad_input"
+
+
+class AliasKept(WorkersError):
+    """An alias stays: the version it was to move to is worse, or it cannot be told that it is not."""
+
+    code = "ZOO-E424"
+    exit_code = 5
+
+    def __init__(self, alias: str, version: str, other: str, sentence: str) -> None:
+        super().__init__(
+            f"{alias} stays: it is not shown that {version} is no worse than {other}: {sentence}; measure on"
+            " more examples, allow more with --margin, or move it without --unless-worse-than"
+        )
+
+
+class HarnessMissing(WorkersError):
+    """lm-evaluation-harness cannot be imported by the process that was to run its tasks."""
+
+    code = "ZOO-E425"
+    exit_code = 6
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"lm-evaluation-harness is not installed here ({why}); install it with:"
+            " pip install 'adapter-zoo[lm-eval]'"
         )

@@ -7,6 +7,7 @@ from typing import Any
 from formats.chat_messages import Expected
 from registry.example_shapes.instructions import is_instruction, read_instruction
 from registry.example_shapes.messages import is_chat, is_sharegpt, read_chat
+from registry.example_shapes.multiple_choice import is_multiple_choice, read_multiple_choice
 from registry.example_shapes.prompts import is_prompt, read_prompt
 from registry.example_shapes.values import Converted, converted, text_at
 
@@ -51,6 +52,13 @@ SHAPES = (
         keys="`instruction`, `input` or `context`, `output` or `response`; `system`, `history`",
         recognises=is_instruction,
         convert=read_instruction,
+    ),
+    ExampleShape(
+        name="choice",
+        what="questions with answers to choose from",
+        keys="`question`, `choices` or `options`, `answer` or `answerKey`: number, letter or text; `system`",
+        recognises=is_multiple_choice,
+        convert=read_multiple_choice,
     ),
     ExampleShape(
         name="prompt",

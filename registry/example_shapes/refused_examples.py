@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from registry.example_shapes.multiple_choice import is_multiple_choice
+
 
 @dataclass(frozen=True, kw_only=True)
 class RefusedExample:
@@ -35,8 +37,10 @@ def _is_picture(values: Mapping[str, Any]) -> bool:
 
 
 def _is_choice(values: Mapping[str, Any]) -> bool:
-    return "question" in values and any(
-        isinstance(values.get(name), list | dict) for name in ("choices", "options")
+    return (
+        "question" in values
+        and not is_multiple_choice(values)
+        and any(isinstance(values.get(name), list | dict) for name in ("choices", "options"))
     )
 
 
@@ -90,7 +94,7 @@ REFUSED_EXAMPLES = (
         recognises=_is_picture,
     ),
     RefusedExample(
-        what="multiple-choice questions, whose answer is the number of a choice",
+        what="multiple-choice questions that do not say which choice is right",
         remedy="write question and choices as a prompt and the choice as its completion",
         recognises=_is_choice,
     ),

@@ -29,8 +29,12 @@ def converted(values: Mapping[str, Any], read: set[str], **stored: Any) -> Conve
     domain = values.get("domain")
     # A domain that is given as the empty text, as a table must, is none.
     labelled = {} if domain is None or domain == "" else {"domain": domain}
+    # Answers to choose from belong to any question; `checked_example` says whether they are some.
+    chosen_from = values.get("choices")
+    is_asked = "messages" in stored and isinstance(chosen_from, list)
+    choices, read = ({"choices": chosen_from}, read | {"choices"}) if is_asked else ({}, read)
     kept = {name: value for name, value in stored.items() if value is not None}
-    return Converted(stored=kept | labelled, unread=frozenset(values) - read - {"domain"})
+    return Converted(stored=choices | kept | labelled, unread=frozenset(values) - read - {"domain"})
 
 
 def text_at(values: Mapping[str, Any], name: str, expected: Expected) -> str:

@@ -24,7 +24,7 @@ Rows = list[Row]
 DEFAULT_METRIC = "loss"
 
 #: Metrics for which lower is better; for all others higher is.
-LOWER_IS_BETTER = ("loss", "perplexity")
+LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "word_perplexity", "byte_perplexity")
 
 _ORDERS = {"name": "n.name, v.version", "created": "v.created_at DESC, v.id DESC"}
 

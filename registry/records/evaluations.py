@@ -9,12 +9,12 @@ from sqlalchemy.orm import Session
 from registry.database.insertion import insert_or_update
 from registry.database.times import database_now
 from registry.entities import Evaluation, NewEvaluation
-from registry.errors import InvalidField, InvalidReference
+from registry.errors import InvalidField, InvalidReference, NotFound
 from registry.files.json_text import digest_of
 from registry.records.kinds import ADAPTER, KINDS
 from registry.records.lookup import find_base, find_version
 from registry.records.models import AdapterVersionRow, EvaluationRow
-from registry.records.record_rows import as_evaluation
+from registry.records.record_rows import as_evaluation, file_columns
 from registry.records.resolution import ACTIVE_FIRST
 
 _IDENTITY = ("subject", "task", "metric", "dataset_digest", "settings_digest")
@@ -37,15 +37,22 @@ def record(session: Session, evaluation: NewEvaluation) -> None:
         "is_newest": True,
         "settings": dict(evaluation.settings),
         "settings_digest": digest_of(dict(evaluation.settings)),
+        "files": file_columns(evaluation.files),
         "created_at": database_now(),
     }
     session.execute(insert_or_update(session, EvaluationRow, columns, unique=_IDENTITY))
 
 
 def recorded(
-    session: Session, *, subject: str | None, dataset_digest: str | None, task: str | None
+    session: Session,
+    *,
+    subject: str | None,
+    dataset_digest: str | None,
+    task: str | None,
+    metric: str | None = None,
+    limit: int | None = None,
 ) -> tuple[Evaluation, ...]:
-    """The values of a subject, a dataset, a task or all, the newest first."""
+    """The values of a subject, a dataset, a task, a metric or all, the newest first."""
     wanted = select(EvaluationRow).order_by(EvaluationRow.created_at.desc(), EvaluationRow.id.desc())
     if subject is not None:
         wanted = wanted.where(EvaluationRow.subject == canonical_subject(session, subject))
@@ -53,7 +60,34 @@ def recorded(
         wanted = wanted.where(EvaluationRow.dataset_digest == dataset_digest)
     if task is not None:
         wanted = wanted.where(EvaluationRow.task == task)
+    if metric is not None:
+        wanted = wanted.where(EvaluationRow.metric == metric)
+    if limit is not None:
+        wanted = wanted.limit(limit)
     return tuple(as_evaluation(row) for row in session.scalars(wanted))
+
+
+def found(session: Session, number: int) -> Evaluation:
+    """The value of that number.
+
+    Raises:
+        NotFound: there is none.
+    """
+    row = session.get(EvaluationRow, number)
+    if row is None:
+        raise NotFound(number, detail="no evaluation has this number", command="zoo evals ls")
+    return as_evaluation(row)
+
+
+def measured_with(session: Session, evaluation: Evaluation) -> tuple[Evaluation, ...]:
+    """The values of one measurement: one subject and task on the same data with the same settings."""
+    wanted = select(EvaluationRow).where(
+        EvaluationRow.subject == evaluation.subject,
+        EvaluationRow.task == evaluation.task,
+        EvaluationRow.dataset_digest == evaluation.dataset_digest,
+        EvaluationRow.settings_digest == digest_of(dict(evaluation.settings)),
+    )
+    return tuple(as_evaluation(row) for row in session.scalars(wanted.order_by(EvaluationRow.id)))
 
 
 def canonical_subject(session: Session, subject: str) -> str:

@@ -328,6 +328,7 @@ class EvaluationRow(Table):
     dataset_digest: Mapped[str] = mapped_column(index=True)
     settings: Mapped[dict[str, Any]]
     settings_digest: Mapped[str]
+    files: Mapped[list[Any]]
     job_id: Mapped[int | None] = mapped_column(ForeignKey(JobRow.id), index=True)
     run_id: Mapped[str | None]
     # Of this subject, task and metric, whatever the settings and the data.

@@ -87,7 +87,7 @@ def as_composition(row: CompositionVersionRow) -> CompositionVersion:
 
 def as_evaluation(row: EvaluationRow) -> Evaluation:
     """The measured value."""
-    return Evaluation(**_columns(Evaluation, row))
+    return Evaluation(**_columns(Evaluation, row, files=_files(row.files)))
 
 
 def file_columns(files: Sequence[FileRecord]) -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ from workers.tracking.spool import NoRun, Run
 #: Kind of job -> the function that does its work.
 HANDLERS = {
     "train": "workers.jobs.train:run",
-    "eval": "workers.jobs.evaluation:run",
+    "eval": "workers.jobs.evaluation.job:run",
     "compose": "workers.jobs.compose:run",
 }
 

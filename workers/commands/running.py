@@ -33,6 +33,9 @@ class Submission:
     placement: Placement
 
 
+#: A job that is a step of a command: here and now, unless an equal one has succeeded.
+HERE = Submission(detach=False, force=False, placement=Placement())
+
 _SUBMISSION_OPTIONS = (
     click.option(
         "--detach", is_flag=True, help="Leave the job queued for a worker instead of running it here."

@@ -19,8 +19,9 @@ from registry.service import Registry
 from workers.jobs.loading import BeforeWeights, LoadedBase, loaded_base
 from workers.methods.mixing import ComposedModel, alone, mixing_method
 from workers.requests.subjects import Record, find, subject_of
-from xlora_engine.data.answer_scores import AnswerScores, score_answers
+from xlora_engine.data.answer_scores import AnswerScores, answer_losses, score_answers
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample
+from xlora_engine.measuring.generated_texts import generated_texts
 from xlora_engine.model import XLoraModel
 from xlora_engine.sources.own_generation_config import stops_of
 
@@ -63,6 +64,31 @@ class Answerer:
             self.tokenizer,
             examples,
             new_cache=self.new_cache,
+            tokens_per_batch=tokens_per_batch,
+            device=self.device,
+            stops=stops_of(self.base_model.generation_config),
+        )
+
+    def losses(self, examples: Sequence[EncodedExample], *, tokens_per_batch: int) -> tuple[float, ...]:
+        """Mean loss (nats) over each example's answer tokens; nothing is generated."""
+        return answer_losses(
+            self.logits,
+            self.tokenizer,
+            examples,
+            new_cache=self.new_cache,
+            tokens_per_batch=tokens_per_batch,
+            device=self.device,
+        )
+
+    def texts(
+        self, examples: Sequence[EncodedExample], *, max_new_tokens: int, tokens_per_batch: int
+    ) -> tuple[str, ...]:
+        """This subject's greedy answers to the examples' questions."""
+        return generated_texts(
+            self.generate,
+            self.tokenizer,
+            examples,
+            max_new_tokens=max_new_tokens,
             tokens_per_batch=tokens_per_batch,
             device=self.device,
             stops=stops_of(self.base_model.generation_config),

@@ -7,7 +7,6 @@ from formats.names import COMPOSED
 from registry.entities import AdapterVersion, ExpertRecord, NewEvaluation
 from workers.attempts.context import JobContext
 from workers.jobs.contest import hold_contest
-from workers.jobs.evaluation import METRICS
 from workers.jobs.loading import dates, dtype_of, loaded_base
 from workers.jobs.reports.composition_report import CompositionReport, held_out_examples, new_scoring
 from workers.jobs.reports.composition_scores import Examples
@@ -16,6 +15,9 @@ from workers.methods.mixing import ComposedModel, Making, Parts, Stopwatch, mixi
 from workers.requests.composition_plan import domain_names
 from workers.requests.methods import ALL_METHODS, method_row
 from workers.requests.specs import ComposeSpec
+
+#: What is recorded of a composition's scores.
+METRICS = ("loss", "exact_match")
 
 
 def run(context: JobContext) -> Mapping[str, Any]:

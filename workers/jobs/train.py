@@ -14,8 +14,9 @@ from registry.intake.proven_adapter import CheckedAdapter, ProvenAdapter
 from registry.service import Registry
 from workers.attempts.context import JobContext
 from workers.jobs.answering import answering_on
-from workers.jobs.evaluation import record, score_dataset
-from workers.jobs.loading import DtypeOn, LoadedBase, dates, dtype_of, loaded_base
+from workers.jobs.evaluation.job import score
+from workers.jobs.evaluation.measuring import Asking
+from workers.jobs.loading import DtypeOn, LoadedBase, dtype_of, loaded_base
 from workers.methods.mixing import TOKENS_PER_BATCH
 from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.specs import TrainSpec
@@ -158,13 +159,11 @@ def _evaluate(
     context: JobContext, reference: str, base: LoadedBase, adapter: AdapterVersion
 ) -> dict[str, float]:
     context.report("evaluating", 0, 1)
-    tokens = context.micro_batch(TOKENS_PER_BATCH)
-    with answering_on(context.registry, base, adapter) as answerer:
-        score = score_dataset(context, base, answerer, reference, limit=None, tokens=tokens)
+    asking = Asking(tokens_per_batch=context.micro_batch(TOKENS_PER_BATCH))
     task = context.registry.datasets.get(reference).domain or reference
-    record(
-        context, answerer.subject, task, reference, score, settings={"limit": None, **dates(base.tokenizer)}
-    )
-    context.run.metrics({"eval/loss": score.loss, "eval/exact_match": score.exact_match})
-    context.report("evaluating", 1, 1, loss=score.loss)
-    return {"loss": score.loss, "exact_match": score.exact_match}
+    with answering_on(context.registry, base, adapter) as answerer:
+        measured = score(context, base, answerer, task, reference, asking, None)
+    values = {name: found.value for name, found in measured.values.items()}
+    context.run.metrics({f"eval/{name}": value for name, value in values.items()})
+    context.report("evaluating", 1, 1, loss=values["loss"])
+    return values

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from formats.chat_examples import ChatExample
 from registry.service import Registry
 from xlora_engine.data.chat import ChatTokenizer, EncodedExample, encode, read_examples
 from xlora_engine.data.shared_prefix import shared_prefix
@@ -169,9 +170,25 @@ def encode_sample(
     Raises:
         ChatInvalid: one cannot be encoded or read within the limits; the first such line is named.
     """
+    return encode_all(draw_sample(path, count=count, seed=seed), tokenizer, limits=limits)
+
+
+def draw_sample(path: Path, *, count: int | None, seed: int) -> list[ChatExample]:
+    """The examples of a dataset, or `count` of them drawn by `seed`."""
     examples = read_examples(path)
-    if count is not None and len(examples) > count:
-        examples = random.Random(seed).sample(examples, count)  # noqa: S311 - a sample, not a secret
+    if count is None or len(examples) <= count:
+        return examples
+    return random.Random(seed).sample(examples, count)  # noqa: S311 - a sample, not a secret
+
+
+def encode_all(
+    examples: Sequence[ChatExample], tokenizer: ChatTokenizer, *, limits: ReadLimits
+) -> list[EncodedExample]:
+    """Examples as tokens, in their order.
+
+    Raises:
+        ChatInvalid: one cannot be encoded or read within the limits; the first such line is named.
+    """
     encoded = {
         index: encode(tokenizer, examples[index], max_tokens=limits.tokens, embeddings=limits.embeddings)
         for index in sorted(range(len(examples)), key=lambda index: examples[index].line)

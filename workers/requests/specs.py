@@ -24,6 +24,7 @@ from xlora_engine.adapter_training.settings import TrainingSettings
 from xlora_engine.data.learnt_answers import LearntAnswers, LongExamples
 from xlora_engine.gate_training.settings import GateTraining
 from xlora_engine.head_training.settings import MixtureTraining, WarmStart
+from xlora_engine.metrics.names import ALL, METRIC_NAMES
 
 #: What one machine may have of GPUs.
 MOST_PROCESSES = 64
@@ -126,11 +127,55 @@ class EvalSpec(Checked):
     subjects: Distinct[Text] = Field(
         min_length=1, description="Adapters, base models and compositions to score."
     )
-    datasets: References = Field(min_length=1, description="Task -> dataset.")
+    datasets: References = Field(default_factory=dict, description="Task -> dataset.")
     batch_tokens: int = Field(default=1024, ge=1, le=2**24, description="Tokens in one forward.")
     limit: int | None = Field(
         default=None, ge=1, le=2**31 - 1, description="Examples of each dataset to use; all if left out."
     )
+    metrics: Distinct[Text] = Field(
+        default=(),
+        description=f"What to measure: `{ALL}`, or some of {', '.join(METRIC_NAMES)}; if left out, what suits"
+        " each dataset.",
+    )
+    max_new_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**20,
+        description="Longest generated answer; if left out, twice the longest expected one.",
+    )
+    tolerance: float = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="How far a quantity may be off and still be right, as a share of the expected one.",
+    )
+    baseline: Text | None = Field(
+        default=None, description="The subject that the others are compared with, example by example."
+    )
+    lm_eval: Distinct[Text] = Field(
+        default=(), description="Tasks of lm-evaluation-harness, instead of datasets or beside them."
+    )
+    include_path: Text | None = Field(
+        default=None, description="Folder with YAML tasks of your own for lm-evaluation-harness."
+    )
+    fewshot: int | None = Field(
+        default=None,
+        ge=0,
+        le=1000,
+        description="Examples before each question of lm-evaluation-harness; the task's own if left out.",
+    )
+    chat_template: bool = Field(
+        default=False, description="Ask the questions of lm-evaluation-harness in the chat template."
+    )
+
+    def __post_init__(self) -> None:
+        if not self.datasets and not self.lm_eval:
+            raise SpecInvalid("datasets", "at least one, or a task of lm-evaluation-harness", {})
+        unknown = [name for name in self.metrics if name not in (*METRIC_NAMES, ALL)]
+        if unknown:
+            raise SpecInvalid("metrics", f"{ALL} or some of {', '.join(METRIC_NAMES)}", unknown[0])
+        if self.baseline is not None and self.baseline not in self.subjects:
+            raise SpecInvalid("baseline", "one of the subjects", self.baseline)
 
 
 @dataclass(frozen=True, kw_only=True, config=CHECKED)

@@ -1,7 +1,7 @@
 """Scores of answers: loss by teacher forcing, exact match as greedy decoding would give it."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Protocol
@@ -130,37 +130,24 @@ def score_answers(
         ConfigInvalid: there are no examples.
         ScoreNotFinite: an answer's loss is NaN or infinite.
     """
-    if not examples:
-        raise ConfigInvalid("examples", "at least one", 0)
-    pad_id = pad_token(tokenizer)
     losses: dict[int, float] = {}
     matches: dict[int, bool] = {}
     undecided: dict[int, tuple[int, ...]] = {}
     with torch.no_grad():
-        cache = new_cache()
-        prefix = shared_prefix(examples) if can_share(cache, left_padded=True) else ()
-        if prefix:
-            _run_prefix(logits_call, prefix, cache, device=device)
-        own = [example.after(len(prefix)) for example in examples]
-        for indices in length_grouped(own, tokens_per_batch=tokens_per_batch):
-            batch = collate([own[index] for index in indices], pad_id=pad_id).to(device)
-            logits = logits_call(
-                batch.input_ids,
-                F.pad(batch.attention_mask, (len(prefix), 0), value=1),
-                batch.position_ids + len(prefix),
-                batch.keep,
-                repeated(cache, len(indices)) if prefix else None,
-            )
-            for index, example_logits in zip(indices, logits, strict=True):
-                example = examples[index]
-                ahead = example_logits[-len(example.answer_ids) - 1 : -1]
-                losses[index], predicted = teacher_forced(ahead, example)
-                require_finite(losses[index], index, logits.dtype)
-                decided = decide(tokenizer, examples[index], predicted, stops=stops)
-                if decided is None:
-                    undecided[index] = greedy_beginning(examples[index], predicted)
-                else:
-                    matches[index] = decided
+        for index, loss, predicted in _forced(
+            logits_call,
+            tokenizer,
+            examples,
+            new_cache=new_cache,
+            tokens_per_batch=tokens_per_batch,
+            device=device,
+        ):
+            losses[index] = loss
+            decided = decide(tokenizer, examples[index], predicted, stops=stops)
+            if decided is None:
+                undecided[index] = greedy_beginning(examples[index], predicted)
+            else:
+                matches[index] = decided
         matches |= _generated_matches(
             generate_call,
             tokenizer,
@@ -175,6 +162,70 @@ def score_answers(
         example_matches=tuple(float(matches[index]) for index in range(len(examples))),
         example_tokens=tuple(len(example.answer_ids) for example in examples),
     )
+
+
+def answer_losses(
+    logits_call: LogitsCall,
+    tokenizer: ChatTokenizer,
+    examples: Sequence[EncodedExample],
+    *,
+    new_cache: Callable[[], Cache],
+    tokens_per_batch: int,
+    device: torch.device,
+) -> tuple[float, ...]:
+    """Mean loss (nats) over each example's answer tokens, as in `score_answers`; nothing is generated.
+
+    Raises:
+        ConfigInvalid: there are no examples.
+        ScoreNotFinite: an answer's loss is NaN or infinite.
+    """
+    with torch.no_grad():
+        losses = {
+            index: loss
+            for index, loss, _ in _forced(
+                logits_call,
+                tokenizer,
+                examples,
+                new_cache=new_cache,
+                tokens_per_batch=tokens_per_batch,
+                device=device,
+            )
+        }
+    return tuple(losses[index] for index in range(len(examples)))
+
+
+def _forced(
+    logits_call: LogitsCall,
+    tokenizer: ChatTokenizer,
+    examples: Sequence[EncodedExample],
+    *,
+    new_cache: Callable[[], Cache],
+    tokens_per_batch: int,
+    device: torch.device,
+) -> Iterator[tuple[int, float, list[int]]]:
+    """Every example's index, mean loss, and the likeliest token at each of its answer's positions."""
+    if not examples:
+        raise ConfigInvalid("examples", "at least one", 0)
+    pad_id = pad_token(tokenizer)
+    cache = new_cache()
+    prefix = shared_prefix(examples) if can_share(cache, left_padded=True) else ()
+    if prefix:
+        _run_prefix(logits_call, prefix, cache, device=device)
+    own = [example.after(len(prefix)) for example in examples]
+    for indices in length_grouped(own, tokens_per_batch=tokens_per_batch):
+        batch = collate([own[index] for index in indices], pad_id=pad_id).to(device)
+        logits = logits_call(
+            batch.input_ids,
+            F.pad(batch.attention_mask, (len(prefix), 0), value=1),
+            batch.position_ids + len(prefix),
+            batch.keep,
+            repeated(cache, len(indices)) if prefix else None,
+        )
+        for index, example_logits in zip(indices, logits, strict=True):
+            example = examples[index]
+            loss, predicted = teacher_forced(example_logits[-len(example.answer_ids) - 1 : -1], example)
+            require_finite(loss, index, logits.dtype)
+            yield index, loss, predicted
 
 
 def _run_prefix(

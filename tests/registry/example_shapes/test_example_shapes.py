@@ -71,6 +71,11 @@ WRITTEN: dict[str, tuple[Mapping[str, Any], list[dict[str, Any]]]] = {
     "a prompt": ({"prompt": "q", "completion": "a"}, [Q, A]),
     "a prompt of messages": ({"prompt": [S, Q], "completion": [A]}, [S, Q, A]),
     "a question": ({"Question": "q", "Answer": "a", "id": 3}, [Q, A]),
+    "choices by number": ({"question": "q", "choices": ["b", "a"], "answer": 1}, [Q, A]),
+    "choices by letter": ({"question": "q", "options": ["a", "b"], "answer": "A"}, [Q, A]),
+    "choices with labels": (
+        {"question": "q", "choices": {"text": ["b", "a"], "label": ["1", "2"]}, "answerKey": "2"}, [Q, A],
+    ),
     "a problem": ({"problem": "q", "solution": "a"}, [Q, A]),
     "a number": ({"question": "q", "answer": 4}, [Q, A | {"content": "4"}]),
 }  # fmt: skip
@@ -121,7 +126,7 @@ NO_EXAMPLES: dict[str, tuple[Mapping[str, Any], str]] = {
     "judged steps": ({"prompt": "q", "completions": ["a"], "labels": [True]}, "steps judged one by one"),
     "tokens": ({"input_ids": [1, 2], "labels": [1, 2]}, "tokens of some tokenizer"),
     "pictures": ({"messages": [Q, A], "images": ["a.png"]}, "examples with images"),
-    "choices": ({"question": "q", "choices": ["a", "b"], "answer": 1}, "multiple-choice questions"),
+    "choices": ({"question": "q", "choices": ["a", "b"], "gold_scores": {}}, "multiple-choice questions"),
     "passages": ({"context": "c", "question": "q", "answers": {"text": ["a"]}}, r"\(SQuAD\)"),
     "labels": (
         {"text": "t", "label": 1},
@@ -153,7 +158,7 @@ def test_every_row_of_the_tables_is_tried() -> None:
         for one, _ in NO_EXAMPLES.values()
     }
     assert refused == {row.what for row in REFUSED_EXAMPLES} | {None}
-    assert {row.name for row in SHAPES} == {"sharegpt", "chat", "alpaca", "prompt", "text"}
+    assert {row.name for row in SHAPES} == {"sharegpt", "chat", "alpaca", "choice", "prompt", "text"}
 
 
 BAD: dict[str, tuple[Mapping[str, Any], str]] = {
@@ -171,6 +176,7 @@ BAD: dict[str, tuple[Mapping[str, Any], str]] = {
         "expected an object as 'arg",
     ),
     "no answer": ({"prompt": "q", "completion": " "}, "expected a text as 'completion', not blank, got ' '"),
+    "no choice": ({"question": "q", "choices": ["a", "b"], "answer": 2}, "2 choices as 'answer', got 2"),
     "no history": ({"instruction": "q", "output": "a", "history": ["x"]}, "pairs of question and answer"),
     "messages that are none": ({"messages": "x"}, "a list of messages under 'messages', got 'x'"),
     "tools that are prose": ({"messages": [Q, A], "tools": "add"}, "list of functions, as JSON Schema"),

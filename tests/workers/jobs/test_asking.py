@@ -17,7 +17,6 @@ from tests.command_line import Ask
 from tests.pico import ALL_PROJECTIONS, pico_adapter, pico_base_folder, pico_llama, pico_tokenizer
 from tests.registry.folders import XLORA
 from tests.xlora_engine.peft_reference import quiet_peft
-from workers.jobs import loading
 from workers.jobs.generation import generate
 from workers.requests.generation import GenerateRequest
 from xlora_engine.config import XLoraConfig
@@ -96,7 +95,7 @@ def home(stocked_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What these tests ask is read and not changed, so that they share it."""
     monkeypatch.setenv("ZOO_HOME", str(stocked_home / "home"))
     # As transformers and PEFT compute here; some machines are faster in bfloat16, and draw other tokens.
-    monkeypatch.setattr(loading, "compute_dtype", lambda _: torch.float32)
+    monkeypatch.setenv("ZOO_COMPUTE_DTYPE", "float32")
     return stocked_home
 
 

@@ -18,7 +18,7 @@ SPEC = TrainSpec(name="new", base="pico", train_dataset="bio.train@1", steps=3, 
 @pytest.fixture
 def stopped(started: Started, monkeypatch: pytest.MonkeyPatch) -> JobContext:
     """A job of which one attempt was stopped after a step that it computed in float32."""
-    monkeypatch.setattr(loading, "dtype_here", lambda _: torch.float32)
+    monkeypatch.setenv("ZOO_COMPUTE_DTYPE", "float32")
     context = started(SPEC)
     with pytest.raises(TrainingStopped):
         train.run(replace(context, stop_requested=lambda: True))

@@ -12,7 +12,7 @@ from registry.service import Registry
 from tests.pico import pico_adapter, pico_llama, pico_tokenizer
 from tests.workers.stocked_zoo import DOMAINS, Started, write_chats
 from workers.errors import NoExpertHelps
-from workers.jobs import compose, loading
+from workers.jobs import compose
 from workers.methods import kept_passes
 from workers.methods.training_examples import Sources, draw_examples
 from workers.requests.composition import composition_request, planned_composition
@@ -32,7 +32,7 @@ Write = Callable[[Sequence[str]], Path]
 
 @pytest.fixture(autouse=True)
 def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "compute_dtype", lambda _: torch.float32)
+    monkeypatch.setenv("ZOO_COMPUTE_DTYPE", "float32")
 
 
 @pytest.fixture

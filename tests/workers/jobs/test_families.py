@@ -10,9 +10,10 @@ import pytest
 from tests.pico import pico_tokenizer
 from tests.small_bases import SMALL_BASES
 from tests.workers.stocked_zoo import DOMAINS, Started
-from workers.jobs import compose, evaluation, train
+from workers.jobs import compose, train
 from workers.jobs.answering import answering
 from workers.jobs.asking import ask
+from workers.jobs.evaluation import job as evaluation
 from workers.jobs.export import export
 from workers.requests.base_models import register_base
 from workers.requests.generation import GenerateRequest

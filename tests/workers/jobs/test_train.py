@@ -12,7 +12,8 @@ from registry.service import Registry
 from tests.pico import pico_adapter, pico_base_folder, pico_tokenizer
 from tests.workers.stocked_zoo import Started
 from workers.errors import SpecInvalid
-from workers.jobs import evaluation, loading, train
+from workers.jobs import loading, train
+from workers.jobs.evaluation import job as evaluation
 from workers.requests.specs import EvalSpec, TrainSpec
 from workers.requests.training import planned_training
 from xlora_engine.errors import AnswerTooLong
@@ -45,7 +46,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_one_base_model_is_in_memory_for_training_and_scoring(started: Started, loads: list[Any]) -> None:
     outcome = train.run(started(SPEC))
     assert len(loads) == 1
-    assert set(outcome["scores"]) == {"loss", "exact_match"}
+    assert set(outcome["scores"]) == {"loss", "perplexity", "bits_per_byte", "exact_match"}
 
 
 def test_the_scores_are_those_of_the_adapter_loaded_anew(started: Started) -> None:

@@ -12,7 +12,7 @@ from registry.service import Registry
 from tests.pico import pico_llama
 from tests.workers.stocked_zoo import DOMAINS, Started
 from workers.errors import SpecInvalid
-from workers.jobs import compose, loading
+from workers.jobs import compose
 from workers.jobs.answering import answering
 from workers.jobs.export import export
 from workers.methods import kept_gates
@@ -50,7 +50,7 @@ def request_for(method: str, **given: object) -> Request:
 @pytest.fixture(autouse=True)
 def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what is compared differs by rounding alone, whatever this machine is fast at."""
-    monkeypatch.setattr(loading, "compute_dtype", lambda _: torch.float32)
+    monkeypatch.setenv("ZOO_COMPUTE_DTYPE", "float32")
 
 
 def logits_of(registry: Registry, composition: CompositionVersion) -> torch.Tensor:

@@ -141,9 +141,19 @@ def test_a_stored_request_has_every_field_and_the_same_digest_in_every_run() -> 
         "datasets": {"bio": "bio.eval@1"},
         "batch_tokens": 1024,
         "limit": None,
+        "metrics": [],
+        "max_new_tokens": None,
+        "tolerance": 0.01,
+        "baseline": None,
+        "lm_eval": [],
+        "include_path": None,
+        "fewshot": None,
+        "chat_template": False,
     }
     canonical = (
-        '{"batch_tokens":1024,"datasets":{"bio":"bio.eval@1"},"limit":null,"subjects":["adapter:bio@1"]}'
+        '{"baseline":null,"batch_tokens":1024,"chat_template":false,"datasets":{"bio":"bio.eval@1"},'
+        '"fewshot":null,"include_path":null,"limit":null,"lm_eval":[],"max_new_tokens":null,"metrics":[],'
+        '"subjects":["adapter:bio@1"],"tolerance":0.01}'
     )
     assert digest_of(asked.to_json()) == f"sha256:{sha256(canonical.encode()).hexdigest()}"
 
@@ -173,7 +183,7 @@ REQUESTS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
     ),
     "eval": (
         {**EVAL, "subjects": ["adapter:bio@1"]},
-        [{"subjects": []}, {"datasets": {}}, {"datasets": {"bio": ""}}, {"limit": 0}, {"batch_tokens": 0.5}],
+        [{"subjects": []}, {"datasets": {"bio": ""}}, {"limit": 0}, {"tolerance": 2}, {"batch_tokens": 0.5}],
     ),
     "compose": (
         {**COMPOSE, "adapters": ["bio@1", "protein@2"], "head": {"xlora_depth": 2}},

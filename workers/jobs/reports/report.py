@@ -11,9 +11,10 @@ from typing import Any
 from formats.names import BASE, COMPOSED
 from workers.jobs.reports.contamination import SeenExample
 from workers.jobs.reports.routing_record import TokenMap
-from workers.jobs.reports.verdicts import MARGIN, Scores, Tasks, difference, verdict_of
+from workers.jobs.reports.verdicts import Scores, Tasks, difference, verdict_of
 from xlora_engine.data.answer_scores import AnswerScores
 from xlora_engine.measuring.routing import Routing
+from xlora_engine.metrics.judgement import MARGIN
 
 #: Held-out examples that were trained on are named one by one, up to this many.
 MOST_SEEN_NAMED = 50

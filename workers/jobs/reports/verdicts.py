@@ -10,14 +10,7 @@ from dataclasses import dataclass
 from formats.names import BASE, COMPOSED, UNIFORM, is_method
 from xlora_engine.data.answer_scores import AnswerScores
 from xlora_engine.measuring.bootstrap import Interval, paired_difference
-
-#: How much worse a composition may be and still count as no worse: a share of the other's loss, and a
-#: difference of exact match.
-MARGIN = 0.02
-#: Nats a token that a loss may be above the other's, where that is nearly zero and a share says nothing.
-LEAST_LOSS_MARGIN = 0.001
-
-BETTER, NO_WORSE, WORSE, CANNOT_TELL = "better", "no worse", "worse", "cannot tell"
+from xlora_engine.metrics.judgement import CANNOT_TELL, LEAST_LOSS_MARGIN, MARGIN, WORSE, verdict_word
 
 #: Scores by subject, then by task.
 Scores = Mapping[str, Mapping[str, AnswerScores]]
@@ -87,15 +80,6 @@ def difference(
         exact_match=match,
         verdict=WORSE if verdict_word(lost, margin) == WORSE else said,
     )
-
-
-def verdict_word(excess: Interval, margin: float) -> str:
-    """What an interval of how much worse something is says, against the margin that counts as no worse."""
-    if excess.high < 0:
-        return BETTER
-    if excess.high <= margin:
-        return NO_WORSE
-    return WORSE if excess.low > margin else CANNOT_TELL
 
 
 def verdict_of(scores: Scores, tasks: Tasks, *, margin: float = MARGIN, seed: int = 0) -> list[TaskVerdict]:

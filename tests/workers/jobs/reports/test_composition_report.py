@@ -25,7 +25,7 @@ COUNT = FEW_EXAMPLES + 5
 @pytest.fixture(autouse=True)
 def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what is compared differs by rounding alone, whatever this machine is fast at."""
-    monkeypatch.setattr(loading, "compute_dtype", lambda _: torch.float32)
+    monkeypatch.setenv("ZOO_COMPUTE_DTYPE", "float32")
 
 
 @pytest.fixture

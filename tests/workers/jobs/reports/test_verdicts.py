@@ -3,19 +3,10 @@
 import pytest
 
 from formats.names import BASE, COMPOSED, UNIFORM
-from workers.jobs.reports.verdicts import (
-    BETTER,
-    CANNOT_TELL,
-    MARGIN,
-    NO_WORSE,
-    WORSE,
-    Tasks,
-    difference,
-    verdict_of,
-    verdict_word,
-)
+from workers.jobs.reports.verdicts import Tasks, difference, verdict_of
 from xlora_engine.data.answer_scores import AnswerScores
 from xlora_engine.measuring.bootstrap import Interval
+from xlora_engine.metrics.judgement import BETTER, CANNOT_TELL, MARGIN, NO_WORSE, WORSE, verdict_word
 
 #: Of one task: base, two experts, the uniform mixture; what is composed is each test's own.
 OTHERS = {BASE: 3.0, "bio": 2.0, "protein": 2.2, UNIFORM: 2.5}

@@ -1,0 +1,1 @@
+"""What answers are judged by: a table of metrics, their standard errors and their paired comparison."""
