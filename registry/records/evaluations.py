@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -11,12 +12,13 @@ from registry.database.times import database_now
 from registry.entities import Evaluation, NewEvaluation
 from registry.errors import InvalidField, InvalidReference, NotFound
 from registry.files.json_text import digest_of
-from registry.records.kinds import ADAPTER, KINDS
+from registry.records.kinds import KINDS
 from registry.records.lookup import find_base, find_version
-from registry.records.models import AdapterVersionRow, EvaluationRow
+from registry.records.models import AdapterVersionRow, BaseModelRow, CompositionVersionRow, EvaluationRow
 from registry.records.record_rows import as_evaluation, file_columns
 from registry.records.resolution import ACTIVE_FIRST
 
+_SubjectRow: TypeAlias = BaseModelRow | AdapterVersionRow | CompositionVersionRow
 _IDENTITY = ("subject", "task", "metric", "dataset_digest", "settings_digest")
 
 
@@ -28,12 +30,12 @@ def record(session: Session, evaluation: NewEvaluation) -> None:
         NotFound: the subject is not registered.
     """
     _check(evaluation)
-    subject, adapter_version_id = _found_subject(session, evaluation.subject)
-    _age_others(session, subject, adapter_version_id, evaluation)
+    subject, row = _found_subject(session, evaluation.subject)
+    _age_others(session, subject, row, evaluation)
     columns = {
         **{field: getattr(evaluation, field) for field in NewEvaluation.__dataclass_fields__},
         "subject": subject,
-        "adapter_version_id": adapter_version_id,
+        "adapter_version_id": row.id if isinstance(row, AdapterVersionRow) else None,
         "is_newest": True,
         "settings": dict(evaluation.settings),
         "settings_digest": digest_of(dict(evaluation.settings)),
@@ -100,28 +102,25 @@ def canonical_subject(session: Session, subject: str) -> str:
     return _found_subject(session, subject)[0]
 
 
-def _found_subject(session: Session, subject: str) -> tuple[str, int | None]:
-    """The canonical subject, and the row of the adapter version if it is one."""
+def _found_subject(session: Session, subject: str) -> tuple[str, _SubjectRow]:
+    """The canonical subject and its row."""
     kind, _, reference = subject.partition(":")
     if kind == "base":
-        return f"base:{find_base(session, reference, states=ACTIVE_FIRST).name}", None
+        base = find_base(session, reference, states=ACTIVE_FIRST)
+        return f"base:{base.name}", base
     if kind not in KINDS:
         raise InvalidReference(
             f"{subject!r} names no subject; write adapter:bio@3, base:NAME or composition:NAME@1"
         )
     row = find_version(session, KINDS[kind], reference, states=ACTIVE_FIRST)
-    canonical = f"{kind}:{getattr(row, kind).name}@{row.version}"
-    return canonical, row.id if kind == ADAPTER.name else None
+    return f"{kind}:{getattr(row, kind).name}@{row.version}", row
 
 
-def _age_others(
-    session: Session, subject: str, adapter_version_id: int | None, evaluation: NewEvaluation
-) -> None:
+def _age_others(session: Session, subject: str, row: _SubjectRow, evaluation: NewEvaluation) -> None:
     """Take the mark of the newest from the value that has it."""
-    if adapter_version_id is not None:
-        # Two that are recorded at once cannot both be the newest.
-        locked = select(AdapterVersionRow.id).where(AdapterVersionRow.id == adapter_version_id)
-        session.execute(locked.with_for_update())
+    # Two that are recorded at once cannot both be the newest.
+    kind = type(row)
+    session.execute(select(kind.id).where(kind.id == row.id).with_for_update())
     session.execute(
         update(EvaluationRow)
         .where(EvaluationRow.subject == subject, EvaluationRow.is_newest)

@@ -45,7 +45,9 @@ def evaluation_request(
     """
     given = _by_task(tasks, partial(given_dataset, registry, reading=reading, say=say))
     records = [find(registry, subject) for subject in subjects]
-    found = tuple(dict.fromkeys(map(subject_of, records)))
+    found = tuple(map(subject_of, records))
+    if len(set(found)) < len(found):
+        raise SpecInvalid("subjects", allowed="a list of different subjects", value=", ".join(found))
     if baseline is not None:
         against = subject_of(_baseline(registry, baseline, records))
         fields["baseline"] = against

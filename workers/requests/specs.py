@@ -44,21 +44,17 @@ _MOST_OFTEN = 1000
 Name: TypeAlias = Annotated[str, Field(json_schema_extra={"pattern": f"^{NAME_RULE}$"})]
 
 
-def _by_name(references: Mapping[str, str]) -> Mapping[str, str]:
-    return dict(sorted(references.items()))
+def _by_name(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    return dict(sorted(given.items()))
 
 
 #: Name -> reference, by name: equal requests draw the same examples, in whatever order they were written.
 References: TypeAlias = Annotated[Mapping[Text, Text], AfterValidator(_by_name)]
 
 
-def _weights_by_name(weights: Mapping[str, float]) -> Mapping[str, float]:
-    return dict(sorted(weights.items()))
-
-
 #: Reference -> weight, by name: equal requests draw the same examples, in whatever order they were written.
 Weights: TypeAlias = Annotated[
-    Mapping[Text, Annotated[float, Field(gt=0, le=_MOST_OFTEN)]], AfterValidator(_weights_by_name)
+    Mapping[Text, Annotated[float, Field(gt=0, le=_MOST_OFTEN)]], AfterValidator(_by_name)
 ]
 
 
@@ -125,7 +121,7 @@ class EvalSpec(Checked):
     refusal: ClassVar[type[InvalidField]] = SpecInvalid
 
     subjects: Distinct[Text] = Field(
-        min_length=1, description="Adapters, base models and compositions to score."
+        min_length=1, description="Adapters, base models, compositions to score."
     )
     datasets: References = Field(default_factory=dict, description="Task -> dataset.")
     batch_tokens: int = Field(default=1024, ge=1, le=2**24, description="Tokens in one forward.")

@@ -44,6 +44,9 @@ QUESTIONS = [
 ]
 
 
+pytestmark = pytest.mark.processes
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ZOO_COMPUTE_DTYPE", "float32")
@@ -81,7 +84,12 @@ def test_an_adapter_scores_what_the_harness_gives_it_with_peft(
     asked = {"lm_eval": TASKS, "include_path": str(folder), "chat_template": chat_template}
     outcome = job.run(started(EvalSpec(subjects=("adapter:bio@1",), **asked)))  # type: ignore[arg-type]
     ours = outcome["scores"]["adapter:bio@1"]
-    arguments = {"pretrained": str(tmp_path / "pico"), "peft": str(tmp_path / "bio"), "dtype": "float32"}
+    arguments = {
+        "pretrained": str(tmp_path / "pico"),
+        "peft": str(tmp_path / "bio"),
+        "dtype": "float32",
+        "device": "cpu",
+    }
     theirs = of_harness("hf", arguments, folder, apply_chat_template=chat_template)
     base = of_harness("hf", {**arguments, "peft": None}, folder, apply_chat_template=chat_template)
     for task in TASKS:
@@ -104,7 +112,12 @@ def test_the_harness_finds_a_subject_by_its_name(
     monkeypatch.setenv("ZOO_ARTIFACT_ROOT", settings.artifact_root)
     model_registry.register("zoo", target="workers.jobs.evaluation.harness_model:ZooLM")
     ours = of_harness("zoo", "subject=protein", folder)
-    arguments = {"pretrained": str(tmp_path / "pico"), "peft": str(tmp_path / "protein"), "dtype": "float32"}
+    arguments = {
+        "pretrained": str(tmp_path / "pico"),
+        "peft": str(tmp_path / "protein"),
+        "dtype": "float32",
+        "device": "cpu",
+    }
     theirs = of_harness("hf", arguments, folder)
     for task in TASKS:
         assert ours[task] == pytest.approx(theirs[task], rel=1e-5)
