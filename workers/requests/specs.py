@@ -36,7 +36,6 @@ _EMBEDDINGS = frozenset({"embed_tokens", "wte", "word_embeddings", "embed_in"})
 LEAST_EXAMPLES = 2
 
 _MANY = 10_000_000
-
 #: How often an example of a further dataset is met at most, for one time of the first's.
 _MOST_OFTEN = 1000
 
