@@ -69,7 +69,14 @@ def test_a_composition_goes_from_its_files_to_an_answer_over_all_services(
         assert ended.worker in {worker.name for worker in registry.workers.list()}
         assert (ended.attempt, ended.fence, ended.run_id is None) == (1, 1, False)
     shown = machine.run("zoo", "compositions", "show", "science", "--json", service="zoo")
-    assert json.loads(shown.stdout)["report"]["subjects"] == ["base", *DOMAINS, "uniform", "composed"]
+    merged = ("method core-ties", "method pico")
+    assert json.loads(shown.stdout)["report"]["subjects"] == [
+        "base",
+        *DOMAINS,
+        "uniform",
+        *merged,
+        "composed",
+    ]
     answer = machine.run(
         "zoo", "generate", "science", "bio 3?", "--max-new-tokens", "4", "--json", service="zoo"
     )

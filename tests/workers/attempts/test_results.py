@@ -78,6 +78,7 @@ STATED: dict[type[BaseException], str] = {
     workers_errors.WorkersError: "error",
     workers_errors.SpecInvalid: "bad_input",
     workers_errors.NoExpertHelps: "bad_input",
+    workers_errors.NothingMeasured: "bad_input",
     workers_errors.GpuBusy: "infra",
     workers_errors.GpuUnusable: "infra",
 }

@@ -18,7 +18,7 @@ from xlora_engine.sources.base_model import ReadLimits
 @pytest.fixture(autouse=True)
 def _in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that what is compared differs by rounding alone, whatever this machine is fast at."""
-    monkeypatch.setattr(loading, "compute_dtype", lambda _: torch.float32)
+    monkeypatch.setattr(loading, "dtype_here", lambda _: torch.float32)
 
 
 def spec_for(registry: Registry, data: AskedData) -> ComposeSpec:

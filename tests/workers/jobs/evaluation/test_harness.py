@@ -16,7 +16,7 @@ def test_scores_are_those_of_the_harness_itself(tmp_path: Path) -> None:
     assert LM_EVAL.is_dir(), f"{LM_EVAL} is missing; `make .venv/.apart` installs it"
     environment = os.environ | {"PYTHONPATH": str(LM_EVAL), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     checked = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "ignore", str(CHECKS)],
+        [sys.executable, "-m", "pytest", "-W", "ignore", str(CHECKS)],
         env=environment,
         cwd=Path(__file__).parents[4],
         capture_output=True,
