@@ -94,8 +94,8 @@ def _rank_and_scale(config: Mapping[str, Any]) -> tuple[int, float]:
 def _multiplies_by_scale_alone(config: Mapping[str, Any]) -> bool:
     """Whether it is of a release that passes over alpha, which its default settings stated until April 2025.
 
-    The field came with release 0.19 of 2024-09-30, when alpha was no longer read. Source: mlx-examples, pull
-    request 903 and issue 982.
+    The field came with full fine-tuning, in September 2024, when the maintainers said that scale is the whole
+    factor. Source: mlx-examples, pull request 903 and issue 982; mlx-lm, pull request 65.
     """
     return "fine_tune_type" in config
 
