@@ -50,13 +50,15 @@ class Registry:
         database = Database(settings)
         try:
             ensure_current(database)
-            return cls(settings, database=database, artifacts=_artifacts_at(settings.artifact_root))
+            return cls(settings, database=database, artifacts=_artifacts_of(settings))
         except BaseException:
             database.close()
             raise
 
     def materialise(self, record: Record) -> Path:
         """A folder with just the record's files, each verified against its digest on every call.
+
+        It is kept until `close`; later the cache may remove it to make room for others.
 
         Raises:
             ArtifactMissing: a file is missing from the artifact store.
@@ -69,7 +71,8 @@ class Registry:
         self._database.disconnect()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, and let the cache remove what was materialised."""
+        self.artifacts.close()
         self._database.close()
 
     def __enter__(self) -> Self:
@@ -91,13 +94,19 @@ def create_home(home: Path) -> None:
         ) from error
 
 
-def _artifacts_at(root: str) -> ArtifactStore:
+def _artifacts_of(settings: Settings) -> ArtifactStore:
+    root = settings.artifact_root
     try:
-        return ArtifactStore(root)
+        return ArtifactStore(root, cache_limit_bytes=settings.cache_size_bytes)
     except (ImportError, ValueError) as error:
         scheme = root.partition("://")[0]
         # The rest of the URL is not printed, because it may contain a key.
         raise InvalidSetting(
             f"ZOO_ARTIFACT_ROOT: nothing here opens {scheme}:// ({error}); correct it, unset it, or install"
-            f" the driver: pip install 'fsspec[{scheme}]'; look at it with: zoo doctor"
+            f" the driver: {driver_of(scheme)}; look at it with: zoo doctor"
         ) from error
+
+
+def driver_of(scheme: str) -> str:
+    """The command that installs what opens URLs of this scheme."""
+    return "pip install 'adapter-zoo[s3]'" if scheme == "s3" else f"pip install 'fsspec[{scheme}]'"

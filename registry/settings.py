@@ -25,6 +25,20 @@ _NOT_ENCODED = re.compile("%(?![0-9A-Fa-f]{2})|%00")
 _BROKER_SCHEMES = ("redis", "rediss", "redis+socket", "amqp", "amqps", "pyamqp")
 #: Characters that a path inside a URL cannot hold as they are.
 _MEANT_OTHERWISE = "?#%"
+#: Of the cache in front of the artifact store, if ZOO_CACHE_SIZE_BYTES is unset.
+_CACHE_SIZE_BYTES = 100 * 10**9
+_MOST_BYTES = 2**63 - 1
+#: Variables that drivers of artifact stores read, by name or by prefix, which ends in "_".
+_OF_DRIVERS = (
+    "AWS_",
+    "FSSPEC_",
+    "GOOGLE_",
+    "AZURE_",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+)
 #: More threads than any machine has processors.
 _MOST_THREADS = 4096
 _COMPUTE_DTYPES = ("float32", "bfloat16")
@@ -46,6 +60,10 @@ class Settings:
     database_url: str = field(repr=False)
     #: Folder or fsspec URL under which artifacts are stored by digest.
     artifact_root: str
+    #: Bytes of verified copies that are kept beside an artifact store, but for those in use.
+    cache_size_bytes: int = _CACHE_SIZE_BYTES
+    #: What the driver of a remote artifact store reads from the environment, keys among it.
+    driver_variables: Mapping[str, str] = field(default_factory=dict, repr=False)
     #: Celery broker; None means that jobs run without one.
     broker_url: str | None = field(default=None, repr=False)
     #: MLflow's tracking URI.
@@ -55,24 +73,27 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read ZOO_HOME, ZOO_DATABASE_URL, ZOO_ARTIFACT_ROOT, ZOO_BROKER_URL, ZOO_LEASE_S and
-        MLFLOW_TRACKING_URI.
+        """Read ZOO_HOME, ZOO_DATABASE_URL, ZOO_ARTIFACT_ROOT, ZOO_CACHE_SIZE_BYTES, ZOO_BROKER_URL,
+        ZOO_LEASE_S and MLFLOW_TRACKING_URI.
 
         A variable that is unset or empty takes its default, which lies in ZOO_HOME.
 
         Raises:
             SettingOutOfRange: the database is of another kind than SQLite and PostgreSQL, the broker of
-                another than Redis, Valkey and RabbitMQ, the lease no number of seconds, ZOO_THREADS no
-                number, or ZOO_COMPUTE_DTYPE no dtype to compute in.
+                another than Redis, Valkey and RabbitMQ, the lease no number of seconds, the cache's size no
+                number of bytes, ZOO_THREADS no number, or ZOO_COMPUTE_DTYPE no dtype to compute in.
         """
         home = _home(environ.get("ZOO_HOME", ""))
         # Checked here, before any job starts.
         threads(environ)
         stated_compute_dtype(environ)
+        artifact_root = environ.get("ZOO_ARTIFACT_ROOT", "") or str(home / "artifacts")
         return cls(
             home=home,
             database_url=_database_url(environ.get("ZOO_DATABASE_URL", ""), home=home),
-            artifact_root=environ.get("ZOO_ARTIFACT_ROOT", "") or str(home / "artifacts"),
+            artifact_root=artifact_root,
+            cache_size_bytes=_cache_size_bytes(environ.get("ZOO_CACHE_SIZE_BYTES", "")),
+            driver_variables=_driver_variables(environ) if "://" in artifact_root else {},
             broker_url=_broker_url(environ.get("ZOO_BROKER_URL", "")),
             mlflow_tracking_uri=environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{home / 'mlflow.db'}",
             lease_s=_lease_s(environ.get("ZOO_LEASE_S", "")),
@@ -150,6 +171,24 @@ def _lease_s(text: str) -> float:
     if not 1.0 <= lease_s <= 86_400.0:
         raise SettingOutOfRange("ZOO_LEASE_S", "a number from 1 to 86400 (seconds), or unset for 60", text)
     return lease_s
+
+
+def _cache_size_bytes(text: str) -> int:
+    if not text:
+        return _CACHE_SIZE_BYTES
+    if not (text.isascii() and text.isdecimal() and int(text[:20]) <= _MOST_BYTES):
+        allowed = f"a whole number of bytes from 0, or unset for {_CACHE_SIZE_BYTES:,}"
+        raise SettingOutOfRange("ZOO_CACHE_SIZE_BYTES", allowed, text)
+    return int(text)
+
+
+def _driver_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    prefixes = tuple(entry for entry in _OF_DRIVERS if entry.endswith("_"))
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.startswith(prefixes) or name.upper() in _OF_DRIVERS
+    }
 
 
 def _home(text: str) -> Path:

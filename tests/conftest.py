@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 #: Fixtures that several folders use.
-pytest_plugins = ("tests.services", "tests.command_line", "tests.workers.stocked_zoo")
+pytest_plugins = ("tests.services", "tests.s3_server", "tests.command_line", "tests.workers.stocked_zoo")
 
 #: Settings of the zoo and of the libraries beneath it that would change what a test sees.
 _SCRUBBED_PREFIXES = ("ZOO_", "MLFLOW_", "HF_", "TRANSFORMERS_", "CUDA_")

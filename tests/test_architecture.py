@@ -74,7 +74,7 @@ LATE = {
     "registry.containers.columnar": {"pyarrow"},
     "registry.containers.sources": {"pyarrow"},
     "registry.database.schema": {"alembic"},
-    "registry.files.blobs": {"fsspec"},
+    "registry.files.blobs.remote": {"fsspec"},
     "registry.files.safetensors_file": {"numpy"},
     "registry.intake.adapter_tensors": {"numpy"},
     "registry.intake.makers.conversion": {"numpy"},

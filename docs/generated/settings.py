@@ -14,7 +14,14 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
         "SQLite in `ZOO_HOME`",
         "`sqlite:///…` or `postgresql://…` (needs the extra `postgres`).",
     ),
-    "ZOO_ARTIFACT_ROOT": ("`ZOO_HOME/artifacts`", "A folder, or any URL that fsspec opens."),
+    "ZOO_ARTIFACT_ROOT": (
+        "`ZOO_HOME/artifacts`",
+        "A folder, or any URL that fsspec opens, such as `s3://bucket/zoo` (needs the extra `s3`).",
+    ),
+    "ZOO_CACHE_SIZE_BYTES": (
+        "100000000000",
+        "Most that copies in `ZOO_HOME/cache` take: the least recently used go, those in use stay.",
+    ),
     "ZOO_BROKER_URL": (
         "none",
         "`redis://…` or `amqp://…`: workers get a wake-up message instead of asking the database.",

@@ -4,19 +4,21 @@ Records name files; bytes are in `blobs`, and get there through `staging`. Nothi
 """
 
 import contextlib
-import errno
+import hashlib
 import io
-import os
 import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
 from registry.entities import FileRecord
 from registry.errors import ArtifactMissing, DigestMismatch
-from registry.files.blobs import Blobs, LocalBlobs, RemoteBlobs, discard_abandoned, free_bytes_at
-from registry.files.digests import file_digest
+from registry.files.blobs.blobs import Blobs, StoredBlob
+from registry.files.blobs.disk import free_bytes_at
+from registry.files.blobs.local_folder import LocalBlobs
+from registry.files.blobs.remote import RemoteBlobs
+from registry.files.digests import file_digest, stream_digest
+from registry.files.folder_cache import FolderCache
 from registry.files.json_text import digest_of
 from registry.files.staging import StagedFile, Staging, check_paths, copy_hashed, storing
 
@@ -24,8 +26,10 @@ from registry.files.staging import StagedFile, Staging, check_paths, copy_hashed
 class ArtifactStore:
     """Content-addressed files beneath `root_url`: a path, a file:// URL, or any URL that fsspec opens."""
 
-    def __init__(self, root_url: str) -> None:
+    def __init__(self, root_url: str, *, cache_limit_bytes: int | None = None) -> None:
         self._blobs = _blobs_at(root_url)
+        self._cache_limit_bytes = cache_limit_bytes
+        self._caches: dict[Path, FolderCache] = {}
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Staging]:
@@ -64,35 +68,82 @@ class ArtifactStore:
         """Whether bytes of this digest are stored."""
         return self._blobs.exists(digest)
 
-    def open(self, digest: str) -> IO[bytes] | io.FileIO:
+    def open(self, digest: str) -> IO[bytes] | io.RawIOBase:
         """The stored bytes, unverified; for models use `materialise`. Raises ArtifactMissing."""
         return self._blobs.open(digest)
+
+    def read(self, digest: str) -> bytes:
+        """All bytes of a small stored file, verified.
+
+        Raises:
+            ArtifactMissing: it is missing.
+            DigestMismatch: it was changed.
+        """
+        with self._blobs.open(digest) as stored:
+            data: bytes = stored.read() or b""
+        found = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        if found != digest:
+            raise self._changed("a stored file", found=found, expected=digest)
+        return data
+
+    def verify(self, digest: str) -> int:
+        """Read a stored file to its end; its size in bytes.
+
+        Raises:
+            ArtifactMissing: it is missing.
+            DigestMismatch: it was changed.
+        """
+        with self._blobs.open(digest) as stored:
+            found, size_bytes = stream_digest(stored)
+        if found != digest:
+            raise self._changed("a stored file", found=found, expected=digest)
+        return size_bytes
+
+    def blobs(self) -> Iterator[StoredBlob]:
+        """Every stored file, in no order."""
+        return self._blobs.blobs()
+
+    def delete(self, digest: str) -> None:
+        """Remove a stored file, if there is one; whether anything needs it is for the caller to know."""
+        self._blobs.delete(digest)
 
     def materialise(self, files: Sequence[FileRecord], into: Path) -> Path:
         """A folder in `into`, named by its content, with just these files, every digest verified.
 
-        An existing folder of an earlier call is verified too; if it was changed it is created anew.
+        An existing folder of an earlier call is verified too; if it was changed it is created anew. It is
+        kept until `close` or the end of this process; then another may need its place.
 
         Raises:
             ArtifactMissing: a stored file is missing.
             DigestMismatch: a stored file was changed.
+            StoreUnreachable: the store does not answer.
             DiskFull: there is no space; nothing of the folder is kept.
         """
         check_paths([record.path for record in files])
-        folder = into / _folder_name(files)
-        if _holds_exactly(folder, files):
+        name = _folder_name(files)
+        cache = self._cache_in(into)
+        folder = _unchanged(cache.use(name), files)
+        if folder is not None:
             return folder
-        into.mkdir(parents=True, exist_ok=True)
-        discard_abandoned(into, prefix=".")
-        staged = into / f".{folder.name}.{uuid.uuid4().hex}"
-        try:
-            staged.mkdir()
-            for record in files:
-                self._fetch(record, staged / record.path)
-            _swap_in(staged, folder, files)
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
-        return folder
+        with cache.alone(name):
+            # Another process may have made it meanwhile.
+            folder = _unchanged(cache.use(name), files)
+            if folder is not None:
+                return folder
+            with cache.making(name, size_bytes=sum(record.size_bytes for record in files)) as made:
+                for record in files:
+                    self._fetch(record, made / record.path)
+                return cache.publish(made, name)
+
+    def close(self) -> None:
+        """Use no folder of `materialise` any more."""
+        for cache in self._caches.values():
+            cache.close()
+
+    def _cache_in(self, root: Path) -> FolderCache:
+        if root not in self._caches:
+            self._caches[root] = FolderCache(root, limit_bytes=self._cache_limit_bytes)
+        return self._caches[root]
 
     def _stored(self, name: str, staged: StagedFile) -> FileRecord:
         with storing(name, size_bytes=staged.size_bytes, free_bytes=self._blobs.free_bytes):
@@ -108,13 +159,16 @@ class ArtifactStore:
             with path.open("xb") as target:
                 found, _ = copy_hashed(source, target)
         if found != record.digest:
-            raise DigestMismatch(
-                f"{record.path}: the stored file has digest {found}, expected {record.digest}; it was changed"
-                f" on disk. Restore {self._blobs.where(record.digest)} from a backup, or register the same"
-                " files again, which stores it anew"
-            )
+            raise self._changed(record.path, found=found, expected=record.digest)
 
-    def _opened(self, record: FileRecord) -> IO[bytes] | io.FileIO:
+    def _changed(self, called: str, *, found: str, expected: str) -> DigestMismatch:
+        return DigestMismatch(
+            f"{called}: the stored file has digest {found}, expected {expected}; it was changed"
+            f" on disk. Restore {self._blobs.where(expected)} from a backup, or register the same"
+            " files again, which stores it anew"
+        )
+
+    def _opened(self, record: FileRecord) -> IO[bytes] | io.RawIOBase:
         try:
             return self._blobs.open(record.digest)
         except ArtifactMissing as exc:
@@ -148,23 +202,9 @@ def _holds_exactly(folder: Path, files: Sequence[FileRecord]) -> bool:
         return False
 
 
+def _unchanged(folder: Path | None, files: Sequence[FileRecord]) -> Path | None:
+    return folder if folder is not None and _holds_exactly(folder, files) else None
+
+
 def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
-
-
-def _swap_in(staged: Path, folder: Path, files: Sequence[FileRecord]) -> None:
-    """Rename `staged` to `folder`, which may exist with damaged files, or those of a faster process."""
-    if os.path.lexists(folder):
-        if _holds_exactly(folder, files):
-            return
-        discarded = staged.with_name(f"{staged.name}.old")
-        folder.rename(discarded)
-        if discarded.is_symlink() or discarded.is_file():
-            discarded.unlink()
-        else:
-            shutil.rmtree(discarded, ignore_errors=True)
-    try:
-        staged.rename(folder)
-    except OSError as exc:
-        if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not _holds_exactly(folder, files):
-            raise

@@ -1,9 +1,11 @@
 """Digests of files, and of weights by their content instead of their layout in files."""
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 from formats.errors import Refusal
 from formats.strict_json import shown
@@ -20,12 +22,17 @@ def file_digest(path: Path, *, refusal: Refusal = ArtifactMissing) -> tuple[str,
     Raises:
         refusal: there is no regular file at `path`.
     """
+    with open_regular(path, refusal=refusal) as file:
+        return stream_digest(file)
+
+
+def stream_digest(file: IO[bytes] | io.RawIOBase) -> tuple[str, int]:
+    """`sha256:<hex>` and number of the bytes from where an open file stands to its end."""
     sha256, size_bytes = hashlib.sha256(), 0
     buffer = memoryview(bytearray(_CHUNK_BYTES))
-    with open_regular(path, refusal=refusal) as file:
-        while count := file.readinto(buffer):
-            sha256.update(buffer[:count])
-            size_bytes += count
+    while count := file.readinto(buffer):  # type: ignore[union-attr]  # every file of ours has it
+        sha256.update(buffer[:count])
+        size_bytes += count
     return f"sha256:{sha256.hexdigest()}", size_bytes
 
 

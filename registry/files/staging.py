@@ -92,7 +92,7 @@ class Staging:
         return staged
 
 
-def copy_hashed(source: IO[bytes] | io.FileIO, target: IO[bytes]) -> tuple[str, int]:
+def copy_hashed(source: IO[bytes] | io.RawIOBase, target: IO[bytes]) -> tuple[str, int]:
     """Copy all bytes; `sha256:<hex>` and number of what was copied."""
     sha256, size_bytes = hashlib.sha256(), 0
     while chunk := source.read(CHUNK_BYTES):

@@ -227,8 +227,7 @@ def _tokenizer_results(
         return ()
 
     def stored(name: str) -> bytes:
-        with artifacts.open(digests[name]) as file:
-            return file.read()
+        return artifacts.read(digests[name])
 
     embedding = embedding_of(base.modules)
     results = tokenizer_compatibility_of(

@@ -38,6 +38,25 @@ def test_each_variable_is_read(tmp_path: Path) -> None:
     assert settings.sqlite_path is None
 
 
+@pytest.mark.parametrize(("text", "size_bytes"), [("", 100 * 10**9), ("0", 0), ("2500", 2500)])
+def test_the_cache_has_a_size_in_bytes(text: str, size_bytes: int) -> None:
+    assert Settings.from_env({"ZOO_CACHE_SIZE_BYTES": text}).cache_size_bytes == size_bytes
+
+
+@pytest.mark.parametrize("text", ["-1", "1e9", "10GB", "nan", "9" * 30])
+def test_what_is_no_number_of_bytes_is_refused(text: str) -> None:
+    with pytest.raises(InvalidSetting, match="ZOO_CACHE_SIZE_BYTES"):
+        Settings.from_env({"ZOO_CACHE_SIZE_BYTES": text})
+
+
+def test_a_job_is_given_the_keys_of_a_remote_store_alone(tmp_path: Path) -> None:
+    environ = {"ZOO_HOME": str(tmp_path), "AWS_SECRET_ACCESS_KEY": "hidden", "HF_TOKEN": "other"}
+    assert Settings.from_env(environ).driver_variables == {}
+    remote = Settings.from_env({**environ, "ZOO_ARTIFACT_ROOT": "s3://bucket/zoo"})
+    assert Settings.from_json(remote.to_json()).driver_variables == {"AWS_SECRET_ACCESS_KEY": "hidden"}
+    assert "hidden" not in repr(remote)
+
+
 def test_an_empty_variable_is_one_that_is_not_set(tmp_path: Path) -> None:
     empty = dict.fromkeys(["ZOO_DATABASE_URL", "ZOO_ARTIFACT_ROOT", "ZOO_BROKER_URL"], "")
     home = {"ZOO_HOME": str(tmp_path)}

@@ -103,6 +103,8 @@ def attempt(
     """Call the job's handler; an exception becomes a result, and its traceback goes to the log."""
     folder = Path(order["folder"])
     settings = Settings.from_json(order["settings"])
+    # Not in the environment that the process starts with, which stays readable in /proc.
+    os.environ.update(settings.driver_variables)
     member = GroupMember(**order.get("member", {}))
     try:
         _take_gpus(order)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from registry.files.artifacts import ArtifactStore
+from registry.service import driver_of
 from registry.settings import Settings
 from workers.checks.disk import free_space
 from workers.checks.findings import Finding, fault
@@ -14,7 +15,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     try:
         free_bytes = ArtifactStore(root).try_writing()
     except ImportError as error:
-        yield fault("artifacts", f"no driver for {root}: {error}", fix=_driver(root))
+        yield fault("artifacts", f"no driver for {root}: {error}", fix=driver_of(root.partition("://")[0]))
     except Exception as error:  # drivers of remote stores raise anything
         yield fault(
             "artifacts",
@@ -24,7 +25,3 @@ def check(settings: Settings) -> Iterator[Finding]:
         )
     else:
         yield free_space("artifacts", root, free_bytes)
-
-
-def _driver(root: str) -> str:
-    return f"pip install 'fsspec[{root.partition('://')[0]}]'"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from registry.files.blobs import free_bytes_at
+from registry.files.blobs.disk import free_bytes_at
 from registry.settings import Settings
 from workers.checks.findings import Finding, fault, ok, warning
 

@@ -69,6 +69,5 @@ def _configuration(registry: Registry, base: BaseModel, scratch: Path) -> Path:
     folder = scratch / "base"
     folder.mkdir()
     digest = next(file.digest for file in base.files if file.path == "config.json")
-    with registry.artifacts.open(digest) as stored:
-        (folder / "config.json").write_bytes(stored.read())
+    (folder / "config.json").write_bytes(registry.artifacts.read(digest))
     return folder

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import resource
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ from tests.registry.staged import put_folder
 NAMES = ("adapter_config.json", "bio/adapter_model.safetensors")
 
 
-@pytest.fixture(params=["path", "file", "memory"])
+@pytest.fixture(params=["path", "file", "memory", "s3"])
 def root_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "s3":
+        return f"{request.getfixturevalue('s3')}/artifacts"
     return {
         "path": str(tmp_path / "artifacts"),
         "file": f"file://{tmp_path / 'artifacts'}",
@@ -168,6 +171,35 @@ def test_an_unknown_digest_is_not_there(store: ArtifactStore) -> None:
         store.open(digest)
 
 
+def test_what_is_stored_is_listed_until_it_is_deleted(store: ArtifactStore, folder: Path) -> None:
+    began = time.time()
+    records = put_folder(store, folder, NAMES)
+    listed = {blob.digest: blob for blob in store.blobs()}
+    assert {blob.digest: blob.size_bytes for blob in listed.values()} == {
+        record.digest: record.size_bytes for record in records
+    }
+    assert all(began - 2 < (blob.stored_at or 0) < time.time() + 2 for blob in listed.values())
+    store.delete(records[0].digest)
+    store.delete(records[0].digest)
+    assert [blob.digest for blob in store.blobs()] == [records[1].digest]
+    assert not store.exists(records[0].digest)
+
+
+def test_nothing_is_listed_of_a_store_that_nothing_was_put_in(store: ArtifactStore) -> None:
+    assert list(store.blobs()) == []
+
+
+def test_a_stored_file_is_verified_as_it_is_read(store: ArtifactStore, folder: Path) -> None:
+    config, weights = put_folder(store, folder, NAMES)
+    assert store.read(config.digest) == b'{"r": 8}'
+    assert store.verify(weights.digest) == weights.size_bytes
+
+
+def test_a_store_tells_whether_it_takes_files(store: ArtifactStore) -> None:
+    store.try_writing()
+    assert list(store.blobs()) == []
+
+
 @pytest.mark.parametrize("digest", ["", "sha256:../../etc/passwd", "md5:00", f"sha256:{'A' * 64}"])
 def test_what_is_no_digest_is_never_made_a_path(store: ArtifactStore, digest: str) -> None:
     with pytest.raises(ArtifactMissing, match="is no digest"):
@@ -179,26 +211,26 @@ def test_what_is_no_digest_is_never_made_a_path(store: ArtifactStore, digest: st
     ["../x", "/abs", "a/../../b", "a//b", "a/./b", ".", "", "..\\x", "a\\b", "x\x00", ".hidden", "a.", "a b",
      "ａ", "%2e%2e%2f", "a/", "x" * 300],
 )  # fmt: skip
-def test_a_path_that_could_lead_elsewhere_is_refused(store: ArtifactStore, tmp_path: Path, name: str) -> None:
+def test_a_path_that_could_lead_elsewhere_is_refused(local: ArtifactStore, tmp_path: Path, name: str) -> None:
     (tmp_path / "x").write_bytes(b"x")
-    with store.staging() as staging, pytest.raises(ArtifactError, match="cannot be a stored file's path"):
+    with local.staging() as staging, pytest.raises(ArtifactError, match="cannot be a stored file's path"):
         staging.copy(tmp_path / "x", name, refusal=ArtifactMissing)
     record = FileRecord(path=name, digest=f"sha256:{'0' * 64}", size_bytes=0)
     with pytest.raises(ArtifactError, match="cannot be a stored file's path"):
-        store.materialise([record], tmp_path / "cache")
+        local.materialise([record], tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 
-def test_names_that_differ_by_case_alone_are_refused(store: ArtifactStore, tmp_path: Path) -> None:
+def test_names_that_differ_by_case_alone_are_refused(local: ArtifactStore, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"x")
-    with store.staging() as staging:
+    with local.staging() as staging:
         staging.copy(tmp_path / "x", "README.md", refusal=ArtifactMissing)
         with pytest.raises(ArtifactError, match="only by case"):
             staging.copy(tmp_path / "x", "readme.md", refusal=ArtifactMissing)
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "nothing"])
-def test_only_regular_files_are_stored(store: ArtifactStore, tmp_path: Path, kind: str) -> None:
+def test_only_regular_files_are_stored(local: ArtifactStore, tmp_path: Path, kind: str) -> None:
     path = tmp_path / "weights"
     if kind == "link":
         path.symlink_to("/etc/passwd")
@@ -207,7 +239,7 @@ def test_only_regular_files_are_stored(store: ArtifactStore, tmp_path: Path, kin
     elif kind == "folder":
         path.mkdir()
     with pytest.raises(ArtifactMissing, match="weights"):
-        put_folder(store, tmp_path, ["weights"])
+        put_folder(local, tmp_path, ["weights"])
 
 
 @contextmanager

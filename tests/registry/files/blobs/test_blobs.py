@@ -3,7 +3,7 @@
 import pytest
 
 from registry.errors import ArtifactMissing
-from registry.files.blobs import key_of
+from registry.files.blobs.blobs import digest_at, key_of
 
 DIGITS = "ab" + "0" * 62
 
@@ -20,3 +20,15 @@ def test_a_digest_is_a_path_of_three_parts() -> None:
 def test_nothing_else_becomes_a_path(digest: str) -> None:
     with pytest.raises(ArtifactMissing, match="is no digest"):
         key_of(digest)
+
+
+def test_a_path_is_that_of_a_digest_wherever_the_store_lies() -> None:
+    assert digest_at(f"bucket/zoo/sha256/ab/{DIGITS}") == f"sha256:{DIGITS}"
+    assert digest_at(f"sha256/ab/{DIGITS}") == f"sha256:{DIGITS}"
+
+
+@pytest.mark.parametrize(
+    "key", ["", DIGITS, f"sha256/ff/{DIGITS}", f"sha256/ab/{DIGITS[1:]}", f"ab/{DIGITS}"]
+)
+def test_no_other_path_is_taken_for_a_digest(key: str) -> None:
+    assert digest_at(key) is None
