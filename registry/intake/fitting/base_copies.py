@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 #: Opens stored bytes by their digest.
-OpenStored: TypeAlias = Callable[[str], IO[bytes] | io.FileIO]
+OpenStored: TypeAlias = Callable[[str], IO[bytes] | io.RawIOBase]
 
 _SAFETENSORS = ".safetensors"
 _AT_ONCE = 4 * 1024 * 1024
@@ -90,7 +90,7 @@ def _opened_shard(shard: FileRecord, opened: OpenStored) -> Iterator[Safetensors
 
 
 @contextlib.contextmanager
-def _local_copy(stored: IO[bytes]) -> Iterator[io.FileIO]:
+def _local_copy(stored: IO[bytes] | io.RawIOBase) -> Iterator[io.FileIO]:
     """The bytes of a remote store in a file that is gone afterwards."""
     with tempfile.NamedTemporaryFile() as copy:
         shutil.copyfileobj(stored, copy)

@@ -115,11 +115,12 @@ def test_many_at_once_make_one_copy(
 ) -> None:
     fetched: list[str] = []
     fetch = ArtifactStore._fetch
-    monkeypatch.setattr(
-        ArtifactStore,
-        "_fetch",
-        lambda store, record, path: (fetched.append(record.path), fetch(store, record, path)),
-    )
+
+    def counted(store: ArtifactStore, record: FileRecord, path: Path) -> None:
+        fetched.append(record.path)
+        fetch(store, record, path)
+
+    monkeypatch.setattr(ArtifactStore, "_fetch", counted)
     stores = [opened() for _ in range(6)]
     threads = [
         threading.Thread(target=store.materialise, args=(records[0], tmp_path / "cache")) for store in stores
