@@ -84,7 +84,8 @@ def _is_token_embedding(key: str) -> bool:
 @contextlib.contextmanager
 def _opened_shard(shard: FileRecord, opened: OpenStored) -> Iterator[SafetensorsFile]:
     with contextlib.ExitStack() as stack:
-        stored = stack.enter_context(opened(shard.digest))
+        stored = opened(shard.digest)
+        stack.enter_context(contextlib.closing(stored))
         file = stored if isinstance(stored, io.FileIO) else stack.enter_context(_local_copy(stored))
         yield SafetensorsFile(file, Path(shard.path))
 
