@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -108,7 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; errors become one line and an exit code."""
     _open_closed_streams()
     try:
-        status: Any = cli.main(args=arguments, prog_name="zoo", standalone_mode=False)
+        typed = shlex.join(["zoo", *(sys.argv[1:] if arguments is None else arguments)])
+        status: Any = cli.main(args=arguments, prog_name="zoo", standalone_mode=False, obj=typed)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:

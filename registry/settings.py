@@ -42,6 +42,7 @@ _OF_DRIVERS = (
 #: More threads than any machine has processors.
 _MOST_THREADS = 4096
 _COMPUTE_DTYPES = ("float32", "bfloat16")
+_LEAST_SAMPLING_S, _MOST_SAMPLING_S = 0.1, 3600.0
 
 
 class SettingOutOfRange(InvalidField, InvalidSetting):
@@ -80,13 +81,15 @@ class Settings:
 
         Raises:
             SettingOutOfRange: the database is of another kind than SQLite and PostgreSQL, the broker of
-                another than Redis, Valkey and RabbitMQ, the lease no number of seconds, the cache's size no
-                number of bytes, ZOO_THREADS no number, or ZOO_COMPUTE_DTYPE no dtype to compute in.
+                another than Redis, Valkey and RabbitMQ, the lease or ZOO_SYSTEM_METRICS no number of
+                seconds, the cache's size no number of bytes, ZOO_THREADS no number, or ZOO_COMPUTE_DTYPE
+                no dtype to compute in.
         """
         home = _home(environ.get("ZOO_HOME", ""))
         # Checked here, before any job starts.
         threads(environ)
         stated_compute_dtype(environ)
+        system_metrics_every_s(environ)
         artifact_root = environ.get("ZOO_ARTIFACT_ROOT", "") or str(home / "artifacts")
         return cls(
             home=home,
@@ -145,6 +148,30 @@ def stated_compute_dtype(environ: Mapping[str, str]) -> str | None:
     return text or None
 
 
+def system_metrics_every_s(environ: Mapping[str, str]) -> float | None:
+    """How many seconds apart a job samples the machine's load, by ZOO_SYSTEM_METRICS; None: not at all.
+
+    Raises:
+        SettingOutOfRange: it is not a number of seconds.
+    """
+    text = environ.get("ZOO_SYSTEM_METRICS", "")
+    if not text:
+        return None
+    seconds = _number(text)
+    if not _LEAST_SAMPLING_S <= seconds <= _MOST_SAMPLING_S:
+        allowed = f"a number from {_LEAST_SAMPLING_S:g} to {_MOST_SAMPLING_S:g} (seconds), or unset for none"
+        raise SettingOutOfRange("ZOO_SYSTEM_METRICS", allowed, text)
+    return seconds
+
+
+def _number(text: str) -> float:
+    """The number that a text is; 0 where it is none, which no setting allows."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
 def _broker_url(text: str) -> str | None:
     if not text:
         return None
@@ -164,10 +191,7 @@ def _broker_url(text: str) -> str | None:
 def _lease_s(text: str) -> float:
     if not text:
         return 60.0
-    try:
-        lease_s = float(text)
-    except ValueError:
-        lease_s = 0.0
+    lease_s = _number(text)
     if not 1.0 <= lease_s <= 86_400.0:
         raise SettingOutOfRange("ZOO_LEASE_S", "a number from 1 to 86400 (seconds), or unset for 60", text)
     return lease_s

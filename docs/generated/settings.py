@@ -35,6 +35,10 @@ SETTINGS: Mapping[str, tuple[str, str]] = {
         "the faster",
         "`float32` or `bfloat16`: what jobs compute in, so that machines of several kinds agree.",
     ),
+    "ZOO_SYSTEM_METRICS": (
+        "none",
+        "Seconds between samples of processor, memory, disk, network and GPU memory, shown with a job's run.",
+    ),
     "ZOO_DEBUG": ("none", "`1` shows where an unexpected error came from."),
     "ZOO_CRASH_AT": ("none", "For tests: a process ends itself at the point named."),
     "MLFLOW_TRACKING_URI": (

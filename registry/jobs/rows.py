@@ -14,15 +14,20 @@ from registry.jobs.models import JobEventRow, JobRow
 from registry.jobs.states import TRANSITIONS
 
 
-def insert(session: Session, columns: Mapping[str, Any]) -> JobRow | None:
-    """Add a queued job; None, without a change, if another job has its idempotency key."""
+def insert(
+    session: Session, columns: Mapping[str, Any], *, source: Mapping[str, str] | None = None
+) -> JobRow | None:
+    """Add a queued job; None, without a change, if another job has its idempotency key.
+
+    `source`, what asked for it, is kept in its journal.
+    """
     row_id = session.scalar(
         insert_or_ignore(session, JobRow, columns, unique=("idempotency_key",)).returning(JobRow.id)
     )
     if row_id is None:
         return None
     row = find(session, row_id)
-    append_event(session, row, kind="submitted", payload={"queue": row.queue})
+    append_event(session, row, kind="submitted", payload={"queue": row.queue, **(source or {})})
     return row
 
 

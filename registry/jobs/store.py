@@ -42,10 +42,12 @@ class JobStore:
         idempotency_key: str | None = None,
         deadline_s: float | None = None,
         processes: int = 1,
+        source: Mapping[str, str] | None = None,
     ) -> Job:
         """Queue a job; the same idempotency key with the same request returns the first job.
 
-        `deadline_s` seconds from now the job is ended, whether it runs then or is queued.
+        `deadline_s` seconds from now the job is ended, whether it runs then or is queued. `source`, what
+        asked for it, is kept in its journal.
 
         Raises:
             KeyReused: the key was used before for another kind or spec.
@@ -62,7 +64,7 @@ class JobStore:
             "processes": job_rules.checked_processes(processes),
         }
         with self._database.write() as session:
-            row = job_rows.insert(session, columns)
+            row = job_rows.insert(session, columns, source=source)
             if row is not None:
                 return self._as_job(row)
             known = session.scalars(select(JobRow).where(JobRow.idempotency_key == idempotency_key)).one()

@@ -2,11 +2,12 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from registry.entities import Job
 from registry.service import Registry
+from workers.attempts.cost import PhaseClock
 from workers.attempts.process_group import GroupMember
 from workers.errors import StopRequested
 from workers.tracking.spool import Run
@@ -32,9 +33,12 @@ class JobContext:
     stop_requested: Callable[[], bool]
     #: Receives progress, and events for whoever looks on; `report` fills it in.
     send: Callable[[Mapping[str, object]], None]
+    #: Counts the seconds between reports.
+    clock: PhaseClock = field(default_factory=PhaseClock)
 
     def report(self, phase: str, step: int, total: int, **figures: float) -> None:
         """Report progress; the supervisor shows it and writes it to the job's row."""
+        self.clock.enter(phase)
         self.send({"phase": phase, "step": step, "total": total, **figures})
 
     def computes_in(self, dtype: str) -> None:

@@ -20,8 +20,9 @@ from typing import Any
 
 from registry.entities import Job
 from registry.service import Registry
-from registry.settings import Settings
+from registry.settings import Settings, system_metrics_every_s
 from workers.attempts.context import JobContext
+from workers.attempts.cost import peak_memory
 from workers.attempts.process_group import GroupMember, ProcessGroup
 from workers.attempts.results import Result, failure, write_result
 from workers.errors import HandlerUnknown
@@ -29,6 +30,7 @@ from workers.processes.gpus import gpus_for, limited_to, lock_gpus
 from workers.processes.heavy_imports import heavy_imports
 from workers.processes.parent_watchdog import die_with_parent, end_like, read_order, start_watchdog
 from workers.processes.spinning import limit_spinning
+from workers.processes.system_metrics import SystemMetrics
 from workers.tracking.spool import NoRun, Run
 
 #: Kind of job -> the function that does its work.
@@ -121,7 +123,12 @@ def attempt(
             )
             handler = find_handler(context.job, order["handlers"] or HANDLERS)
             limit_spinning()
-            outcome = handler(context)
+            every_s = system_metrics_every_s(os.environ)
+            with SystemMetrics(
+                lambda values, step: context.run.metrics(values, step=step), folder=folder, every_s=every_s
+            ):
+                outcome = handler(context)
+            context.run.metrics({**context.clock.metrics(), **peak_memory()})
             context.run.close()
     except BaseException as error:  # the one place where a job's failure becomes a result
         traceback.print_exception(error)

@@ -29,6 +29,7 @@ from workers.processes.job_log import JobLog
 from workers.processes.owner import owner_name
 from workers.tracking.ended_runs import RUN_STATUS
 from workers.tracking.shipping import NO_TRACKING, NoShipper, Shipper
+from workers.tracking.sources import Source
 from workers.tracking.spool import Run
 
 #: How long the end of a job waits for MLflow; what is not shipped by then stays in the spool.
@@ -97,7 +98,9 @@ def run_claimed(
     folder = job_folder(registry, job.id)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     lease_s = lease_s or registry.settings.lease_s
-    run = _begun_run(job, folder)  # before the lease is renewed: a disk without room must not hold the job
+    run = _begun_run(
+        registry, job, folder
+    )  # before the lease is renewed: a disk without room must not hold the job
     heartbeat = Heartbeat(registry.jobs, job, lease_s=lease_s)
     shipper = _shipper(registry, job, folder, on_event)
     order = order_for(job, folder, registry.settings, until=heartbeat.held_until, handlers=handlers)
@@ -142,13 +145,15 @@ def _wait_until_ready(registry: Registry, job: Job) -> None:
         time.sleep(_PAUSE_POLL_S)
 
 
-def _begun_run(job: Job, folder: Path) -> Run:
+def _begun_run(registry: Registry, job: Job, folder: Path) -> Run:
+    submitted = next(iter(registry.jobs.events(job.id)), None)
+    source = Source.from_json({} if submitted is None else submitted.payload)
     run = Run(folder)
     run.begin(
         experiment=f"zoo/{job.kind}",
         name="-".join(str(part) for part in (job.kind, job.id, job.spec.get("name")) if part),
         parameters=job.spec,
-        tags={"zoo.job": job.id, "zoo.kind": job.kind, "zoo.attempt": job.attempt},
+        tags={"zoo.job": job.id, "zoo.kind": job.kind, "zoo.attempt": job.attempt, **source.tags},
     )
     return run
 

@@ -19,6 +19,7 @@ from workers.processes.gpus import gpus_for, visible_gpus
 from workers.requests.placement import QUEUES, Placement, seconds
 from workers.requests.specs import Spec, processes_of
 from workers.requests.submission import require_success, submit, waits_for_a_worker
+from workers.tracking.sources import Source
 
 Progress = Callable[[Mapping[str, Any]], None]
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -96,7 +97,13 @@ def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submi
     processes = processes_of(spec.to_json())
     if not submission.detach:
         gpus_for(processes, visible_gpus(os.environ))
-    submitted = submit(registry, spec, force=submission.force, placement=submission.placement)
+    submitted = submit(
+        registry,
+        spec,
+        force=submission.force,
+        placement=submission.placement,
+        source=Source.here(typed_command()),
+    )
     job = submitted.job
     if job.state == "succeeded":
         output.hint(f"job {job.id} did just this before; --force runs it again")
@@ -118,6 +125,13 @@ def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submi
     with _progress_shown(output) as on_progress:
         ended = run_here(registry, job.id, on_progress=on_progress, on_event=on_event)
     return require_success(ended)
+
+
+def typed_command() -> str | None:
+    """The command as it was typed; None where something else than a shell called it."""
+    context = click.get_current_context(silent=True)
+    typed = None if context is None else context.find_root().obj
+    return typed if isinstance(typed, str) else None
 
 
 def _instead(ignored: Mapping[str, str]) -> str:

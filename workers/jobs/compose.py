@@ -10,6 +10,7 @@ from workers.jobs.contest import hold_contest
 from workers.jobs.loading import dates, dtype_of, loaded_base
 from workers.jobs.reports.composition_report import CompositionReport, held_out_examples, new_scoring
 from workers.jobs.reports.composition_scores import Examples
+from workers.jobs.run_pages import compose_page, log_inputs
 from workers.methods.expert_search import choose_experts, was_right
 from workers.methods.mixing import ComposedModel, Making, Parts, Stopwatch, mixing_method
 from workers.requests.composition_plan import domain_names
@@ -23,6 +24,7 @@ METRICS = ("loss", "exact_match")
 def run(context: JobContext) -> Mapping[str, Any]:
     """Carry out one compose job; its outcome names the composition registered."""
     spec = ComposeSpec.from_json(context.job.spec)
+    _begin(context, spec)
     making, ranking = choose_experts(_loaded(context, spec))
     spec = making.spec
     held_out = held_out_examples(making)  # what cannot be read is refused before anything is trained
@@ -53,6 +55,14 @@ def _best_of_all(making: Making, held_out: Examples, ranking: list[dict[str, Any
     if not method_row(contest.winner).is_adapter:
         return outcome
     return {**outcome, "adapter": registration.as_adapter().reference}
+
+
+def _begin(context: JobContext, spec: ComposeSpec) -> None:
+    """What the run shows while the composition is made."""
+    context.run.describe(compose_page(spec))
+    context.run.tags({"zoo.experts": ", ".join(spec.adapters)})
+    log_inputs(context.registry, context.run, (*spec.data.values(), *spec.corpora), context="training")
+    log_inputs(context.registry, context.run, tuple(spec.report_datasets.values()), context="evaluation")
 
 
 def _loaded(context: JobContext, spec: ComposeSpec) -> Making:
@@ -108,6 +118,7 @@ class Registration:
         for picture in sorted(pictures.glob("*.png")):
             context.run.artifact(picture, folder="pictures")
         context.run.tags({"zoo.composition": reference, "zoo.worth_it": worth_it})
+        context.run.describe(compose_page(self._spec, reference, self._report))
         context.report("registering", 1, 1)
         # As logs are: the zoo's folder may be moved.
         shown = str(pictures.relative_to(context.registry.settings.home))

@@ -16,12 +16,15 @@ from workers.attempts.context import JobContext
 from workers.jobs.answering import answering_on
 from workers.jobs.evaluation.job import score
 from workers.jobs.evaluation.measuring import Asking
+from workers.jobs.evaluation.recording import with_errors
 from workers.jobs.loading import DtypeOn, LoadedBase, dtype_of, loaded_base
+from workers.jobs.run_pages import log_inputs, train_page
 from workers.methods.mixing import TOKENS_PER_BATCH
 from workers.methods.training_examples import dataset_file, encode_sample
 from workers.requests.specs import TrainSpec
 from workers.training_data.drawn_sequences import DrawnSequences, draw_sequences
 from workers.training_data.length_figure import draw_lengths
+from workers.training_data.token_pace import TokenPace
 from xlora_engine.adapter_training.callbacks import StepMetrics
 from xlora_engine.adapter_training.settings import AdapterTraining, TrainingSettings
 from xlora_engine.adapter_training.train_adapter import TrainedAdapter, train_adapter
@@ -36,19 +39,31 @@ def run(context: JobContext) -> Mapping[str, Any]:
     """Carry out one train job; its outcome names the adapter registered by the first process."""
     spec = TrainSpec.from_json(context.job.spec)
     member = context.member
+    _begin(context, spec)
     with joined(index=member.index, size=member.processes, meeting_file=Path(member.rendezvous)) as group:
         base, trained, drawn = _train(context, spec, group)
     if not group.is_first:
         return {}
     effect = adapter_effect(base.model, trained.folder, name=spec.name)
     adapter = _register(context, spec, base, trained.folder, effect)
-    context.run.tags({"zoo.adapter": adapter.reference, "zoo.base": base.record.name})
+    context.run.tags({"zoo.adapter": adapter.reference})
     context.run.metrics({"effect": effect})
     outcome: dict[str, Any] = {"adapter": adapter.reference, "loss": trained.final_loss, "effect": effect}
     outcome |= {"data": drawn.facts, "warnings": list(drawn.warnings)}
     if spec.eval_dataset is not None:
         outcome["scores"] = _evaluate(context, spec.eval_dataset, base, adapter)
+    context.run.describe(train_page(spec, adapter.reference, outcome))
     return outcome
+
+
+def _begin(context: JobContext, spec: TrainSpec) -> None:
+    """What the run shows while the training lasts."""
+    context.run.describe(train_page(spec))
+    context.run.tags({"zoo.base": spec.base})
+    trained_on = (spec.train_dataset, *spec.further_data)
+    log_inputs(context.registry, context.run, trained_on, context="training")
+    held_out = () if spec.eval_dataset is None else (spec.eval_dataset,)
+    log_inputs(context.registry, context.run, held_out, context="evaluation")
 
 
 def _train(
@@ -65,11 +80,13 @@ def _train(
     micro_batch_size = context.micro_batch(spec.batch_size // spec.processes)
     context.run.tags({"zoo.micro_batch_size": micro_batch_size})
 
+    pace = TokenPace(tokens_per_step=spec.batch_size * drawn.mean_tokens)
+
     def on_step(step: StepMetrics) -> None:
         context.report("training", step.step, spec.steps, loss=step.loss)
-        context.run.metrics(
-            {"train/loss": step.loss, "train/learning_rate": step.learning_rate}, step=step.step
-        )
+        measured = {"loss": step.loss, "learning_rate": step.learning_rate}
+        measured |= {"gradient_norm": step.gradient_norm, **pace.after_step(step.step)}
+        context.run.metrics({f"train/{name}": value for name, value in measured.items()}, step=step.step)
 
     trained = train_adapter(
         base.model,
@@ -164,6 +181,6 @@ def _evaluate(
     with answering_on(context.registry, base, adapter) as answerer:
         measured = score(context, base, answerer, task, reference, asking, None)
     values = {name: found.value for name, found in measured.values.items()}
-    context.run.metrics({f"eval/{name}": value for name, value in values.items()})
+    context.run.metrics({f"eval/{name}": value for name, value in with_errors(measured.values).items()})
     context.report("evaluating", 1, 1, loss=values["loss"])
     return values

@@ -10,6 +10,7 @@ from registry.service import Registry
 from workers.errors import JobCancelled, JobFailed
 from workers.requests.placement import Placement, default_queue, is_served
 from workers.requests.specs import Spec, processes_of
+from workers.tracking.sources import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,12 @@ class Submitted:
 
 
 def submit(
-    registry: Registry, spec: Spec, *, force: bool = False, placement: Placement | None = None
+    registry: Registry,
+    spec: Spec,
+    *,
+    force: bool = False,
+    placement: Placement | None = None,
+    source: Source | None = None,
 ) -> Submitted:
     """Queue a job; an equal one that has succeeded, runs or waits is given back instead, unless `force`.
 
@@ -43,6 +49,7 @@ def submit(
         priority=placed.priority or 0,
         deadline_s=placed.deadline_s,
         processes=processes_of(asked),
+        source=(source or Source.here(None)).to_json(),
     )
     return Submitted(job=job)
 

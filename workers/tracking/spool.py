@@ -11,18 +11,22 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from workers.processes.replaced_file import replaced_file
+from workers.tracking.dataset_inputs import DatasetInput
 
 #: Relative to a job's folder.
 SPOOL_FOLDER = "tracking"
 _LINES = "spool.jsonl"
-_FILES = "files"
+#: Copies of files, relative to it.
+FILES = "files"
 _SHIPPED = "shipped.json"
+#: The tag that MLflow shows as a run's description, as Markdown.
+DESCRIPTION = "mlflow.note.content"
 # MLflow's limits, mlflow/utils/validation.py
 _KEY_LENGTH = 250
 _PARAMETER_LENGTH = 6000
@@ -63,7 +67,7 @@ class Run:
 
     def __init__(self, job_folder: Path) -> None:
         self._folder = job_folder / SPOOL_FOLDER
-        (self._folder / _FILES).mkdir(parents=True, exist_ok=True)
+        (self._folder / FILES).mkdir(parents=True, exist_ok=True)
         self._descriptor = _open_for_append(self._folder / _LINES)
         if os.fstat(self._descriptor).st_size == 0:
             # Installations that share one MLflow have equal job numbers; this id is unique.
@@ -89,9 +93,26 @@ class Run:
         """Facts about the run: subject, dataset digests."""
         self._append("tags", values=_tags(values))
 
+    def describe(self, markdown: str) -> None:
+        """What a person reads on top of the run's page; a later text replaces it."""
+        self.tags({DESCRIPTION: markdown})
+
+    def dataset(self, dataset: DatasetInput) -> None:
+        """A dataset that the run reads, and what for."""
+        self._append("dataset", **asdict(dataset))
+
+    def table(self, name: str, columns: Mapping[str, Sequence[object]]) -> None:
+        """A table by its columns, which are equally long; MLflow shows and compares it."""
+        relative = f"{tracking_name(name).replace(':', '-')}.json"  # MLflow takes no colon in a table's name
+        target = self._folder / FILES / relative
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replaced_file(target) as staged:
+            staged.write_text(_split_table(columns), encoding="utf-8")
+        self._append("table", path=relative)
+
     def artifact(self, path: Path, *, folder: str = "") -> None:
         """Keep a copy of a file for the run, which shows it in `folder`."""
-        relative = Path(_FILES, folder, path.name)
+        relative = Path(FILES, folder, path.name)
         target = self._folder / relative
         target.parent.mkdir(parents=True, exist_ok=True)
         with replaced_file(target) as staged:
@@ -119,6 +140,9 @@ class NoRun(Run):
 
     def artifact(self, path: Path, *, folder: str = "") -> None:
         """Copy nothing."""
+
+    def table(self, name: str, columns: Mapping[str, Sequence[object]]) -> None:
+        """Write nothing."""
 
     def close(self) -> None:
         """Close nothing."""
@@ -188,16 +212,32 @@ def pending_bytes(job_folder: Path, *, store: str) -> int:
 
 
 def flatten(parameters: Mapping[str, Any], *, prefix: str = "") -> dict[str, str]:
-    """Nested settings in the form of MLflow's parameters: dotted names and text, cut to its limits."""
+    """Nested settings in the form of MLflow's parameters: dotted names and short text, cut to its limits.
+
+    What is left out or empty is no parameter, so that runs side by side show what was asked.
+    """
     flat: dict[str, str] = {}
     for name, value in parameters.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             flat |= flatten(value, prefix=f"{key}.")
-        else:
-            written = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[tracking_name(key)] = _cut(written, _PARAMETER_LENGTH)
+        elif value is not None and value != []:
+            flat[tracking_name(key)] = _cut(_written(value), _PARAMETER_LENGTH)
     return flat
+
+
+def _written(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(each, str | int | float) for each in value):
+        return ", ".join(map(str, value))
+    return json.dumps(value, default=str)
+
+
+def _split_table(columns: Mapping[str, Sequence[object]]) -> str:
+    """The table as pandas writes it with `orient="split"`, which is how MLflow reads tables."""
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
+    return json.dumps({"columns": list(columns), "data": rows}, ensure_ascii=False)
 
 
 def _tags(values: Mapping[str, object]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from formats.chat_examples import ChatExample
 from formats.near_duplicates import Overlap, overlap
@@ -27,6 +28,11 @@ class DrawnSequences:
     def sequences(self) -> tuple[EncodedExample, ...]:
         """All of them."""
         return weighted((part.sequences, self.weights[name]) for name, part in self.parts.items())
+
+    @property
+    def mean_tokens(self) -> float:
+        """Tokens of a sequence, on average."""
+        return fmean(len(each.token_ids) for each in self.sequences)
 
     @property
     def facts(self) -> dict[str, int]:

@@ -1,15 +1,18 @@
 """Shipping a spool to MLflow, read back through MLflow's own client."""
 
 import fcntl
+import json
 import logging
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from workers.errors import TrackingUnavailable
+from workers.tracking.dataset_inputs import DatasetInput
 from workers.tracking.mlflow_store import Tracker, store_name
 from workers.tracking.shipping import MLFLOW_CLIENT_ENV
 from workers.tracking.spool import (
@@ -83,6 +86,67 @@ def test_a_run_is_what_was_reported(tracker: Tracker, client: Any, run: Run, tmp
     assert [(point.step, point.value) for point in history] == [(0, 1.0), (1, 0.9), (2, 0.8)]
     assert [file.path for file in client.list_artifacts(shipment.run_id, "report")] == ["report/report.md"]
     assert not is_pending(tmp_path, store=tracker.store)
+
+
+BIO = DatasetInput(
+    name="bio.train@1",
+    digest=f"sha256:{'c' * 64}",
+    uri="zoo:bio.train@1",
+    examples=12,
+    size_bytes=340,
+    context="training",
+    schema={"mlflow_colspec": []},
+)
+
+
+def test_what_a_run_reads_is_there_once_with_its_digest(
+    tracker: Tracker, client: Any, run: Run, tmp_path: Path
+) -> None:
+    run.dataset(BIO)
+    run.dataset(BIO)  # by another attempt
+    run.dataset(replace(BIO, name="bio.eval@1", digest=f"sha256:{'d' * 64}", context="evaluation"))
+    shipment = tracker.ship(tmp_path)
+    (tmp_path / "tracking" / "shipped.json").unlink()
+    tracker.ship(tmp_path)
+    read = client.get_run(shipment.run_id).inputs.dataset_inputs
+    assert sorted((each.dataset.name, each.dataset.digest, each.tags[0].value) for each in read) == [
+        ("bio.eval@1", "d" * 12, "evaluation"),
+        ("bio.train@1", "c" * 12, "training"),
+    ]
+    assert json.loads(read[0].dataset.source)["digest"].startswith("sha256:")
+
+
+def test_a_table_is_read_back_by_mlflow_and_listed_once(
+    tracker: Tracker, client: Any, run: Run, tmp_path: Path
+) -> None:
+    for loss in (2.0, 1.0):  # by another attempt
+        run.table("examples/adapter:bio@1/C#", {"question": ["Süß?", "b"], "loss": [loss, None]})
+    shipment = tracker.ship(tmp_path)
+    (listed,) = json.loads(client.get_run(shipment.run_id).data.tags["mlflow.loggedArtifacts"])
+    assert listed["type"] == "table"
+    assert ":" not in listed["path"]  # which MLflow's `load_table` refuses
+    table = json.loads(Path(client.download_artifacts(shipment.run_id, listed["path"])).read_text("utf-8"))
+    assert table == {"columns": ["question", "loss"], "data": [["Süß?", 1.0], ["b", None]]}
+
+
+def test_experiments_say_that_they_hold_runs_and_what_their_metrics_are(
+    tracker: Tracker, client: Any, run: Run, tmp_path: Path
+) -> None:
+    shipment = tracker.ship(tmp_path)
+    experiment = client.get_experiment(client.get_run(shipment.run_id).info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert "`train/loss`" in experiment.tags["mlflow.note.content"]
+
+
+def test_an_experiment_of_an_earlier_release_says_so_too_and_keeps_what_a_person_wrote(
+    tracker: Tracker, client: Any, tmp_path: Path
+) -> None:
+    made = client.create_experiment("zoo/compose", tags={"mlflow.note.content": "mine"})
+    run = Run(tmp_path)
+    run.begin(experiment="zoo/compose", name="science", parameters={}, tags={})
+    tracker.ship(tmp_path)
+    tags = client.get_experiment(made).tags
+    assert tags == {"mlflow.note.content": "mine", "mlflow.experimentKind": "custom_model_development"}
 
 
 def test_shipping_goes_on_where_it_ended(tracker: Tracker, client: Any, run: Run, tmp_path: Path) -> None:

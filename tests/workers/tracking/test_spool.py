@@ -1,6 +1,5 @@
 """The spool returns what was written, in order, even after its writer was killed."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -126,8 +125,8 @@ def test_a_run_is_open_until_its_end_is_written(run: Run, tmp_path: Path) -> Non
 def test_nested_parameters_become_dotted_names() -> None:
     flat = flatten({"head": {"top_k_lora": 2, "empty": {}}, "domains": ["bio", "law"], "note": "x" * 7000})
     assert flat["head.top_k_lora"] == "2"
-    assert flat["head.empty"] == "{}"
-    assert json.loads(flat["domains"]) == ["bio", "law"]
+    assert "head.empty" not in flat
+    assert flat["domains"] == "bio, law"
     assert len(flat["note"]) == 6000
     assert flat["note"].endswith("…")
 

@@ -11,6 +11,7 @@ from workers.jobs.evaluation.measuring import Asking, Measurement, as_row, chose
 from workers.jobs.evaluation.questions import drawn_questions
 from workers.jobs.evaluation.recording import computed_with, record, settings_of, summary_of
 from workers.jobs.loading import LoadedBase
+from workers.jobs.run_pages import eval_page, log_inputs
 from workers.methods.training_examples import dataset_file
 from workers.requests.specs import EvalSpec
 from workers.training_data.seen_in_training import seen_in_training
@@ -20,11 +21,15 @@ from xlora_engine.metrics.metric import Measured
 def run(context: JobContext) -> Mapping[str, Any]:
     """Carry out one eval job; its outcome holds every score."""
     spec = EvalSpec.from_json(context.job.spec)
+    context.run.describe(eval_page(spec))
+    log_inputs(context.registry, context.run, tuple(spec.datasets.values()), context="evaluation")
     evaluation = _Evaluation(context, spec)
     for base, answerer in load_answerers(context.registry, spec.subjects):
         context.computes_in(base.compute_dtype)
         evaluation.ask(base, answerer)
-    return evaluation.outcome()
+    outcome = evaluation.outcome()
+    context.run.describe(eval_page(spec, outcome["scores"]))
+    return outcome
 
 
 class _Evaluation:

@@ -9,10 +9,11 @@ from registry.entities import NewEvaluation
 from workers.attempts.context import JobContext
 from workers.jobs.evaluation.measuring import Asking, Measurement
 from workers.jobs.evaluation.questions import SEED
+from workers.jobs.example_tables import columns_of
 from workers.jobs.loading import LoadedBase, dates
 from xlora_engine.metrics.metric import Measured
 
-#: Where the examples of a job's measurements are, in its folder and its run.
+#: Where the examples of a job's measurements are: files in its folder, tables in its run.
 FOLDER = "examples"
 #: What a score may change with.
 _LIBRARIES = ("torch", "transformers", "tokenizers")
@@ -58,8 +59,8 @@ def record(
     path = folder / f"{len(list(folder.iterdir())) + 1}.jsonl"
     lines = [json.dumps(row, ensure_ascii=False, default=str) for row in rows]
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    context.run.artifact(path, folder=FOLDER)
-    context.run.metrics({f"{subject}/{task}/{name}": found.value for name, found in values.items()})
+    context.run.table(f"{FOLDER}/{subject}/{task}", columns_of(rows))
+    context.run.metrics({f"{subject}/{task}/{name}": value for name, value in with_errors(values).items()})
     files = context.registry.evaluations.store_examples(path)
     context.registry.evaluations.record(
         [
@@ -79,6 +80,13 @@ def record(
         ],
         fence=context.fence,
     )
+
+
+def with_errors(values: Mapping[str, Measured]) -> dict[str, float]:
+    """Values by metric, and beside each its standard error where it has one."""
+    errors = {f"{name}_standard_error": found.standard_error for name, found in values.items()}
+    known = {name: error for name, error in errors.items() if error is not None}
+    return {**{name: found.value for name, found in values.items()}, **known}
 
 
 def summary_of(values: Mapping[str, Measured], *, n: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from formats.names import COMPOSED, UNIFORM, of_method
 from registry.reports.page import report_page
+from workers.jobs.example_tables import log_examples
 from workers.jobs.reports.composition_scores import (
     HALVED,
     Compared,
@@ -127,6 +128,11 @@ class CompositionReport:
         scores = self._scores(scoring, tasks, experts)
         scores |= self._static() if self._others is None else self._others
         scores[COMPOSED] = scores.pop(COMPOSED)  # the last, after what it is compared with
+        for task, examples in self._examples.items():
+            of_task = {
+                name: by_task[task] for name, by_task in scores.items() if name not in _changes(experts)
+            }
+            log_examples(making.context.run, task, making.tokenizer, examples, of_task)
         seen, unknown = self._seen()
         return Measured(
             scores={name: scores[name] for name in scores if name not in _changes(experts)},
