@@ -37,7 +37,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "adapters": ("workers.commands.evaluation.adapters", "LoRA adapters and their versions."),
         "bases": ("registry.commands.bases", "Base models."),
         "datasets": ("registry.commands.datasets", "Datasets."),
-        "compositions": ("workers.commands.evaluation.compositions", "X-LoRA models and their reports."),
+        "compositions": ("workers.rebuilding.compositions", "X-LoRA models and their reports."),
         "evals": ("registry.commands.evaluations", "Measured values, and the examples behind them."),
         "jobs": ("registry.commands.jobs", "Jobs: queued, running and ended."),
         "workers": ("registry.commands.workers", "Workers that run queued jobs."),

@@ -40,7 +40,7 @@ ROOMS = {
             "lists",
             "nouns",
         ),
-        *("service", "reports", "commands"),
+        *("service", "reports", "bills", "commands"),
     ),
     "xlora_engine": (
         *("errors", "config", "devices", "sources", "merging", "data", "mixture"),
@@ -62,12 +62,13 @@ ROOMS = {
             "broker",
             "app",
         ),
-        *("checks", "commands"),
+        *("checks", "commands", "rebuilding"),
     ),
 }
 
 #: module -> the libraries that it imports inside functions, itself or through our modules, to start sooner.
 LATE = {
+    "registry.commands.bill": {"sqlalchemy"},
     "registry.commands.compositions": {"jinja2"},
     "registry.commands.managing": {"sqlalchemy"},
     "registry.commands.output": {"rich"},
@@ -94,6 +95,7 @@ LATE = {
     "workers.jobs.generation": {"torch", "transformers"},
     "workers.jobs.reports.figures": {"matplotlib"},
     "workers.processes.spinning": {"torch"},
+    "workers.rebuilding.compositions": {"sqlalchemy"},
     "workers.training_data.length_figure": {"matplotlib"},
     "workers.tracking.delivery": {"mlflow"},
     "workers.tracking.mlflow_store": {"mlflow"},
@@ -103,6 +105,7 @@ LATE = {
 
 #: module -> the libraries that it imports inside functions because they need not be installed.
 OPTIONAL = {
+    "registry.bills.cyclonedx": {"cyclonedx"},
     "registry.database.reader": {"psycopg"},
     "workers.broker.wake_ups": {"billiard"},
     "workers.commands.evaluation.harness": {"lm_eval"},

@@ -2,6 +2,7 @@
 
 import click
 
+from registry.commands.bill import print_bill, sbom_option
 from registry.commands.managing import (
     add_aliases,
     add_removal,
@@ -54,13 +55,17 @@ def ls(
 
 @command.command()
 @click.argument("reference")
+@sbom_option
 @output_options
-def show(reference: str, output: Output) -> None:
+def show(reference: str, sbom: bool, output: Output) -> None:
     """Show one adapter version: facts, lineage, evaluations, aliases, files.
 
     Example: zoo adapters show bio@champion
     """
     with opened() as registry:
+        if sbom:
+            print_bill(registry, registry.adapters.get(reference, include_deleted=True), output)
+            return
         details = registry.adapters.details(reference)
     if not output.is_human:
         output.emit_record(details, key="reference")

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from registry.commands.bill import print_bill, sbom_option
 from registry.commands.managing import (
     add_aliases,
     add_removal,
@@ -50,13 +51,17 @@ def ls(base: str | None, include_removed: bool, limit: int | None, output: Outpu
 
 @command.command()
 @click.argument("reference")
+@sbom_option
 @output_options
-def show(reference: str, output: Output) -> None:
+def show(reference: str, sbom: bool, output: Output) -> None:
     """Show one composition version: experts, method, and its report.
 
     Example: zoo compositions show science
     """
     with opened() as registry:
+        if sbom:
+            print_bill(registry, registry.compositions.get(reference, include_deleted=True), output)
+            return
         details = registry.compositions.details(reference)
     if not output.is_human:
         output.emit_record(details, key="reference")

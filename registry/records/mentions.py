@@ -21,12 +21,13 @@ _OF_ANY_KIND = "subjects"
 
 def mentioned(facts: Mapping[str, Any], *, kind: str, reference: str) -> tuple[str, ...]:
     """The fields in which a request or settings name this record."""
-    direct = [field for field in FIELDS[kind] if reference in _texts(facts.get(field))]
-    as_subject = f"{kind}:{reference}" in _texts(facts.get(_OF_ANY_KIND))
+    direct = [field for field in FIELDS[kind] if reference in texts_in(facts.get(field))]
+    as_subject = f"{kind}:{reference}" in texts_in(facts.get(_OF_ANY_KIND))
     return (*direct, *([_OF_ANY_KIND] if as_subject else []))
 
 
-def _texts(value: object) -> Iterator[str]:
+def texts_in(value: object) -> Iterator[str]:
+    """A text, or those in a list, or among the keys and values of an object."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

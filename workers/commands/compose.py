@@ -123,7 +123,7 @@ def command(
         spec = composition_request(registry, plan)
         job = run_job(registry, spec, output=output, submission=submission)
         if job is not None:
-            _show(registry, job, output)
+            show_composition(registry, job, output)
 
 
 def _is_given(field: str) -> bool:
@@ -131,7 +131,8 @@ def _is_given(field: str) -> bool:
     return click.get_current_context().get_parameter_source(field) is not ParameterSource.DEFAULT
 
 
-def _show(registry: Any, job: Any, output: Output) -> None:
+def show_composition(registry: Any, job: Any, output: Output) -> None:
+    """What a job composed: its scores and verdicts, and where its pictures are."""
     composition = registry.compositions.get(job.outcome["composition"])
     pictures = str(registry.settings.home / job.outcome["pictures"])
     if output.is_human:
