@@ -38,10 +38,10 @@ quick-tests: $(VENV)/.installed
 # The files that hold a marked test: to collect them all takes every process a dozen seconds.
 marked = $$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.$(1)\b' tests)
 
-# Two files at a time, in order, for the slow ones come first; what measures time goes alone.
+# Three files at a time, for many tests wait; in order, for the slow ones come first; what measures time goes alone.
 # Of branches, those that run in the tests' own processes are counted; see them with: .venv/bin/coverage report
 tests: $(VENV)/.installed $(VENV)/.apart
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone and not chaos" \
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not alone and not chaos" \
 		--cov --cov-report=
 	$(BIN)/python -m pytest -m alone $(call marked,alone)
 
