@@ -96,7 +96,7 @@ def test_the_first_process_reports_for_all(registry: Registry, job: Job) -> None
     assert seen == [{"phase": "training", "step": 0, "total": 1}]
     folder = job_folder(registry, job.id)
     actions = [line.record["action"] for line in read_lines(folder, offset=0)]
-    assert actions == ["spool", "begin", "metrics", "artifact", "end"]
+    assert actions == ["spool", "begin", "metrics", "artifact", "metrics", "end"]
     assert not (folder / "rendezvous").exists()
 
 

@@ -9,6 +9,7 @@ import torch
 
 from registry import errors
 from registry.errors import AdapterNotFound, DiskFull, Incompatible, SchemaMismatch
+from registry.files.blobs.remote import StoreUnreachable
 from registry.jobs.states import REASONS
 from workers import errors as workers_errors
 from workers.attempts.results import Result, conclude, failure, read_result, result_path, write_result
@@ -63,6 +64,7 @@ STATED: dict[type[BaseException], str] = {
     errors.Incompatible: "bad_input",
     errors.ArtifactError: "bad_input",
     errors.DiskFull: "disk_full",
+    StoreUnreachable: "infra",
     errors.SchemaMismatch: "infra",
     errors.ServiceUnreachable: "infra",
     engine_errors.EngineError: "error",
