@@ -1,12 +1,13 @@
 """Evaluations: one value for one measurement, of a record that exists."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from registry.database.database import Database
 from registry.entities import AdapterVersion, BaseModel, NewEvaluation
@@ -47,6 +48,18 @@ def test_a_value_measured_again_is_the_newest(
         session.execute(update(EvaluationRow).values(created_at=datetime(2026, 1, 1, tzinfo=UTC)))
     registry.evaluations.record([LOSS])
     assert [kept.metric for kept in registry.evaluations.list()] == ["loss", "exact_match"]
+
+
+@pytest.mark.parametrize("subject", ["adapter:bio@1", "base:pico"])
+def test_of_values_recorded_at_once_one_is_the_newest(
+    registry: Registry, database: Database, bio: AdapterVersion, subject: str
+) -> None:
+    measured = [replace(LOSS, subject=subject, settings={"limit": limit}) for limit in range(24)]
+    with ThreadPoolExecutor(8) as recording:
+        list(recording.map(lambda each: registry.evaluations.record([each]), measured))
+    with database.read() as session:
+        rows = session.scalars(select(EvaluationRow)).all()
+    assert (len(rows), sum(row.is_newest for row in rows)) == (24, 1)
 
 
 def test_another_metric_dataset_or_setting_is_another_measurement(
