@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import text
 
 from registry.commands.jobs import command as jobs
+from registry.database.database import Database
 from registry.entities import Job
 from registry.errors import LeaseLost
 from registry.service import Registry
@@ -287,13 +289,20 @@ def _stored(registry: Registry) -> Path:
     return next(Path(registry.settings.artifact_root).rglob(f"*{digest.removeprefix('sha256:')[8:]}*"))
 
 
+def _without_record(registry: Registry) -> None:
+    """As a database restored from an older backup is: `rm` keeps what an open job names."""
+    with Database(registry.settings).write() as session:
+        session.execute(text("UPDATE dataset_version SET state = 'deleted'"))
+
+
 @pytest.mark.parametrize(
     ("meanwhile", "said"),
     [
         (lambda registry: _stored(registry).unlink(), "[ZOO-E282]"),
         (lambda registry: _stored(registry).write_bytes(b"changed"), "[ZOO-E281]"),
+        (lambda registry: _without_record(registry), "[ZOO-E213]"),
     ],
-    ids=["file gone", "digest changed"],
+    ids=["file gone", "digest changed", "record gone"],
 )
 def test_what_goes_wrong_after_the_request_is_bad_input_at_once_and_shown(
     registry: Registry, tmp_path: Path, meanwhile: Callable[[Registry], object], said: str
