@@ -175,4 +175,9 @@ def _discard(folder: Path) -> None:
 
 
 def _size_bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*"))
+    """Of what is in a folder, or as much of it as another process has not yet removed."""
+    size_bytes = 0
+    with contextlib.suppress(OSError):
+        for path in folder.rglob("*"):
+            size_bytes += path.lstat().st_size
+    return size_bytes
