@@ -122,7 +122,7 @@ def run_job(registry: Registry, spec: Spec, *, output: Output, submission: Submi
     def on_event(kind: str, known: Mapping[str, Any]) -> None:
         output.hint(f"note: {kind.replace('_', ' ')}: {known.get('reason', '')}")
 
-    with _progress_shown(output) as on_progress:
+    with progress_shown(output) as on_progress:
         ended = run_here(registry, job.id, on_progress=on_progress, on_event=on_event)
     return require_success(ended)
 
@@ -158,7 +158,7 @@ def _queued(job: Job) -> str:
     )
 
 
-def _progress_shown(output: Output) -> AbstractContextManager[Progress]:
+def progress_shown(output: Output) -> AbstractContextManager[Progress]:
     """Progress on stderr: a bar on a terminal, a line for each phase elsewhere, nothing with -q."""
     if output.is_quiet:
         return nullcontext(lambda _: None)
