@@ -1,4 +1,4 @@
-"""Adapters are searched: narrow rows, labels, words and newest scores with indexes; changes leave a trail."""
+"""Adapters are searched: narrow rows, labels, words and newest scores with indexes."""
 
 import hashlib
 import json
@@ -98,8 +98,6 @@ def upgrade() -> None:
         op.create_index(f"ix_adapter_version_{column}", "adapter_version", [column, "id", "state"])
     _create_labels()
     _create_text()
-    _create_signature()
-    _create_audit()
     _point_scores()
 
 
@@ -109,8 +107,6 @@ def downgrade() -> None:
         op.drop_index(index, "evaluation")
     op.drop_column("evaluation", "is_newest")
     op.drop_column("evaluation", "adapter_version_id")
-    op.drop_table("audit_event")
-    op.drop_table("adapter_signature")
     if _dialect() == "sqlite":
         op.execute("DROP TABLE adapter_search")
     op.drop_table("adapter_text")
@@ -244,34 +240,6 @@ def _words(texts: Iterable[str]) -> str:
     return " ".join(dict.fromkeys(word[:64] for word in re.findall(r"[^\W_]+", bare)))
 
 
-def _create_signature() -> None:
-    op.create_table(
-        "adapter_signature",
-        sa.Column("adapter_version_id", sa.Integer, nullable=False, autoincrement=False),
-        sa.Column("signature", sa.LargeBinary, nullable=False),
-        sa.PrimaryKeyConstraint("adapter_version_id", name="pk_adapter_signature"),
-        sa.ForeignKeyConstraint(
-            ["adapter_version_id"], ["adapter_version.id"], name="fk_adapter_signature_adapter_version_id"
-        ),
-    )
-
-
-def _create_audit() -> None:
-    op.create_table(
-        "audit_event",
-        sa.Column("id", sa.Integer, nullable=False),
-        sa.Column("at", _TIME, nullable=False),
-        sa.Column("actor", sa.String, nullable=False),
-        sa.Column("action", sa.String, nullable=False),
-        sa.Column("subject", sa.String, nullable=False),
-        sa.Column("before", sa.JSON, nullable=False),
-        sa.Column("after", sa.JSON, nullable=False),
-        sa.Column("reason", sa.Text, nullable=True),
-        sa.PrimaryKeyConstraint("id", name="pk_audit_event"),
-    )
-    op.create_index("ix_audit_event_subject", "audit_event", ["subject", "id"])
-
-
 def _point_scores() -> None:
     """Scores point to the version that has them, and the newest of each task and metric is marked."""
     op.execute(
@@ -325,10 +293,6 @@ def _copy_adapter_table(columns: Iterable[str], values: str, *, source: str = "a
     for table in ("alias", "expert"):
         op.execute(f"INSERT INTO {table} SELECT * FROM kept_{table}")  # noqa: S608 - constants of ours
         op.execute(f"DROP TABLE kept_{table}")
-
-
-def _to_modules() -> sa.ForeignKeyConstraint:
-    return sa.ForeignKeyConstraint(["modules_id"], ["adapter_modules.id"], name=_TO_MODULES)
 
 
 def _create_next_adapter_version(columns: Iterable[str]) -> None:

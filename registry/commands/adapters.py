@@ -28,12 +28,21 @@ def command() -> None:
 @command.command()
 @click.option("--base", help="Only those of this base model.")
 @click.option("--domain", help="Only those for this domain.")
+@click.option("--tag", help="Only those with this tag.")
+@click.option("--search", help="Only those whose name, labels, description or card have these words.")
 @click.option("--sort", default="name", show_default=True, help="name, created or eval:<task>[:<metric>].")
 @include_removed_option
 @limit_option
 @output_options
 def ls(
-    base: str | None, domain: str | None, sort: str, include_removed: bool, limit: int | None, output: Output
+    base: str | None,
+    domain: str | None,
+    tag: str | None,
+    search: str | None,
+    sort: str,
+    include_removed: bool,
+    limit: int | None,
+    output: Output,
 ) -> None:
     """List adapter versions.
 
@@ -41,7 +50,14 @@ def ls(
     """
     with reading() as reader:
         rows = queries.adapters(
-            reader, base=base, domain=domain, include_deleted=include_removed, sort=sort, limit=limit
+            reader,
+            base=base,
+            domain=domain,
+            tag=tag,
+            search=search,
+            include_deleted=include_removed,
+            sort=sort,
+            limit=limit,
         )
     scored = ("metric", "score") if sort.startswith("eval:") else ()
     state = ("state",) if include_removed else ()

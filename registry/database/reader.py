@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from registry.database.revisions import refuse_other
 from registry.database.sqlite_location import read_only_uri, require_location, sqlite_error
+from registry.database.text_search import POSTGRESQL, SQLITE, TextSearch
 from registry.errors import DatabaseUnreachable
 from registry.settings import Settings
 
@@ -48,6 +49,7 @@ class Reader(Protocol):
 
     #: SQL of the database's clock.
     now: str
+    text_search: TextSearch
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         """All rows of a query."""
@@ -57,6 +59,7 @@ class SqliteReader:
     """A reader of a SQLite file."""
 
     now = "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+    text_search = SQLITE
 
     def __init__(self, execute: Execute) -> None:
         self._execute = execute
@@ -76,6 +79,7 @@ class PostgresReader:
     """A reader of a PostgreSQL server, whose driver returns JSON as text."""
 
     now = "clock_timestamp()"
+    text_search = POSTGRESQL
 
     def __init__(self, execute: Execute, *, json_is_text: bool) -> None:
         self._execute = execute
@@ -93,6 +97,7 @@ class EmptyReader:
     """A reader of a database that does not exist yet: everything is empty."""
 
     now = "NULL"
+    text_search = SQLITE
 
     def rows(self, sql: str, values: Sequence[object] = ()) -> list[Row]:  # noqa: ARG002 - nothing is run
         """No rows."""

@@ -6,6 +6,7 @@ SQL consists of constants; a user's values are always bound parameters.
 from collections.abc import Sequence
 
 from registry.database.reader import AT_ONCE, Reader, Row
+from registry.database.text_search import words_of
 from registry.errors import InvalidField
 from registry.jobs.states import STATES
 from registry.records.resolution import (
@@ -110,6 +111,8 @@ def adapters(
     *,
     base: str | None = None,
     domain: str | None = None,
+    tag: str | None = None,
+    search: str | None = None,
     trained_on: str | None = None,
     include_deleted: bool = False,
     sort: str = "name",
@@ -117,12 +120,14 @@ def adapters(
 ) -> list[Row]:
     """Adapter versions, each with its aliases; `sort` is name, created, or eval:<task>[:<metric>].
 
+    `search` are words that the name, labels, description or card of each has, or begins a word with.
     `trained_on` is the dataset version of its job, such as `bio.train@1`. Sorted by an evaluation, each has
     its newest `score`, and those without one are last.
 
     Raises:
         BaseNotFound: there is no base model of that name or digest.
-        InvalidField: `sort` or `limit` is not allowed, or nothing has the score to sort by.
+        InvalidField: `sort` or `limit` is not allowed, nothing has the score to sort by, or `search` has no
+            word.
     """
     order, task, metric = _order(sort)
     if task:
@@ -130,6 +135,10 @@ def adapters(
     where = _Conditions(include_deleted=include_deleted)
     if domain is not None:
         where.add(_HAS_LABEL, "domain", domain)
+    if tag is not None:
+        where.add(_HAS_LABEL, "tag", tag)
+    if search is not None:
+        where.add(reader.text_search.condition, reader.text_search.all_of(_searched(search)))
     _add_origin(reader, where, base=base, trained_on=trained_on)
     rows = _run(reader, _ADAPTERS, where, order=order, limit=limit, values=(task, metric))
     condition, ids = _of_rows("adapter_version_id", rows)
@@ -299,6 +308,13 @@ def _with_aliases(reader: Reader, rows: list[Row], *, kind: str) -> list[Row]:
     condition, ids = _of_rows(f"{kind}_version_id", rows)
     pointing = reader.rows(_ALIASES.format(kind=kind, of_rows=condition), ids)
     return _add_grouped(rows, "aliases", pointing, value="alias")
+
+
+def _searched(text: str) -> list[str]:
+    words = words_of([text])
+    if not words:
+        raise InvalidField("search", "a word or more, of letters and digits", text)
+    return words
 
 
 def _of_rows(column: str, rows: Sequence[Row]) -> tuple[str, list[object]]:

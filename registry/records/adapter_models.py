@@ -1,13 +1,11 @@
-"""The tables beside an adapter version: what many share, what it is searched by, and what changed of it."""
+"""The tables beside an adapter version: what many share, and what it is searched by."""
 
-from datetime import datetime
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, Text
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from registry.database.table import Table
-from registry.database.times import database_now
 
 #: Kinds of labels.
 DOMAIN, TAG = "domain", "tag"
@@ -51,30 +49,3 @@ class AdapterTextRow(Table):
     )
     # Folded and unique; the databases' own indexes of them are made by the migration.
     words: Mapped[str] = mapped_column(Text)
-
-
-class AdapterSignatureRow(Table):
-    """A short vector of one version's weight update, by which similar ones are found."""
-
-    __tablename__ = "adapter_signature"
-
-    adapter_version_id: Mapped[int] = mapped_column(
-        ForeignKey("adapter_version.id"), primary_key=True, autoincrement=False
-    )
-    signature: Mapped[bytes] = mapped_column(LargeBinary)
-
-
-class AuditEventRow(Table):
-    """One change of a record; rows are only added."""
-
-    __tablename__ = "audit_event"
-    __table_args__ = (Index("ix_audit_event_subject", "subject", "id"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    at: Mapped[datetime] = mapped_column(insert_default=database_now())
-    actor: Mapped[str]
-    action: Mapped[str]
-    subject: Mapped[str]
-    before: Mapped[dict[str, Any]]
-    after: Mapped[dict[str, Any]]
-    reason: Mapped[str | None] = mapped_column(Text)

@@ -59,6 +59,35 @@ def test_importing_it_imports_no_sqlalchemy() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        ("folding", ["protein@1"]),
+        ("FOLD", ["protein@1"]),
+        ("BIO", ["bio@1", "protein@1"]),
+        ("biology protein", ["protein@1"]),
+        ("études", ["protein@1"]),
+        ("etude fold", ["protein@1"]),
+        ('"quoted" & (odd) *', []),
+        ("nothing", []),
+    ],
+)
+def test_adapters_are_found_by_words_of_all_that_describes_them(
+    registry: Registry, reader: Reader, bio: AdapterVersion, tmp_path: Path, search: str, found: list[str]
+) -> None:
+    folder = write_adapter(tmp_path / "protein", seed=1)
+    (folder / "README.md").write_text("# How chains fold\n\nFolding; études.")
+    registry.adapters.register(folder, name="protein", domains=["protein", "biology"], tags=["draft"])
+    assert _references(queries.adapters(reader, search=search)) == found
+    assert _references(queries.adapters(reader, tag="draft")) == ["protein@1"]
+    assert queries.adapters(reader, tag="biology") == []
+
+
+def test_a_search_for_no_word_is_refused(reader: Reader, bio: AdapterVersion) -> None:
+    with pytest.raises(InvalidField, match="search must be a word or more"):
+        queries.adapters(reader, search="--")
+
+
 def test_an_adapter_is_shown_as_it_was_registered(
     registry: Registry, reader: Reader, bio: AdapterVersion
 ) -> None:
