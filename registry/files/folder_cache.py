@@ -48,10 +48,8 @@ class FolderCache:
         self._root.mkdir(parents=True, exist_ok=True)
         discard_abandoned(self._root, prefix=".")
         path = self._root / f".{name}.making"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = _alone_at(path)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks: then both copy it
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
             path.unlink(missing_ok=True)
@@ -74,16 +72,11 @@ class FolderCache:
         descriptor = _open_folder(made)
         if descriptor is not None and _share(descriptor):
             self._hold(name, descriptor)
-        while True:
-            _discard(folder)
-            try:
-                made.rename(folder)
-            except OSError:
-                # A faster process has put its own there; it is replaced, for this one is known to be right.
-                if not os.path.lexists(folder):
-                    raise
-            else:
-                return folder
+        with self._renaming():
+            replaced = _set_aside(folder)
+            made.rename(folder)
+        _delete(replaced)
+        return folder
 
     def close(self) -> None:
         """Use no folder any more."""
@@ -108,8 +101,25 @@ class FolderCache:
         for folder, size in sizes.items():
             if excess <= 0:
                 return
-            if _removed_unless_in_use(folder):
+            if self._removed_unless_in_use(folder):
                 excess -= size
+
+    @contextlib.contextmanager
+    def _renaming(self) -> Iterator[None]:
+        """One process at a time moves folders in or out, so that each moves the one that it looked at."""
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks, where none is moved out
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _removed_unless_in_use(self, folder: Path) -> bool:
+        with self._renaming():
+            removed = _set_aside_unless_in_use(folder)
+        _delete(removed)
+        return removed is not None
 
     def _by_last_use(self) -> list[Path]:
         """The folders, the one not asked for the longest first."""
@@ -147,31 +157,49 @@ def _is_at(descriptor: int, folder: Path) -> bool:
         return False
 
 
-def _removed_unless_in_use(folder: Path) -> bool:
+def _alone_at(path: Path) -> int:
+    """The open file at a path, locked; a file that its last owner removed meanwhile locks nobody out."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks: then both copy it
+            return descriptor
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)
+
+
+def _set_aside_unless_in_use(folder: Path) -> Path | None:
     descriptor = _open_folder(folder)
     if descriptor is None:
-        return False
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _discard(folder)
+        return _set_aside(folder)
     except OSError:  # in use, or without locks
-        return False
+        return None
     finally:
         os.close(descriptor)
-    return True
 
 
-def _discard(folder: Path) -> None:
-    """Move what is there out of the way at once, then delete it."""
-    discarded = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
+def _set_aside(folder: Path) -> Path | None:
+    """Rename what is there, so that it is gone at once; its new path, or None if there is nothing."""
+    aside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.old")
     try:
-        folder.rename(discarded)
+        folder.rename(aside)
     except FileNotFoundError:
+        return None
+    return aside
+
+
+def _delete(aside: Path | None) -> None:
+    if aside is None:
         return
-    if discarded.is_symlink() or discarded.is_file():
-        discarded.unlink()
+    if aside.is_symlink() or aside.is_file():
+        aside.unlink()
     else:
-        shutil.rmtree(discarded, ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _size_bytes(folder: Path) -> int:

@@ -166,7 +166,7 @@ def test_processes_that_evict_each_others_folders_never_lose_one_in_use(
         )
         for seed in range(4)
     ]
-    for process in started:
-        assert process.communicate(timeout=60)[1] == b""
-        assert process.returncode == 0
+    said = [process.communicate(timeout=60)[1].decode() for process in started]
+    assert said == [""] * 4
+    assert [process.returncode for process in started] == [0] * 4
     assert len(kept(tmp_path / "cache")) <= 4
