@@ -5,15 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := zoo.py formats registry xlora_engine workers migrations tests examples benchmarks docs
 
-.PHONY: demo quick test lint types quick-tests tests faults docs bench gpu-wheels chaos clean
+.PHONY: demo quick test lint types quick-tests tests alone faults docs bench gpu-wheels chaos clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m examples.demo
 
-# The chaos runs mostly wait: types are checked meanwhile, and what only one test needs is installed.
+# Much of it waits, so all of it runs at once, but for what measures time.
 test: lint
-	$(MAKE) --jobs 3 types faults docs $(VENV)/.apart
-	$(MAKE) tests
+	$(MAKE) --jobs 4 types docs faults tests
+	$(MAKE) alone
 
 # Within a minute: what needs no process and no server, and does not take long.
 quick: lint
@@ -27,8 +27,8 @@ types: $(VENV)/.installed
 	$(BIN)/mypy
 
 # One thread each: more would wait for each other by spinning.
-quick-tests tests faults: export OMP_NUM_THREADS = 1
-quick-tests tests faults: export OMP_WAIT_POLICY = PASSIVE
+quick-tests tests alone faults: export OMP_NUM_THREADS = 1
+quick-tests tests alone faults: export OMP_WAIT_POLICY = PASSIVE
 
 # Which tests these are is said in tests/conftest.py; folders without any need not be read.
 quick-tests: $(VENV)/.installed
@@ -38,11 +38,13 @@ quick-tests: $(VENV)/.installed
 # The files that hold a marked test: to collect them all takes every process a dozen seconds.
 marked = $$(grep --recursive --files-with-matches --include='test_*.py' 'mark\.$(1)\b' tests)
 
-# Three files at a time, for many tests wait; in order, for the slow ones come first; what measures time goes alone.
+# Three files at a time, for many tests wait; in order, for the slow ones come first.
 # Of branches, those that run in the tests' own processes are counted; see them with: .venv/bin/coverage report
 tests: $(VENV)/.installed $(VENV)/.apart
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder -m "not alone and not chaos" \
 		--cov --cov-report=
+
+alone: $(VENV)/.installed
 	$(BIN)/python -m pytest -m alone $(call marked,alone)
 
 faults: $(VENV)/.installed
